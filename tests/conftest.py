@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Test set-up: CPU, four virtual devices, strict checks, a compilation cache.
+
+Everything here must happen before the first `import jax` of any test module.
+"""
+
+import os
+import pathlib
+
+_FLAG = "--xla_force_host_platform_device_count"
+if _FLAG not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=4".strip()
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import jax  # noqa: E402
+
+_CACHE = os.environ.get(
+    "JAX_COMPILATION_CACHE_DIR",
+    str(pathlib.Path.home() / ".cache" / "vsd_jax" / "xla"),
+)
+jax.config.update("jax_compilation_cache_dir", _CACHE)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+jax.config.update("jax_debug_key_reuse", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
