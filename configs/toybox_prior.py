@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training of the embedded prior on the Toybox.
+
+  python -m vsd_jax.toybox.dataset --out=DATA --num_objects=9000 --views=6
+  python -m vsd_jax.toybox.train --config=configs/toybox_prior.py \
+      --config.data=DATA --workdir=RUN
+
+`toybox_prior.py:smoke` runs the same code in seconds.
+"""
+
+import ml_collections
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """The settings; `variant` is "" or "smoke"."""
+    config = ml_collections.ConfigDict()
+    config.data = ""  # folder made by vsd_jax.toybox.dataset
+    config.init_from = ""  # diffusers-format folder to start from ("" = random)
+    config.seed = 0
+    config.num_steps = 16_000
+    config.batch_size = 16
+    config.learning_rate = 1e-3  # peak of AdamW's cosine schedule
+    config.warmup_steps = 300
+    config.final_fraction = 0.05  # last learning rate / peak
+    config.weight_decay = 0.01
+    config.max_grad_norm = 1.0
+    config.ema_decay = 0.999  # reached after a warm-up (1 + step) / (10 + step)
+    # Sigma floor of the loss weight 1 / max(sigma_t^2, floor): above it the loss is
+    # the v-prediction loss (arXiv:2202.00512) of an x0-predicting network.
+    config.sigma2_floor = 0.02
+
+    config.text_dropout = 0.1  # empty prompt, for guidance (arXiv:2207.12598)
+    config.view_dropout = 0.3  # captions without a view word
+    config.colour_dropout = 0.08  # captions without the colour
+    config.normal_fraction = 0.15  # of object images, shown as normal map
+    config.background_weights = (0.5, 0.25, 0.25)  # white, grey, black
+
+    config.patch = 4  # pixels; 64 x 64 images -> 16 x 16 latents
+    config.channels = (64, 128, 128)
+    config.layers_per_block = 1
+    config.num_heads = 4
+    config.text_width = 128
+    config.text_layers = 2
+    config.text_length = 16
+
+    config.log_every = 50
+    config.save_every = 500
+    config.sample_every = 1000
+    if variant == "smoke":
+        config.num_steps, config.batch_size, config.warmup_steps = 3, 2, 1
+        config.channels = (32, 32, 32)
+        config.text_width, config.text_layers = 32, 1
+        config.log_every = config.save_every = config.sample_every = 2
+    return config

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores against closed forms."""
+
+import numpy as np
+import pytest
+
+from vsd_jax.toybox import metrics
+
+
+def test_precision_counts_the_most_likely_class():
+    probabilities = np.array([[0.6, 0.4], [0.1, 0.9], [0.8, 0.2], [0.7, 0.3]])
+    assert metrics.precision(probabilities, 0) == 0.75
+
+
+def test_multi_face_index_looks_at_hidden_views_only():
+    front, side = np.eye(4)[0], np.eye(4)[1]
+    judged = np.stack([front, front, side, front])
+    # Views: front, side, back, overhead -> hidden are the second and the third.
+    assert metrics.multi_face_index(judged, np.array([0, 1, 2, 3])) == 0.5
+    assert np.isnan(metrics.multi_face_index(judged[:1], np.array([0])))
+
+
+def test_saturation_ignores_the_background():
+    image = np.ones((1, 4, 4, 3))
+    image[0, :2] = [1.0, 0.0, 0.0]
+    image[0, 2, :2] = [0.5, 0.25, 0.25]
+    assert metrics.saturation(image, np.ones(3)) == pytest.approx((8 + 2 * 0.5) / 10)
+
+
+def test_frechet_distance_of_gaussians_in_closed_form():
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(4000, 3))
+    base = (base - base.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(base.T)).T)
+    moved = 2.0 * base + np.array([1.0, 0.0, -2.0])
+    # |m|^2 = 5; covariances I and 4 I: tr(I + 4 I - 2 * 2 I) = 3.
+    assert metrics.frechet_distance(base, moved) == pytest.approx(8.0, rel=1e-6)
+    assert metrics.frechet_distance(base, base) == pytest.approx(0.0, abs=1e-8)
+
+
+def test_kernel_distance_is_unbiased_and_sees_a_shift():
+    rng = np.random.default_rng(1)
+    first, second = rng.normal(size=(2, 400, 4))
+    assert abs(metrics.kernel_distance(first, second)) < 0.05
+    assert metrics.kernel_distance(first, second + 1.0) > 1.0
+
+
+def test_diversity_is_the_mean_pairwise_distance():
+    features = np.zeros((3, 2, 4))
+    features[1, :, 0], features[2, :, 0] = 1.0, 3.0
+    assert metrics.diversity(features) == pytest.approx((1 + 3 + 2) / 3)
+    assert np.isnan(metrics.diversity(features[:1]))
+
+
+def test_chamfer_of_parallel_planes_is_their_distance():
+    grid = np.stack(np.meshgrid(*[np.linspace(0, 1, 9)] * 2), -1).reshape(-1, 2)
+    low = np.c_[grid, np.zeros(len(grid))]
+    assert metrics.chamfer(low, low + [0, 0, 0.05]) == pytest.approx(0.05)
+
+
+def test_shape_scores_of_equal_and_of_collapsed_sets():
+    rng = np.random.default_rng(2)
+    truth = [rng.normal(size=(50, 3)) + 5.0 * i for i in range(4)]
+    copies = [points + 0.01 for points in truth]
+    equal = metrics.shape_scores(copies, truth)
+    assert equal["coverage"] == 1.0 and equal["one_nna"] == 0.0 and equal["mmd"] < 0.03
+    collapsed = metrics.shape_scores([truth[0] + 1e-3 * i for i in range(4)], truth)
+    assert collapsed["coverage"] == 0.25 and collapsed["mmd"] > 1.0

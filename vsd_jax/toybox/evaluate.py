@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores the embedded prior's samples against truth (the model card's numbers).
+
+  python -m vsd_jax.toybox.evaluate --truth=DATA --held_out=DATA2 --out=RESULTS
+
+Prompts are "a <colour> <kind>, <view> view" over all kinds and colours, in equal
+shares; pairs that the training never saw stand in a row of their own. `--truth` is
+a dataset of other seeds than the training's; its two halves give the distance that
+a perfect prior would have.
+"""
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from rich.progress import track
+
+from vsd_jax.runtime import diffusion_prior, writer
+from vsd_jax.score import noise as diffusion
+from vsd_jax.toybox import batches, classifier, metrics
+from vsd_jax.toybox.text import COLOURS, HELD_OUT_PAIRS, KINDS, ROOM, VIEWS
+
+_PRIOR = flags.DEFINE_string("prior", "toybox", "Folder of the prior.")
+_TRUTH = flags.DEFINE_string("truth", "", "Toybox dataset of other seeds.")
+_OUT = flags.DEFINE_string("out", "", "Folder for scores.json and samples.png.")
+_SAMPLES = flags.DEFINE_integer("num_samples", 1000, "Samples of seen pairs.")
+_HELD_OUT = flags.DEFINE_integer("num_held_out", 200, "Samples of held-out pairs.")
+_GUIDANCE = flags.DEFINE_float("guidance", 3.0, "Guidance scale.")
+_STEPS = flags.DEFINE_integer("steps", 30, "DDIM steps.")
+
+Request = tuple[str, str, str]
+BATCH = 20
+
+
+def requests(held_out: bool, number: int) -> list[Request]:
+    """`number` triples (kind, colour, view), each combination as often as possible."""
+    pairs = [
+        pair
+        for pair in itertools.product(KINDS, COLOURS)
+        if (pair in HELD_OUT_PAIRS) == held_out
+    ]
+    rng = np.random.default_rng(0)
+    order = [pairs[i] for i in rng.permutation(len(pairs))]
+    endless = itertools.cycle(order)
+    views = itertools.cycle(VIEWS)
+    # A view lasts for a whole round of pairs, so every pair meets every view.
+    chosen, view = [], next(views)
+    for index in range(number):
+        if index and index % len(order) == 0:
+            view = next(views)
+        chosen.append((*next(endless), view))
+    return chosen
+
+
+def sample(
+    prior_path: str, wanted: Sequence[Request], *, guidance: float, steps: int
+) -> np.ndarray:
+    """Samples one image a request: [N, 64, 64, 3] in [0, 1]."""
+    prior, params, encode_text = diffusion_prior.load_prior(prior_path)
+    noise_fn = diffusion.as_noise_fn(prior.model, prior.alphas_cumprod)
+    empty = encode_text([""])
+
+    @jax.jit
+    def run(key, text):
+        latents = diffusion.ddim_sample(
+            noise_fn,
+            params,
+            jax.random.normal(key, (BATCH, *prior.latent_shape)),
+            {"text": text},
+            alphas_cumprod=prior.alphas_cumprod,
+            num_steps=steps,
+            context_uncond={"text": jnp.broadcast_to(empty, text.shape)},
+            guidance_scale=guidance,
+        )
+        return prior.decode(params, latents)
+
+    texts = [f"a {colour} {kind}, {view} view" for kind, colour, view in wanted]
+    blocks = []
+    for start in track(range(0, len(texts), BATCH), "sampling"):
+        block = texts[start : start + BATCH]
+        padded = block + [""] * (BATCH - len(block))
+        key = jax.random.fold_in(jax.random.key(0), start)
+        blocks.append(np.asarray(run(key, encode_text(padded)))[: len(block)])
+    return np.concatenate(blocks)
+
+
+def scores(judged: dict[str, np.ndarray], wanted: Sequence[Request]) -> dict:
+    """Share of samples judged as asked, by question."""
+    names = {"kind": list(KINDS), "colour": list(COLOURS), "view": list(VIEWS)}
+    return {
+        question: float(
+            np.mean(
+                judged[question].argmax(-1)
+                == [names[question].index(request[column]) for request in wanted]
+            )
+        )
+        for column, question in enumerate(names)
+    }
+
+
+def truth_features(judge, folder: str) -> np.ndarray:
+    """Features of the objects (not rooms) of a dataset on white."""
+    data = batches.open_dataset(folder)
+    objects = np.flatnonzero(
+        (data.meta["kind"] != batches.KIND_NAMES.index(ROOM)) & (data.meta["room"] == 0)
+    )
+    images = batches.composite(data.rgba[objects], np.ones(3, np.float32))
+    return classifier.judge(judge, images)["features"]
+
+
+def main(argv: list[str]) -> None:
+    """Command line."""
+    del argv
+    judge = classifier.load()
+    options = {"guidance": _GUIDANCE.value, "steps": _STEPS.value}
+    report = {"prior": _PRIOR.value, **options}
+    for name, held_out, number in (
+        ("seen pairs", False, _SAMPLES.value),
+        ("held-out pairs", True, _HELD_OUT.value),
+    ):
+        wanted = requests(held_out, number)
+        images = sample(_PRIOR.value, wanted, **options)
+        judged = classifier.judge(judge, images)
+        report[name] = {"samples": number} | scores(judged, wanted)
+        if not held_out:
+            features = judged["features"]
+            shown = images[:96].reshape(6, 16, *images.shape[1:])
+    truth = truth_features(judge, _TRUTH.value)
+    order = np.random.default_rng(0).permutation(len(truth))
+    half = min(len(truth) // 2, len(features))
+    first, second = truth[order[:half]], truth[order[half : 2 * half]]
+    report["frechet to truth"] = metrics.frechet_distance(features[:half], first)
+    report["frechet of truth halves"] = metrics.frechet_distance(first, second)
+    report["frechet images a set"] = half
+    out = Path(_OUT.value)
+    writer.write_json(out / "scores.json", report)
+    writer.save_png(out / "samples.png", writer.contact_sheet(shown, tile_size=64))
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores of images and shapes against the Toybox's truth.
+
+Images are judged by a small classifier trained on truth renders
+(`vsd_jax.toybox.classifier`); its features serve the distribution distances, so
+these are not comparable with distances in Inception features. All functions are
+NumPy: they run once, at the end.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy import linalg
+from scipy.spatial import cKDTree
+
+from vsd_jax.toybox.text import COLOURS, KINDS, VIEWS
+
+FRONT = VIEWS.index("front")
+
+
+def precision(probabilities: np.ndarray, wanted: int) -> float:
+    """R-precision: share of images whose most likely class is `wanted`.
+
+    Args:
+      probabilities: [N, classes].
+      wanted: class index.
+    """
+    return float(np.mean(np.argmax(probabilities, -1) == wanted))
+
+
+def multi_face_index(view_probabilities: np.ndarray, views: np.ndarray) -> float:
+    """How often a view that should be back or side is judged front (Janus problem).
+
+    Args:
+      view_probabilities: [N, 4] over VIEWS.
+      views: [N] int, the true view of each image.
+
+    Returns:
+      Share in [0, 1]; NaN if no view is back or side.
+    """
+    hidden = np.isin(views, [VIEWS.index("back"), VIEWS.index("side")])
+    if not hidden.any():
+        return float("nan")
+    return float(np.mean(np.argmax(view_probabilities[hidden], -1) == FRONT))
+
+
+def saturation(images: np.ndarray, background: np.ndarray) -> float:
+    """Mean HSV saturation of the pixels that differ from the background.
+
+    Args:
+      images: [N, H, W, 3] in [0, 1].
+      background: [3] in [0, 1].
+    """
+    foreground = np.abs(images - background).max(-1) > 0.1
+    high, low = images.max(-1), images.min(-1)
+    value = (high - low) / np.maximum(high, 1e-6)
+    return float(value[foreground].mean()) if foreground.any() else float("nan")
+
+
+def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
+    """Squared Frechet distance of the Gaussians fitted to two feature sets.
+
+    |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) (FID, arXiv:1706.08500, Eq. 6).
+
+    Args:
+      features_a: [N, D].
+      features_b: [M, D]; N, M > D for covariances of full rank.
+    """
+    mean = features_a.mean(0) - features_b.mean(0)
+    cov_a, cov_b = np.cov(features_a.T), np.cov(features_b.T)
+    # tr sqrt(A B) through the symmetric sqrt(A) B sqrt(A): real by construction.
+    root_a = _symmetric_sqrt(cov_a)
+    cross = _symmetric_sqrt(root_a @ cov_b @ root_a)
+    return float(mean @ mean + np.trace(cov_a + cov_b - 2.0 * cross))
+
+
+def _symmetric_sqrt(matrix: np.ndarray) -> np.ndarray:
+    values, vectors = linalg.eigh(matrix)
+    return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+
+
+def kernel_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
+    """Unbiased squared MMD with the kernel (x.y / D + 1)^3 (KID, arXiv:1801.01401)."""
+    dim = features_a.shape[1]
+
+    def kernel(x, y):
+        return (x @ y.T / dim + 1.0) ** 3
+
+    def within(x):
+        gram = kernel(x, x)
+        return (gram.sum() - np.trace(gram)) / (len(x) * (len(x) - 1))
+
+    cross = kernel(features_a, features_b).mean()
+    return float(within(features_a) + within(features_b) - 2.0 * cross)
+
+
+def diversity(features: np.ndarray) -> float:
+    """Mean distance between the features of different particles, same view.
+
+    Args:
+      features: [n, views, D] with n >= 2; NaN if n = 1.
+    """
+    n = len(features)
+    if n < 2:
+        return float("nan")
+    first, second = np.triu_indices(n, 1)
+    return float(np.linalg.norm(features[first] - features[second], axis=-1).mean())
+
+
+def score_images(
+    judgement: Mapping[str, np.ndarray],
+    images: np.ndarray,
+    *,
+    kind: str,
+    colour: str | None,
+    views: np.ndarray,
+    background: np.ndarray,
+) -> dict[str, float]:
+    """The table row of one object's renders.
+
+    Args:
+      judgement: `classifier.judge(images)`.
+      images: [N, H, W, 3] in [0, 1].
+      kind: of the prompt.
+      colour: of the prompt, None = any.
+      views: [N] true view indices.
+      background: [3] in [0, 1].
+    """
+    scores = {
+        "kind_precision": precision(judgement["kind"], KINDS.index(kind)),
+        "multi_face_index": multi_face_index(judgement["view"], views),
+        "saturation": saturation(images, background),
+    }
+    if colour is not None:
+        wanted = list(COLOURS).index(colour)
+        scores["colour_precision"] = precision(judgement["colour"], wanted)
+    return scores
+
+
+def chamfer(points_a: np.ndarray, points_b: np.ndarray) -> float:
+    """Symmetric mean nearest distance of two point sets [N, 3], scene units."""
+    to_b = cKDTree(points_b).query(points_a)[0]
+    to_a = cKDTree(points_a).query(points_b)[0]
+    return float(0.5 * (to_a.mean() + to_b.mean()))
+
+
+def _chamfer_table(
+    sets_a: Sequence[np.ndarray], sets_b: Sequence[np.ndarray]
+) -> np.ndarray:
+    return np.array([[chamfer(a, b) for b in sets_b] for a in sets_a])
+
+
+def shape_scores(
+    made: Sequence[np.ndarray], truth: Sequence[np.ndarray]
+) -> dict[str, float]:
+    """1-NNA, coverage and MMD of point sets (PointFlow, arXiv:1906.12320, Sec. 5.1).
+
+    Args:
+      made: point sets [N, 3] sampled from generated meshes.
+      truth: as many point sets of truth meshes.
+
+    Returns:
+      "one_nna" in [0, 1] (0.5 = indistinguishable), "coverage" in [0, 1],
+      "mmd" in scene units.
+    """
+    between = _chamfer_table(made, truth)
+    everything = np.block(
+        [
+            [_chamfer_table(made, made), between],
+            [between.T, _chamfer_table(truth, truth)],
+        ]
+    )
+    np.fill_diagonal(everything, np.inf)
+    is_made = np.arange(len(everything)) < len(made)
+    same = is_made[everything.argmin(1)] == is_made
+    return {
+        "one_nna": float(same.mean()),
+        "coverage": len(set(between.argmin(1).tolist())) / len(truth),
+        "mmd": float(between.min(0).mean()),
+    }

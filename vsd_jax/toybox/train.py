@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains the embedded prior on the Toybox.
+
+  python -m vsd_jax.toybox.train --config=configs/toybox_prior.py \
+      --config.data=DATA --workdir=RUN
+
+The same command resumes. RUN/prior is an ordinary diffusers-format folder with the
+averaged weights, RUN/samples holds sheets, RUN/metrics.jsonl the loss.
+"""
+
+import concurrent.futures
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from absl import app, flags
+from ml_collections import config_flags
+from rich.progress import Progress
+
+from vsd_jax.runtime import diffusion_prior, weights, writer
+from vsd_jax.score import noise as diffusion
+from vsd_jax.state import NoiseModel, PyTree
+from vsd_jax.toybox import batches, prior_files
+from vsd_jax.toybox.text import vocabulary
+
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/toybox_prior.py")
+_WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the training (resumes).")
+
+SHEET_PROMPTS = tuple(
+    f"a {colour} {kind}, {view} view"
+    for colour, kind in zip(
+        "red blue yellow green pink orange purple brown".split() * 2,
+        "mushroom car duck chair donut robot house bear "
+        "tree boat snowman rocket lamp mug cake table".split(),
+        strict=True,
+    )
+    for view in ("front", "side", "back", "overhead")
+) + (
+    "a normal map of a red mushroom, front view, black background",
+    "a normal map of a car, side view, black background",
+    "a red mushroom, front view, black background",
+    "a blue duck, side view, grey background",
+    "a blue room",
+    "a green room",
+    "a red chair in a blue room",
+    "a yellow duck in a green room",
+)
+
+
+@flax.struct.dataclass(kw_only=True)
+class TrainState:
+    """Parameters `{"unet", "text"}`, their running average, optimizer and step."""
+
+    params: PyTree
+    average: PyTree
+    opt_state: PyTree
+    step: jax.Array
+
+
+def make_optimizer(config: Mapping[str, Any]) -> optax.GradientTransformation:
+    """AdamW with linear warm-up, cosine decay and clipping by global norm."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0,
+        config["learning_rate"],
+        config["warmup_steps"],
+        config["num_steps"],
+        config["learning_rate"] * config["final_fraction"],
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(config["max_grad_norm"]),
+        optax.adamw(schedule, b2=0.99, weight_decay=config["weight_decay"]),
+    )
+
+
+def weighted_x0_loss(
+    x0_pred: jax.Array, x0: jax.Array, sigma_t: jax.Array, floor: float
+) -> jax.Array:
+    """Mean of |x0_pred - x0|^2 / max(sigma_t^2, floor).
+
+    With v = (alpha_t x_t - x_0) / sigma_t this is the v-loss (arXiv:2202.00512) of a
+    network that outputs x_0, with its weight bounded at small sigma_t.
+
+    Args:
+      x0_pred: [B, h, w, c].
+      x0: [B, h, w, c].
+      sigma_t: [B, 1, 1, 1].
+      floor: of sigma_t^2.
+    """
+    return jnp.mean(jnp.square(x0_pred - x0) / jnp.maximum(sigma_t**2, floor))
+
+
+def stratified_t(key: jax.Array, batch: int, num_t: int) -> jax.Array:
+    """[B] int32, one timestep from each of B equal parts of [0, T)."""
+    offsets = jax.random.uniform(key, (batch,))
+    t = (jnp.arange(batch) + offsets) / batch * num_t
+    return jnp.clip(t.astype(jnp.int32), 0, num_t - 1)
+
+
+def make_train_step(config, unet_fn, text_fn, alphas_cumprod):
+    """`step(state, images [B, 64, 64, 3], ids [B, L]) -> (state, metrics)`, jitted."""
+    optimizer = make_optimizer(config)
+
+    def loss_fn(params, x0, ids, key):
+        noise_key, t_key = jax.random.split(key)
+        noise = jax.random.normal(noise_key, x0.shape)
+        t = stratified_t(t_key, x0.shape[0], len(alphas_cumprod))
+        noisy = diffusion.add_noise(x0, noise, t, alphas_cumprod)
+        context = {"text": text_fn(params["text"], ids)}
+        x0_pred = unet_fn({"unet": params["unet"]}, noisy, t, context)
+        _, sigma_t = diffusion.alpha_sigma(t, alphas_cumprod, ndim=x0.ndim)
+        return weighted_x0_loss(x0_pred, x0, sigma_t, config["sigma2_floor"])
+
+    def step_fn(state, images, ids):
+        key = jax.random.fold_in(jax.random.key(config["seed"]), state.step)
+        x0 = diffusion_prior.patchify(images, config["patch"])
+        loss, grads = jax.value_and_grad(loss_fn)(state.params, x0, ids, key)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        count = state.step.astype(jnp.float32)
+        decay = jnp.minimum(config["ema_decay"], (1.0 + count) / (10.0 + count))
+        average = optax.incremental_update(params, state.average, 1.0 - decay)
+        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
+        new = TrainState(
+            params=params, average=average, opt_state=opt_state, step=state.step + 1
+        )
+        return new, metrics
+
+    return jax.jit(step_fn, donate_argnums=0)
+
+
+def init_params(config, unet, text_init) -> PyTree:
+    """Random parameters of U-Net and text tower, or those of `config.init_from`."""
+    if config["init_from"]:
+        folder = Path(config["init_from"])
+        unet_shapes = diffusion_prior.unet_shapes(unet, config["text_length"])
+        text_shapes = jax.eval_shape(text_init, jax.random.key(0))
+        return {
+            name: weights.load_params(
+                weights.find_files(folder / part, stem),
+                shapes,
+                dtype=jnp.float32,
+                component=part,
+            )
+            for name, part, stem, shapes in (
+                ("unet", "unet", diffusion_prior.UNET_FILE, unet_shapes),
+                ("text", "text_encoder", diffusion_prior.TEXT_FILE, text_shapes),
+            )
+        }
+    unet_key, text_key = jax.random.split(jax.random.key(config["seed"]))
+    size, channels = unet.sample_size, unet.in_channels
+    arguments = (
+        jnp.zeros((1, channels, size, size)),
+        jnp.zeros(1, jnp.int32),
+        jnp.zeros((1, config["text_length"], config["text_width"])),
+    )
+    unet_params = jax.jit(unet.init)(unet_key, *arguments)["params"]
+    return {"unet": unet_params, "text": jax.jit(text_init)(text_key)}
+
+
+def save_prior(folder: Path, params: PyTree) -> None:
+    """Writes float16 weights into the diffusers-format folder."""
+    unet_file = folder / "unet" / f"{diffusion_prior.UNET_FILE}.safetensors"
+    text_file = folder / "text_encoder" / f"{diffusion_prior.TEXT_FILE}.safetensors"
+    weights.save_params(unet_file, params["unet"])
+    weights.save_params(text_file, params["text"])
+
+
+def make_sampler(unet_fn, alphas_cumprod, *, num_steps: int, guidance_scale: float):
+    """`sample(params, noise, text, empty) -> images`, jitted."""
+    noise_fn = diffusion.as_noise_fn(NoiseModel(unet_fn, "sample"), alphas_cumprod)
+
+    def sample(params, noise, text, empty):
+        latents = diffusion.ddim_sample(
+            noise_fn,
+            params,
+            noise,
+            {"text": text},
+            alphas_cumprod=alphas_cumprod,
+            num_steps=num_steps,
+            context_uncond={"text": jnp.broadcast_to(empty, text.shape)},
+            guidance_scale=guidance_scale,
+        )
+        patch = int(np.sqrt(noise.shape[-1] // 3))
+        return diffusion_prior.unpatchify(latents, patch)
+
+    return jax.jit(sample)
+
+
+def save_sheet(path: Path, sampler, params: PyTree, text_fn, tokenize, unet) -> None:
+    """Samples SHEET_PROMPTS in blocks of eight and writes one picture."""
+    text = text_fn(params["text"], tokenize(SHEET_PROMPTS))
+    empty = text_fn(params["text"], tokenize([""]))
+    size, channels = unet.sample_size, unet.in_channels
+    noise = jax.random.normal(
+        jax.random.key(1), (len(SHEET_PROMPTS), size, size, channels)
+    )
+    blocks = [
+        sampler({"unet": params["unet"]}, noise[i : i + 8], text[i : i + 8], empty)
+        for i in range(0, len(SHEET_PROMPTS), 8)
+    ]
+    images = np.concatenate([np.asarray(block) for block in blocks])
+    rows = images.reshape(-1, 8, *images.shape[1:])
+    sheet = np.concatenate([np.concatenate(list(row), 1) for row in rows], 0)
+    writer.save_png(path, sheet)
+
+
+def train(config: Mapping[str, Any], workdir: Path) -> Path:
+    """Trains to `config.num_steps`, resuming what `workdir` holds.
+
+    Returns:
+      The diffusers-format folder with the averaged weights.
+    """
+    data = batches.open_dataset(config["data"])
+    prior_folder = workdir / "prior"
+    prior_files.write_folder(prior_folder, config, [*vocabulary(), ","])
+    unet_json = diffusion_prior.read_config(prior_folder / "unet", "config.json")
+    text_json = diffusion_prior.read_config(prior_folder / "text_encoder", "config.json")
+    unet = diffusion_prior.make_unet(unet_json, jnp.float32)
+    unet_fn = diffusion_prior.unet_apply(unet)
+    text_init, text_fn = diffusion_prior.make_text_encoder(text_json)
+    tokenize = diffusion_prior.load_tokenizer(prior_folder / "tokenizer")
+    alphas_cumprod = diffusion_prior.noise_schedule(prior_files.scheduler_config())
+    params = init_params(config, unet, text_init)
+    state = TrainState(
+        params=params,
+        average=jax.tree.map(jnp.array, params),
+        opt_state=make_optimizer(config).init(params),
+        step=jnp.zeros((), jnp.int32),
+    )
+    manager = ocp.CheckpointManager(
+        (workdir / "checkpoints").absolute(),
+        options=ocp.CheckpointManagerOptions(max_to_keep=2),
+    )
+    if manager.latest_step() is not None:
+        state = manager.restore(
+            manager.latest_step(), args=ocp.args.StandardRestore(state)
+        )
+    sampler = make_sampler(unet_fn, alphas_cumprod, num_steps=20, guidance_scale=3.0)
+    step_fn = make_train_step(config, unet_fn, text_fn, alphas_cumprod)
+
+    def after(state: TrainState, step: int) -> None:
+        last = step == config["num_steps"]
+        if step % config["save_every"] == 0 or last:
+            manager.save(step, args=ocp.args.StandardSave(state))
+            # The next step donates these buffers: the write must not outlive them.
+            manager.wait_until_finished()
+            save_prior(prior_folder, state.average)
+        if step % config["sample_every"] == 0 or last:
+            sheet = workdir / "samples" / f"step_{step:06d}.png"
+            save_sheet(sheet, sampler, state.average, text_fn, tokenize, unet)
+
+    _loop(config, workdir, state, step_fn, lambda s: _inputs(data, s, config, tokenize),
+          after)
+    return prior_folder
+
+
+def _inputs(data, step, config, tokenize):
+    images, captions = batches.make_batch(data, step, config)
+    return images, tokenize(captions)
+
+
+def _loop(config, workdir, state, step_fn, inputs, after) -> None:
+    """Runs the steps; the next batch is made while the current one trains."""
+    start, total = int(state.step), config["num_steps"]
+    losses: list[Any] = []
+    began = time.time()
+    with (
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+        Progress() as progress,
+        open(workdir / "metrics.jsonl", "a") as log,
+    ):
+        task = progress.add_task("training the prior", total=total, completed=start)
+        pending = pool.submit(inputs, start)
+        for step in range(start + 1, total + 1):
+            batch = pending.result()
+            pending = pool.submit(inputs, step)
+            state, metrics = step_fn(state, *batch)
+            losses.append(metrics["loss"])
+            if step % config["log_every"] == 0:
+                loss = float(np.mean(jax.device_get(losses)))
+                losses.clear()
+                if not np.isfinite(loss):
+                    raise FloatingPointError(f"The loss at step {step} is {loss}.")
+                record = {"step": step, "loss": loss, "seconds": time.time() - began}
+                log.write(json.dumps(record) + "\n")
+                log.flush()
+                progress.update(task, description=f"loss {loss:.4f}", completed=step)
+            after(state, step)
+
+
+def main(argv: list[str]) -> None:
+    """Command line."""
+    del argv
+    if not _WORKDIR.value:
+        raise app.UsageError("--workdir is missing: where to keep the training.")
+    workdir = Path(_WORKDIR.value)
+    workdir.mkdir(parents=True, exist_ok=True)
+    folder = train(_CONFIG.value.to_dict(), workdir)
+    print(f"prior written to {folder}")
+
+
+if __name__ == "__main__":
+    app.run(main)
