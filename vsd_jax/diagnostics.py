@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a step reports about itself."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from vsd_jax.parallel import sum_devices
+from vsd_jax.state import PyTree
+
+Metrics = dict[str, jax.Array]
+NUM_TIME_BINS = 4
+
+
+def summarize(batch: PyTree, *, num_t: int, axis_name: str | None) -> Metrics:
+    """The metrics of one step.
+
+    Scalars, averaged over the particles that were not skipped (0 if none is left):
+    `residual/rms` root mean square of w(t) (noise_prior - noise_score) per latent
+    element; `residual/rms_t0` ... `_t3` the same in quarters of [0, T), each with the
+    number of views in it, `residual/count_t0` ...; `t/mean`; `opacity`;
+    `particle_grad_norm`; `regularizer/...`, `render/...` as scene and regulariser name
+    them; `skipped`, how many particles kept their parameters.
+    Per particle, [m]: `particle/skipped`, `particle/residual_rms`, `particle/opacity`,
+    `particle/grad_norm`.
+
+    Args:
+      batch: leaves [m, ...] or [m, V, ...].
+      num_t: T.
+      axis_name: device axis, or None.
+    """
+    ok, t = batch["ok"], batch["t"]
+    valid = jnp.broadcast_to(ok[:, None], t.shape)
+
+    def mean(values, mask):
+        chex.assert_equal_shape([values, mask])
+        total = jnp.sum(jnp.where(mask, values, 0.0))
+        total, count = sum_devices((total, jnp.sum(mask)), axis_name)
+        return total / jnp.maximum(count, 1), count
+
+    residual_ms = batch["residual_ms"]
+    metrics = {
+        "residual/rms": jnp.sqrt(mean(residual_ms, valid)[0]),
+        "t/mean": mean(t, valid)[0],
+    }
+    for i in range(NUM_TIME_BINS):
+        in_bin = valid & (t * NUM_TIME_BINS // num_t == i)
+        mean_square, count = mean(residual_ms, in_bin)
+        metrics[f"residual/rms_t{i}"] = jnp.sqrt(mean_square)
+        metrics[f"residual/count_t{i}"] = count
+    metrics["opacity"] = mean(batch["opacity"], ok)[0]
+    metrics["particle_grad_norm"] = mean(batch["grad_norm"], ok)[0]
+    metrics["skipped"] = sum_devices(jnp.sum(~ok), axis_name)
+    for group in ("regularizer", "render"):
+        for name, values in batch[group].items():
+            metrics[f"{group}/{name}"] = mean(values, ok)[0]
+    return metrics | {
+        "particle/skipped": (~ok).astype(jnp.int32),
+        "particle/residual_rms": jnp.sqrt(jnp.mean(residual_ms, axis=1)),
+        "particle/opacity": batch["opacity"],
+        "particle/grad_norm": batch["grad_norm"],
+    }

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The update of one particle: draw views, render, distil, step its optimizer.
+
+Everything here is unbatched over particles; `step.py` maps it. The leading axis V is
+the views of this particle in this step.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from vsd_jax import vsd
+from vsd_jax.score.noise import add_noise, as_noise_fn, check_weighting
+from vsd_jax.score.prompt import ViewWeights, select_context
+from vsd_jax.state import (
+    Camera,
+    NoiseModel,
+    Particles,
+    Prior,
+    PyTree,
+    RenderOutput,
+    Scene,
+)
+
+Draw = dict[str, PyTree]
+"""What one particle draws in one step: `cameras` (leaves [V, ...]), `backgrounds`
+[V, 3], `context` (leaves [V, ...], see `prompt.select_context`), `t` [V], `noise`
+[V, h, w, c], `render_keys` [V], `encode_key`, and for the score network's K steps
+`score_t` [K, V], `score_noise` [K, V, h, w, c], `score_keep` [K, V]."""
+
+TRange = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+"""`(step) -> (lowest, highest)` timestep, both inclusive."""
+
+Regularizer = Callable[
+    [RenderOutput, jax.Array], tuple[jax.Array, dict[str, jax.Array]]
+]
+"""`(output of one view, step) -> (loss, metrics)`; averaged over the views."""
+
+
+def no_regularizer(
+    output: RenderOutput, step: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The regulariser that is zero."""
+    del output, step
+    return jnp.zeros(()), {}
+
+
+def make_background_sampler(
+    colors: Any, probabilities: Any
+) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
+    """Random-background augmentation with a fixed set of colours.
+
+    Args:
+      colors: [G, 3] in [0, 1].
+      probabilities: [G], sum 1.
+
+    Returns:
+      `(key) -> (color [3], index int32)`; the index selects the matching prompt.
+
+    Raises:
+      ValueError: if the two do not fit together.
+    """
+    colors, probabilities = jnp.asarray(colors), jnp.asarray(probabilities)
+    if colors.shape != (*probabilities.shape, 3):
+        raise ValueError(
+            f"Backgrounds {colors.shape} and probabilities {probabilities.shape} do "
+            "not fit: [G, 3] and [G] are needed."
+        )
+
+    def sample(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        index = jax.random.choice(key, colors.shape[0], (), p=probabilities)
+        return colors[index], index.astype(jnp.int32)
+
+    return sample
+
+
+def make_draw(
+    prior: Prior,
+    *,
+    sample_camera: Callable[[jax.Array], Camera],
+    sample_background: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
+    views: Callable[[jax.Array, jax.Array], ViewWeights],
+    t_range: TRange,
+    score_t_range: tuple[int, int],
+    num_views: int,
+    score_steps: int,
+    camera_dropout: float,
+) -> Callable[[jax.Array, jax.Array, PyTree], Draw]:
+    """Makes `(key, step, contexts) -> Draw`; the arguments as in `step.make_step`."""
+
+    def draw(key: jax.Array, step: jax.Array, contexts: PyTree) -> Draw:
+        keys = jax.random.split(key, 9)
+        cameras = jax.vmap(sample_camera)(jax.random.split(keys[0], num_views))
+        backgrounds, background_index = jax.vmap(sample_background)(
+            jax.random.split(keys[1], num_views)
+        )
+
+        def select(azimuth: jax.Array, elevation: jax.Array, index: jax.Array):
+            return select_context(contexts, views(azimuth, elevation), index)
+
+        latents = (num_views, *prior.latent_shape)
+        return {
+            "cameras": cameras,
+            "backgrounds": backgrounds,
+            "context": jax.vmap(select)(
+                cameras.azimuth_deg, cameras.elevation_deg, background_index
+            ),
+            "t": vsd.sample_t(keys[2], (num_views,), t_range(step)),
+            "noise": jax.random.normal(keys[3], latents),
+            "render_keys": jax.random.split(keys[4], num_views),
+            "encode_key": keys[5],
+            "score_t": vsd.sample_t(keys[6], (score_steps, num_views), score_t_range),
+            "score_noise": jax.random.normal(keys[7], (score_steps, *latents)),
+            "score_keep": jax.random.bernoulli(
+                keys[8], 1.0 - camera_dropout, (score_steps, num_views)
+            ),
+        }
+
+    return draw
+
+
+def make_residual(
+    prior: Prior, score: NoiseModel | None, *, guidance_scale: float, weighting: str
+) -> Callable[..., jax.Array]:
+    """Makes `(latents, draw, score_params, prior_params) -> residual [V, h, w, c]`.
+
+    VSD with a score network, SDS without one (`vsd.py`).
+
+    Raises:
+      ValueError: for an unknown weighting or prediction type.
+    """
+    check_weighting(weighting)
+    prior_fn = as_noise_fn(prior.model, prior.alphas_cumprod)
+    score_fn = score and as_noise_fn(score, prior.alphas_cumprod)
+
+    def residual(
+        latents: jax.Array, draw: Draw, score_params: PyTree, prior_params: PyTree
+    ) -> jax.Array:
+        t, noise, context = draw["t"], draw["noise"], draw["context"]
+        noisy = add_noise(
+            jax.lax.stop_gradient(latents), noise, t, prior.alphas_cumprod
+        )
+        noise_prior = vsd.prior_noise(
+            prior_fn, prior_params, noisy, t, context, guidance_scale=guidance_scale
+        )
+        if score_fn is None:
+            return vsd.sds_residual(
+                noise_prior, noise, t, prior.alphas_cumprod, weighting=weighting
+            )
+        camera = vsd.camera_vector(draw["cameras"].cam_to_world, jnp.ones_like(t, bool))
+        score_context = {"text": context["score"], "camera": camera}
+        noise_score = score_fn((score_params, prior_params), noisy, t, score_context)
+        return vsd.vsd_residual(
+            noise_prior, noise_score, t, prior.alphas_cumprod, weighting=weighting
+        )
+
+    return residual
+
+
+def make_particle_update(
+    scene: Scene,
+    prior: Prior,
+    *,
+    residual: Callable[..., jax.Array],
+    regularizer: Regularizer,
+    tx: optax.GradientTransformation,
+) -> Callable[..., tuple[Particles, PyTree, PyTree]]:
+    """Makes the update of one particle (unbatched).
+
+    Args:
+      scene: the scene.
+      prior: encodes the renders.
+      residual: from `make_residual`.
+      regularizer: see `Regularizer`.
+      tx: optimizer of the particle.
+
+    Returns:
+      `(particle, draw, step, stats_key, score_params, prior_params) -> (particle,
+      latents [V, h, w, c], report)`; `report["ok"]` is false if the update was skipped.
+    """
+
+    def loss_fn(params, stats, draw, step, score_params, prior_params):
+        outputs = _render_views(scene, params, stats, draw)
+        images = _fit(outputs.rgb, prior.image_size)
+        latents = prior.encode(prior_params, images, draw["encode_key"])
+        direction = residual(latents, draw, score_params, prior_params)
+        penalty, terms = jax.vmap(regularizer, in_axes=(0, None))(outputs, step)
+        loss = vsd.surrogate_loss(latents, direction) + jnp.mean(penalty)
+        return loss, (latents, direction, outputs, terms)
+
+    def update(particle, draw, step, stats_key, score_params, prior_params):
+        stats = scene.update_stats(particle.params, particle.stats, step, stats_key)
+        grads, (latents, direction, outputs, terms) = jax.grad(loss_fn, has_aux=True)(
+            particle.params, stats, draw, step, score_params, prior_params
+        )
+        updates, opt_state = tx.update(grads, particle.opt_state, particle.params)
+        params = optax.apply_updates(particle.params, updates)
+        ok = all_finite((direction, grads))
+        params, opt_state = select_tree(
+            ok, (params, opt_state), (particle.params, particle.opt_state)
+        )
+        after = Particles(params=params, opt_state=opt_state, stats=stats)
+        report = {
+            "ok": ok,
+            "residual_ms": jnp.mean(direction**2, axis=(1, 2, 3)),
+            "t": draw["t"],
+            "opacity": jnp.mean(outputs.opacity),
+            "grad_norm": optax.global_norm(grads),
+            "regularizer": jax.tree.map(jnp.mean, terms),
+            "render": jax.tree.map(jnp.mean, outputs.extras),
+        }
+        return after, latents, report
+
+    return update
+
+
+def all_finite(tree: PyTree) -> jax.Array:
+    """True if every element of every leaf is finite; true for an empty tree."""
+    return jnp.array(True) & jax.tree.reduce(
+        jnp.logical_and, jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree), True
+    )
+
+
+def select_tree(condition: jax.Array, new: PyTree, old: PyTree) -> PyTree:
+    """`new` where the scalar condition holds, else `old`, leaf by leaf."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+
+
+def _render_views(scene, params, stats, draw) -> RenderOutput:
+    def render(camera, background, key):
+        return scene.render(params, stats, camera, background, key, train=True)
+
+    return over_axis(render, len(draw["render_keys"]))(
+        draw["cameras"], draw["backgrounds"], draw["render_keys"]
+    )
+
+
+def over_axis(fn: Callable, num: int) -> Callable:
+    """`vmap` of `fn`, or a plain call when the mapped axis has length one.
+
+    XLA's gathers and convolutions with a batch axis of one are slower on CPU than
+    those without it, and one particle or one view is the common case.
+    """
+    if num != 1:
+        return jax.vmap(fn)
+
+    def single(*args):
+        out = fn(*jax.tree.map(lambda leaf: leaf[0], args))
+        return jax.tree.map(lambda leaf: leaf[None], out)
+
+    return single
+
+
+def _fit(images: jax.Array, size: int) -> jax.Array:
+    """Resizes [V, H, W, C] to the prior's image size (bilinear) if it differs."""
+    chex.assert_rank(images, 4)
+    if images.shape[1:3] == (size, size):
+        return images
+    shape = (images.shape[0], size, size, images.shape[3])
+    return jax.image.resize(images, shape, "linear")

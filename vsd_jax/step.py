@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One training step: every particle once, then the score network they share.
+
+    one particle: cameras -> renders -> latents -> residual -> gradient -> its optimizer
+    vmap over the particles (here and nowhere else)
+    the score network on all their renders
+
+Randomness: `step_key = fold_in(state.key, step)`, a particle's key = `fold_in(step_key,
+particle_index)`, so that a result depends neither on the number of devices nor on where
+a run was resumed.
+
+A particle whose residual or gradient is not finite keeps its parameters and optimizer
+state in that step, is left out of the score network's batch and of the averages, and is
+counted in the metrics. Nothing replaces a non-finite number by another.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vsd_jax.diagnostics import Metrics, summarize
+from vsd_jax.parallel import first_particle
+from vsd_jax.particle import (
+    Regularizer,
+    TRange,
+    make_draw,
+    make_particle_update,
+    make_residual,
+    over_axis,
+)
+from vsd_jax.score.prompt import ViewWeights
+from vsd_jax.score_training import make_score_update
+from vsd_jax.state import (
+    Camera,
+    NoiseModel,
+    Particles,
+    Prior,
+    PyTree,
+    Scene,
+    ScoreState,
+    VSDState,
+)
+
+Step = Callable[[VSDState, PyTree, PyTree], tuple[VSDState, Metrics]]
+SUBSETS = ("rotating", "random")
+# Folded into a key where no particle index or step can be.
+_INIT_FOLD = _SUBSET_FOLD = 2**32 - 1
+
+
+def init_state(
+    key: jax.Array,
+    scene: Scene,
+    score_params: PyTree,
+    *,
+    num_particles: int,
+    particle_tx: optax.GradientTransformation,
+    score_tx: optax.GradientTransformation,
+) -> VSDState:
+    """The state before the first step.
+
+    Args:
+      key: typed base key of the run; kept in the state.
+      scene: the scene.
+      score_params: initial phi; `{}` for SDS.
+      num_particles: n >= 1.
+      particle_tx: optimizer of one particle.
+      score_tx: optimizer of the score network.
+
+    Returns:
+      VSDState at step 0; it owns its buffers, so that a donating step may take it.
+    """
+
+    def init_particle(index: jax.Array) -> Particles:
+        init_key = jax.random.fold_in(key, _INIT_FOLD)
+        params = scene.init(jax.random.fold_in(init_key, index))
+        return Particles(
+            params=params,
+            opt_state=particle_tx.init(params),
+            stats=scene.init_stats(params),
+        )
+
+    score_params = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), score_params)
+    return VSDState(
+        particles=jax.vmap(init_particle)(jnp.arange(num_particles, dtype=jnp.uint32)),
+        score=ScoreState(params=score_params, opt_state=score_tx.init(score_params)),
+        step=jnp.zeros((), jnp.int32),
+        key=jax.random.clone(key),
+    )
+
+
+def make_step(
+    scene: Scene,
+    prior: Prior,
+    score: NoiseModel | None,
+    *,
+    particle_tx: optax.GradientTransformation,
+    score_tx: optax.GradientTransformation,
+    sample_camera: Callable[[jax.Array], Camera],
+    sample_background: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
+    views: Callable[[jax.Array, jax.Array], ViewWeights],
+    regularizer: Regularizer,
+    t_range: TRange,
+    score_t_range: tuple[int, int],
+    guidance_scale: float,
+    weighting: str,
+    num_views: int,
+    score_steps: int,
+    camera_dropout: float,
+    sigma_floor: float,
+    particles_per_step: int,
+    subset: str,
+    axis_name: str | None = None,
+) -> Step:
+    """Makes the jitted training step; the state it is given is donated.
+
+    Args:
+      scene: the scene.
+      prior: frozen prior; its weights are an argument of the step.
+      score: score network over `(score_params, prior_params)`; None = SDS.
+      particle_tx: optimizer of one particle.
+      score_tx: optimizer of the score network.
+      sample_camera: `(key) -> Camera` of one view.
+      sample_background: `(key) -> (color [3], index)`; the index selects the prompt.
+      views: `(azimuth_deg, elevation_deg) -> ViewWeights` of one camera.
+      regularizer: `(RenderOutput of one view, step) -> (loss, metrics)`.
+      t_range: `(step) -> (lowest, highest)` timestep for the particles.
+      score_t_range: the same, constant, for the score network's training.
+      guidance_scale: of the prior, unc + s (text - unc); the score network has none.
+      weighting: name of w(t), see `score.noise.w_t`.
+      num_views: V, views per particle and step.
+      score_steps: updates of the score network per step, each with fresh t and noise.
+      camera_dropout: probability that the score network does not see a view's camera.
+      sigma_floor: see `vsd.score_errors`.
+      particles_per_step: m <= n particles are updated; the others stand still.
+      subset: which: "rotating" (in turn) or "random" (without replacement).
+      axis_name: device axis, only for `parallel.py`.
+
+    Returns:
+      `step(state, prior_params, contexts) -> (state, metrics)`; contexts as in
+      `score.prompt`, metrics as in `diagnostics.summarize`.
+
+    Raises:
+      ValueError: for a name or number that cannot be meant.
+    """
+    _check(subset, num_views, score_steps, camera_dropout)
+    draw_fn = make_draw(
+        prior,
+        sample_camera=sample_camera,
+        sample_background=sample_background,
+        views=views,
+        t_range=t_range,
+        score_t_range=score_t_range,
+        num_views=num_views,
+        score_steps=score_steps,
+        camera_dropout=camera_dropout,
+    )
+    residual = make_residual(
+        prior, score, guidance_scale=guidance_scale, weighting=weighting
+    )
+    particle_update = make_particle_update(
+        scene, prior, residual=residual, regularizer=regularizer, tx=particle_tx
+    )
+    score_update = make_score_update(
+        score, prior, tx=score_tx, sigma_floor=sigma_floor, axis_name=axis_name
+    )
+
+    step = _make_joint_step(
+        draw_fn,
+        particle_update,
+        score_update,
+        particles_per_step=particles_per_step,
+        subset=subset,
+        num_t=len(prior.alphas_cumprod),
+        axis_name=axis_name,
+    )
+    return jax.jit(step, donate_argnums=0)
+
+
+def _make_joint_step(
+    draw_fn,
+    particle_update,
+    score_update,
+    *,
+    particles_per_step,
+    subset,
+    num_t,
+    axis_name,
+) -> Step:
+    def step(state: VSDState, prior_params: PyTree, contexts: PyTree):
+        step_key = jax.random.fold_in(state.key, state.step)
+        num_local = jax.tree.leaves(state.particles)[0].shape[0]
+        first = first_particle(num_local, particles_per_step, axis_name)
+        num = particles_per_step if axis_name is None else num_local
+        chosen = choose_particles(step_key, state.step, num_local, num, subset=subset)
+
+        def update_one(particle: Particles, index: jax.Array):
+            key = jax.random.fold_in(step_key, index)
+            draw_key, stats_key = jax.random.split(key)
+            draw = draw_fn(draw_key, state.step, contexts)
+            particle, latents, report = particle_update(
+                particle, draw, state.step, stats_key, state.score.params, prior_params
+            )
+            return particle, {**draw, **report, "latents": latents}
+
+        before = _take(state.particles, chosen, num_local)
+        after, batch = over_axis(update_one, len(chosen))(before, first + chosen)
+        score, score_metrics = score_update(state.score, batch, prior_params)
+        metrics = summarize(batch, num_t=num_t, axis_name=axis_name)
+        metrics |= score_metrics | {"particle/index": first + chosen}
+        particles = _put(state.particles, after, chosen, num_local)
+        return (
+            state.replace(particles=particles, score=score, step=state.step + 1),
+            metrics,
+        )
+
+    return step
+
+
+def choose_particles(
+    step_key: jax.Array, step: jax.Array, num_particles: int, num: int, *, subset: str
+) -> jax.Array:
+    """Indices [num] of the particles to update in this step, without repetition.
+
+    Args:
+      step_key: key of the step; folded, not consumed.
+      step: scalar int32.
+      num_particles: n.
+      num: m <= n.
+      subset: "rotating" takes them in turn, "random" draws m of n.
+
+    Raises:
+      ValueError: when tracing, if m > n.
+    """
+    if num > num_particles:
+        raise ValueError(
+            f"particles_per_step={num} is more than the {num_particles} particles."
+        )
+    if num == num_particles:
+        return jnp.arange(num, dtype=jnp.int32)
+    if subset == "rotating":
+        first = (step % num_particles) * num
+        return ((first + jnp.arange(num)) % num_particles).astype(jnp.int32)
+    key = jax.random.fold_in(step_key, _SUBSET_FOLD)
+    return jax.random.permutation(key, num_particles)[:num].astype(jnp.int32)
+
+
+def _check(subset, num_views, score_steps, camera_dropout) -> None:
+    if subset not in SUBSETS:
+        raise ValueError(f"Unknown subset {subset!r}; use one of {SUBSETS}.")
+    if num_views < 1 or score_steps < 1:
+        raise ValueError("num_views and score_steps must be at least 1.")
+    if not 0.0 <= camera_dropout <= 1.0:
+        raise ValueError(f"camera_dropout must be in [0, 1], not {camera_dropout}.")
+
+
+def _take(particles: Particles, chosen: jax.Array, num_particles: int) -> Particles:
+    if len(chosen) == num_particles:
+        return particles
+    return jax.tree.map(lambda leaf: leaf[chosen], particles)
+
+
+def _put(particles, after, chosen, num_particles) -> Particles:
+    if len(chosen) == num_particles:
+        return after
+    return jax.tree.map(lambda leaf, new: leaf.at[chosen].set(new), particles, after)
