@@ -34,6 +34,7 @@ class HashGrid(NamedTuple):
       resolutions: cells along an axis, per level.
       offsets: first table row of each level.
       sizes: table rows of each level.
+      dense: whether each level is indexed without hashing.
       features: columns of the table.
       smooth: smoothstep instead of linear interpolation.
     """
@@ -41,6 +42,7 @@ class HashGrid(NamedTuple):
     resolutions: tuple[int, ...]
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
+    dense: tuple[bool, ...]
     features: int
     smooth: bool
 
@@ -101,14 +103,14 @@ def hash_grid(
         )
     resolutions = level_resolutions(num_levels, min_resolution, max_resolution)
     table = 2**log2_table_size
-    fits = [dense_coarse and (r + 1) ** 3 <= table for r in resolutions]
+    dense = tuple(dense_coarse and (r + 1) ** 3 <= table for r in resolutions)
     sizes = tuple(
-        (r + 1) ** 3 if fit else table for r, fit in zip(resolutions, fits, strict=True)
+        (r + 1) ** 3 if d else table for r, d in zip(resolutions, dense, strict=True)
     )
     offsets = tuple(int(o) for o in np.cumsum((0, *sizes[:-1])))
     if sum(sizes) >= 2**31:
         raise ValueError("The table has 2^31 rows or more; int32 cannot index it.")
-    return HashGrid(resolutions, offsets, sizes, features, smooth)
+    return HashGrid(resolutions, offsets, sizes, dense, features, smooth)
 
 
 def init_table(key: jax.Array, grid: HashGrid, scale: float = 1e-4) -> jax.Array:
@@ -129,7 +131,7 @@ def _corners(grid: HashGrid, level: int, xyz):
             fraction = fraction * fraction * (3 - 2 * fraction)
         lows.append(low.astype(jnp.uint32))
         fractions.append(fraction)
-    dense = size == (resolution + 1) ** 3
+    dense = grid.dense[level]
     strides = [np.uint32(s) for s in _strides(resolution, dense)]
     ids, weights = [], []
     for corner in range(8):
@@ -250,13 +252,14 @@ def _gradient_loop(grid: HashGrid, positions, cotangent):
     total = jnp.zeros((grid.rows, grid.features), cotangent.dtype)
     for level in range(len(grid.resolutions)):
         body = functools.partial(_add_point, grid, level, positions, cotangent)
-        total = lax.fori_loop(np.int32(0), np.int32(positions.shape[0]), body, total)
+        total = lax.fori_loop(0, positions.shape[0], body, total)
     return total
 
 
 def _add_point(grid: HashGrid, level: int, positions, cotangent, point, total):
     """Adds one point's share at one level. The body must stay small."""
-    zero, features = np.int32(0), grid.features
+    # int32 also where 64-bit types are on, or the slices' indices would disagree.
+    point, zero, features = point.astype(np.int32), np.int32(0), grid.features
     xyz = _unit(lax.dynamic_slice(positions, (point, zero), (1, 3))[0])
     column = np.int32(level * features)
     share = lax.dynamic_slice(cotangent, (point, column), (1, features))

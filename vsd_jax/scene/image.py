@@ -12,9 +12,7 @@ import jax.numpy as jnp
 from vsd_jax.state import RenderOutput, Scene
 
 
-def make_image(
-    *, shape: tuple[int, int, int], init_std: float, sigmoid: bool
-) -> Scene:
+def make_image(*, shape: tuple[int, int, int], init_std: float, sigmoid: bool) -> Scene:
     """Builds a scene whose only parameter is `pixels` (unbatched over particles).
 
     Camera, background and key are ignored; `opacity` is one everywhere.

@@ -69,7 +69,7 @@ def make_nerf(
       occupancy_decay: of the grid's running maximum at each update.
       occupancy_interval: steps between updates of the grid.
       capacity: share of samples evaluated in training, in (0, 1]; 1 = all.
-      train_normals: also render normals in training, at five times the cost.
+      train_normals: also render normals in training, at seven times the cost.
       normal_step: half size of the normals' difference stencil, scene units.
       max_rays: rays rendered at a time; bounds memory.
 

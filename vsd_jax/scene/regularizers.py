@@ -86,8 +86,8 @@ def table_variation(table: jax.Array, grid: HashGrid) -> jax.Array:
     Hashed levels have no neighbours in memory and are left out; 0 if all are hashed.
     """
     total = jnp.zeros(())
-    layout = zip(grid.resolutions, grid.offsets, grid.sizes, strict=True)
-    dense = [(r, o) for r, o, size in layout if size == (r + 1) ** 3]
+    layout = zip(grid.resolutions, grid.offsets, grid.dense, strict=True)
+    dense = [(r, o) for r, o, is_dense in layout if is_dense]
     for resolution, offset in dense:
         side = resolution + 1
         level = table[offset : offset + side**3].reshape(side, side, side, -1)

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vsd_jax.scene import sampling
+
+
+def test_cube_intersections_by_hand():
+    origins = jnp.array([[0, 0, 3.0], [0, 0, 3], [0, 0, 0], [3, 3, 3], [0, 5, 3]])
+    directions = jnp.array(
+        [[0, 0, -1.0], [0, 0, 1], [1, 0, 0], [-1, -1, -1], [0, 0, -1]]
+    )
+    directions /= jnp.linalg.norm(directions, axis=-1, keepdims=True)
+    entry, leave = sampling.intersect_cube(
+        origins, directions, half_extent=1.0, near=0.1
+    )
+    diagonal = np.sqrt(3)
+    np.testing.assert_allclose(entry, [2, 0.1, 0.1, 2 * diagonal, 0.1], rtol=1e-5)
+    np.testing.assert_allclose(leave, [4, 0.1, 1, 4 * diagonal, 0.1], rtol=1e-5)
+
+
+def test_stratified_samples_stay_in_their_bins():
+    near, far = jnp.array([1.0, 2.0]), jnp.array([3.0, 2.0])
+    jitter = jax.random.uniform(jax.random.key(0), (2, 5))
+    tdist, tmid = sampling.stratified(near, far, 5, jitter)
+    assert (tmid >= tdist[:, :-1]).all() and (tmid <= tdist[:, 1:]).all()
+    np.testing.assert_allclose(tdist[0], np.linspace(1, 3, 6), rtol=1e-6)
+    np.testing.assert_allclose(tmid[1], 2)
+    _, middle = sampling.stratified(near, far, 5, None)
+    np.testing.assert_allclose(middle[0], np.linspace(1.2, 2.8, 5), rtol=1e-6)
+
+
+def test_importance_follows_the_weights():
+    tdist = jnp.linspace(0.0, 1.0, 11)[None]
+    weights = jnp.zeros((1, 10)).at[0, 3].set(0.75).at[0, 7].set(0.25)
+    uniform = jax.random.uniform(jax.random.key(0), (1, 400))
+    edges, tmid = sampling.importance(tdist, weights, uniform)
+    assert edges.shape == (1, 401) and (jnp.diff(tmid) >= 0).all()
+    np.testing.assert_allclose(((tmid > 0.3) & (tmid < 0.4)).mean(), 0.75, atol=0.02)
+    np.testing.assert_allclose(((tmid > 0.7) & (tmid < 0.8)).mean(), 0.25, atol=0.02)
+
+
+def test_importance_without_weights_is_uniform_and_finite():
+    tdist = jnp.tile(jnp.linspace(0.0, 1.0, 5)[None], (2, 1)).at[1].set(2.0)
+    _, tmid = sampling.importance(tdist, jnp.zeros((2, 4)), jnp.full((2, 8), 0.5))
+    np.testing.assert_allclose(tmid[0], (np.arange(8) + 0.5) / 8, atol=1e-5)
+    np.testing.assert_allclose(tmid[1], 2.0)
+
+
+def test_merge_sorts_and_covers_the_ray():
+    tdist = jnp.linspace(1.0, 2.0, 5)[None]
+    tmid = 0.5 * (tdist[:, 1:] + tdist[:, :-1])
+    edges, merged = sampling.merge(tdist, tmid, jnp.array([[1.9, 1.01]]))
+    assert merged.shape == (1, 6) and (jnp.diff(merged) > 0).all()
+    assert edges[0, 0] == 1 and edges[0, -1] == 2
+    assert ((merged >= edges[:, :-1]) & (merged <= edges[:, 1:])).all()
+
+
+def test_place_samples_masks_missing_rays_and_empty_cells():
+    cells = jnp.zeros((4, 4, 4), bool).at[2:].set(True)  # x > 0 is occupied
+    origins = jnp.array([[0.5, 0, 3.0], [-0.5, 0, 3], [0, 9, 3]])
+    directions = jnp.tile(jnp.array([[0, 0, -1.0]]), (3, 1))
+    samples = sampling.place_samples(
+        origins,
+        directions,
+        None,
+        num_samples=6,
+        half_extent=1.0,
+        near=0.1,
+        cells=cells,
+    )
+    np.testing.assert_array_equal(samples.mask.sum(axis=1), [6, 0, 0])
