@@ -93,7 +93,7 @@ def make_draw(
     """Makes `(key, step, contexts) -> Draw`; the arguments as in `step.make_step`."""
 
     def draw(key: jax.Array, step: jax.Array, contexts: PyTree) -> Draw:
-        keys = jax.random.split(key, 9)
+        keys = jax.random.split(key, 6)
         cameras = jax.vmap(sample_camera)(jax.random.split(keys[0], num_views))
         backgrounds, background_index = jax.vmap(sample_background)(
             jax.random.split(keys[1], num_views)
@@ -102,22 +102,24 @@ def make_draw(
         def select(azimuth: jax.Array, elevation: jax.Array, index: jax.Array):
             return select_context(contexts, views(azimuth, elevation), index)
 
-        latents = (num_views, *prior.latent_shape)
+        # One draw each of normal and uniform numbers: draws are slow to compile.
+        noise = jax.random.normal(
+            keys[2], (1 + score_steps, num_views, *prior.latent_shape)
+        )
+        unit = jax.random.uniform(keys[3], (1 + 2 * score_steps, num_views))
         return {
             "cameras": cameras,
             "backgrounds": backgrounds,
             "context": jax.vmap(select)(
                 cameras.azimuth_deg, cameras.elevation_deg, background_index
             ),
-            "t": vsd.sample_t(keys[2], (num_views,), t_range(step)),
-            "noise": jax.random.normal(keys[3], latents),
+            "t": vsd.uniform_t(unit[0], t_range(step)),
+            "noise": noise[0],
             "render_keys": jax.random.split(keys[4], num_views),
             "encode_key": keys[5],
-            "score_t": vsd.sample_t(keys[6], (score_steps, num_views), score_t_range),
-            "score_noise": jax.random.normal(keys[7], (score_steps, *latents)),
-            "score_keep": jax.random.bernoulli(
-                keys[8], 1.0 - camera_dropout, (score_steps, num_views)
-            ),
+            "score_t": vsd.uniform_t(unit[1 : 1 + score_steps], score_t_range),
+            "score_noise": noise[1:],
+            "score_keep": unit[1 + score_steps :] >= camera_dropout,
         }
 
     return draw

@@ -64,12 +64,22 @@ def sqrt_t_range(
     return t, t
 
 
-def sample_t(
-    key: jax.Array, shape: tuple[int, ...], t_range: tuple[jax.Array, jax.Array]
+def uniform_t(
+    unit: jax.Array, t_range: tuple[jax.Array | int, jax.Array | int]
 ) -> jax.Array:
-    """Uniform integers in the inclusive range, which may be traced. key: consumed."""
+    """Maps uniform numbers in [0, 1) to uniform integers in an inclusive range.
+
+    Args:
+      unit: [...] uniform in [0, 1).
+      t_range: (lowest, highest), may be traced.
+
+    Returns:
+      [...] int32.
+    """
     low, high = t_range
-    return jax.random.randint(key, shape, low, high + 1)
+    t = low + jnp.floor(unit * (high - low + 1)).astype(jnp.int32)
+    # The product may round up to its excluded end.
+    return jnp.minimum(t, high)
 
 
 def prior_noise(

@@ -17,6 +17,7 @@ pair `(score_params, prior_params)`, of which only the first is trained.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import chex
@@ -25,6 +26,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from vsd_jax.score.draws import draw_like
 from vsd_jax.state import Context, NoiseModel, PyTree
 
 ATTENTION_TARGETS = ("to_q", "to_k", "to_v", "to_out_0")
@@ -63,12 +65,15 @@ def init_lora(
     }
     if not kernels:
         raise ValueError(f"No kernel of {tuple(targets)} in the parameter tree.")
+    downs = draw_like(
+        key,
+        [(kernels[path][0], rank) for path in sorted(kernels)],
+        sample=jax.random.normal,
+    )
     flat = {}
-    for index, (path, shape) in enumerate(sorted(kernels.items())):
-        features_in, features_out = shape
-        noise = jax.random.normal(jax.random.fold_in(key, index), (features_in, rank))
-        flat[(*path, "down")] = noise / rank
-        flat[(*path, "up")] = jnp.zeros((rank, features_out))
+    for path, down in zip(sorted(kernels), downs, strict=True):
+        flat[(*path, "down")] = down / rank
+        flat[(*path, "up")] = jnp.zeros((rank, kernels[path][1]))
     return traverse_util.unflatten_dict(flat)
 
 
@@ -107,23 +112,17 @@ def init_camera_mlp(key: jax.Array, features: int, *, zero_last: bool) -> PyTree
     Returns:
       `{"linear_1", "linear_2"}`, each `{"kernel", "bias"}`.
     """
-
-    def linear(key, fan_in):
-        bound = fan_in**-0.5
-        kernel_key, bias_key = jax.random.split(key)
-        uniform = jax.random.uniform
-        return {
-            "kernel": uniform(
-                kernel_key, (fan_in, features), jnp.float32, -bound, bound
-            ),
-            "bias": uniform(bias_key, (features,), jnp.float32, -bound, bound),
-        }
-
-    first, second = jax.random.split(key)
-    last = linear(second, features)
+    layers = {
+        "linear_1": {"kernel": (CAMERA_FEATURES, features), "bias": (features,)},
+        "linear_2": {"kernel": (features, features), "bias": (features,)},
+    }
+    params = draw_like(key, layers, sample=partial(jax.random.uniform, minval=-1.0))
+    bounds = {"linear_1": CAMERA_FEATURES**-0.5, "linear_2": features**-0.5}
+    if zero_last:
+        bounds["linear_2"] = 0.0
     return {
-        "linear_1": linear(first, CAMERA_FEATURES),
-        "linear_2": jax.tree.map(jnp.zeros_like, last) if zero_last else last,
+        name: jax.tree.map(lambda leaf, bound=bound: bound * leaf, params[name])
+        for name, bound in bounds.items()
     }
 
 

@@ -12,11 +12,14 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 
+from vsd_jax.score.draws import draw_like
 from vsd_jax.score.noise import PREDICTION_TYPES
 from vsd_jax.state import Context, NoiseModel, PyTree
 
 MAX_PERIOD = 10_000.0
+LAST = "conv_out"
 
 
 def sinusoidal_embedding(t: jax.Array, features: int) -> jax.Array:
@@ -81,7 +84,7 @@ class SmallUNet(nn.Module):
             if level > 0:
                 x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
         x = nn.silu(nn.GroupNorm(self.num_groups)(x))
-        return nn.Conv(out_channels, (3, 3), kernel_init=nn.initializers.zeros)(x)
+        return nn.Conv(out_channels, (3, 3), name=LAST)(x)
 
     def _embed(self, t: jax.Array, context: Context) -> jax.Array:
         features = 4 * self.channels[0]
@@ -95,9 +98,12 @@ class SmallUNet(nn.Module):
         return embedding
 
     def _attend(self, x: jax.Array) -> jax.Array:
-        tokens = nn.GroupNorm(self.num_groups)(x).reshape(x.shape[0], -1, x.shape[-1])
-        attention = nn.MultiHeadDotProductAttention(self.num_heads)
-        return x + attention(tokens, tokens).reshape(x.shape)
+        batch, width = x.shape[0], x.shape[-1]
+        tokens = nn.GroupNorm(self.num_groups)(x).reshape(batch, -1, width)
+        heads = nn.Dense(3 * width)(tokens)
+        heads = heads.reshape(batch, tokens.shape[1], 3, self.num_heads, -1)
+        out = jax.nn.dot_product_attention(*jnp.moveaxis(heads, 2, 0))
+        return x + nn.Dense(width)(out.reshape(tokens.shape)).reshape(x.shape)
 
 
 def make_small_unet(
@@ -144,9 +150,26 @@ def make_small_unet(
     def init(key: jax.Array) -> PyTree:
         context = {"text": jnp.zeros((1, *text_shape)), "camera": jnp.zeros((1, 16))}
         latents = jnp.zeros((1, *latent_shape))
-        return network.init(key, latents, jnp.zeros(1, jnp.int32), context)["params"]
+        t = jnp.zeros(1, jnp.int32)
+        abstract = jax.eval_shape(network.init, jax.random.key(0), latents, t, context)
+        return _fill(key, abstract["params"])
 
     def apply(params, noisy: jax.Array, t: jax.Array, context: Context) -> jax.Array:
         return network.apply({"params": params[0]}, noisy, t, context)
 
     return init, NoiseModel(apply, prediction_type)
+
+
+def _fill(key: jax.Array, abstract: PyTree) -> PyTree:
+    """Kernels N(0, 1 / fan-in), scales one, biases and the last convolution zero."""
+    flat = traverse_util.flatten_dict(abstract)
+    kernels = {path: leaf.shape for path, leaf in flat.items() if path[-1] == "kernel"}
+    drawn = draw_like(key, kernels, sample=jax.random.normal)
+    params = {
+        path: jnp.full(leaf.shape, 1.0 if path[-1] == "scale" else 0.0)
+        for path, leaf in flat.items()
+    }
+    for path, noise in drawn.items():
+        if path[0] != LAST:
+            params[path] = noise / math.sqrt(math.prod(noise.shape[:-1]))
+    return traverse_util.unflatten_dict(params)
