@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vsd_jax.scene.camera import orbit_camera
+from vsd_jax.scene.encoding import hash_grid
+from vsd_jax.scene.field import blob_bias
+from vsd_jax.scene.nerf import make_nerf
+
+SIZE = 8
+CHOICES = dict(
+    image_size=SIZE,
+    grid=hash_grid(
+        num_levels=2, features=2, log2_table_size=8, min_resolution=4, max_resolution=8
+    ),
+    hidden=0,
+    density_bias=blob_bias(strength=10.0, radius=0.5),
+    density_noise=0.0,
+    environment=False,
+    num_samples=16,
+    num_fine_samples=0,
+    half_extent=1.0,
+    near=0.1,
+)
+SKIP = dict(occupancy_resolution=8, capacity=0.6)
+CAMERA = orbit_camera(30.0, 20.0, 2.6, 40.0)
+WHITE = jnp.ones(3)
+
+
+def start(scene, seed=0):
+    """Parameters with a random table: the real start is grey all over."""
+    params = scene.init(jax.random.key(seed))
+    noise = jax.random.normal(jax.random.key(seed + 1), params["table"].shape)
+    params = params | {"table": noise}
+    return params, scene.init_stats(params)
+
+
+def shoot(scene, params, stats, *, train, background=WHITE, key=0):
+    render = jax.jit(functools.partial(scene.render, train=train))
+    return render(params, stats, CAMERA, background, jax.random.key(key))
+
+
+@pytest.fixture(scope="module")
+def plain():
+    scene = make_nerf(**CHOICES)
+    params, stats = start(scene)
+    return scene, params, stats, shoot(scene, params, stats, train=False)
+
+
+def test_render_shapes_and_ranges(plain):
+    _, _, stats, out = plain
+    assert stats == {}
+    assert out.rgb.shape == out.normal.shape == (SIZE, SIZE, 3)
+    assert out.opacity.shape == out.depth.shape == (SIZE, SIZE)
+    for leaf in jax.tree.leaves(out):
+        assert leaf.dtype == jnp.float32 and jnp.isfinite(leaf).all()
+    assert ((out.rgb >= 0) & (out.rgb <= 1 + 1e-6)).all()
+    assert out.opacity[SIZE // 2, SIZE // 2] > 0.9 and out.opacity[0, 0] < 0.05
+    np.testing.assert_allclose(out.depth[SIZE // 2, SIZE // 2], 2.3, atol=0.35)
+
+
+def test_normals_face_the_camera(plain):
+    normal, opacity = plain[3].normal, plain[3].opacity
+    length = jnp.linalg.norm(normal, axis=-1)
+    assert ((jnp.abs(length - 1) < 1e-4) | (length == 0)).all()
+    towards = CAMERA.cam_to_world[:3, 2]
+    assert (normal @ towards)[opacity > 0.8].mean() > 0.6
+
+
+def test_background_shows_where_nothing_is(plain):
+    scene, params, stats, white = plain
+    black = shoot(scene, params, stats, train=False, background=jnp.zeros(3))
+    np.testing.assert_allclose(
+        white.rgb - black.rgb,
+        jnp.broadcast_to(1 - white.opacity[..., None], (SIZE, SIZE, 3)),
+        atol=1e-5,
+    )
+
+
+def test_skipping_empty_space_changes_little(plain):
+    _, params, _, dense = plain
+    scene = make_nerf(**CHOICES, **SKIP, occupancy_threshold=1e-3)
+    stats = scene.init_stats(params)
+    assert stats["occupancy"].shape == (8, 8, 8)
+    sparse = shoot(scene, params, stats, train=False)
+    np.testing.assert_allclose(sparse.rgb, dense.rgb, atol=0.02)
+    assert sparse.extras["occupied"] < 0.9
+
+
+def test_chunks_change_nothing(plain):
+    _, params, stats, whole = plain
+    parts = shoot(make_nerf(**CHOICES, max_rays=20), params, stats, train=False)
+    np.testing.assert_allclose(parts.rgb, whole.rgb, atol=1e-6)
+    np.testing.assert_allclose(parts.normal, whole.normal, atol=1e-4)
+    for name, value in whole.extras.items():
+        np.testing.assert_allclose(parts.extras[name], value, rtol=0.5, atol=1e-6)
+
+
+def loss(scene, params, stats, key):
+    out = scene.render(params, stats, CAMERA, WHITE, key, train=True)
+    wave = jnp.sin(jnp.arange(out.rgb.size, dtype=jnp.float32))
+    return jnp.sum(out.rgb * wave.reshape(out.rgb.shape)), out
+
+
+def test_training_gradients_and_particles_map_equals_loop():
+    scene = make_nerf(**(CHOICES | dict(density_noise=1.0, hidden=8)), **SKIP)
+    gradient = jax.grad(functools.partial(loss, scene), has_aux=True)
+    starts = [start(scene, seed) for seed in (0, 3)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
+    keys = jax.random.split(jax.random.key(5), 2)
+    mapped, out = jax.jit(jax.vmap(gradient))(*stacked, keys)
+    one = jax.jit(gradient)
+    for i, (params, stats) in enumerate(starts):
+        expected, image = one(params, stats, jax.random.split(jax.random.key(5), 2)[i])
+        np.testing.assert_allclose(out.rgb[i], image.rgb, atol=1e-5)
+        for got, want in zip(
+            jax.tree.leaves(mapped), jax.tree.leaves(expected), strict=True
+        ):
+            assert jnp.isfinite(want).all() and jnp.abs(want).max() > 0
+            scale = jnp.abs(want).max()
+            np.testing.assert_allclose(got[i] / scale, want / scale, atol=1e-3)
+
+
+def test_overflow_is_reported():
+    scene = make_nerf(**(CHOICES | dict(num_samples=32)), **(SKIP | dict(capacity=0.1)))
+    params, stats = start(scene)
+    out = shoot(scene, params, stats, train=True)
+    share = out.extras["occupied"]
+    total = SIZE * SIZE * 32
+    np.testing.assert_allclose(
+        out.extras["overflow"], share * total - int(0.1 * total), atol=1.5
+    )
+    assert out.extras["overflow"] > 0
+
+
+def test_importance_pass_has_gradients():
+    scene = make_nerf(**(CHOICES | dict(num_samples=8, num_fine_samples=4)), **SKIP)
+    params, stats = start(scene)
+    gradient, _ = jax.jit(jax.grad(functools.partial(loss, scene), has_aux=True))(
+        params, stats, jax.random.key(0)
+    )
+    assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(gradient))
+
+
+def test_training_normals_and_orientation():
+    scene = make_nerf(**CHOICES, train_normals=True)
+    params, stats = start(scene)
+    out = shoot(scene, params, stats, train=True)
+    assert "orientation" in out.extras and jnp.abs(out.normal).max() > 0.5
+
+
+def test_environment_is_shown_when_asked_for():
+    scene = make_nerf(**(CHOICES | dict(environment=True)))
+    params, stats = start(scene)
+    learned = shoot(scene, params, stats, train=False, background=-WHITE).rgb
+    white = shoot(scene, params, stats, train=False).rgb
+    np.testing.assert_allclose(white[0, 0], 1, atol=0.05)
+    assert jnp.abs(learned[0, 0] - 0.5).max() < 0.45
+
+    def corner(params):
+        out = scene.render(params, stats, CAMERA, -WHITE, jax.random.key(0), train=True)
+        return jnp.sum(out.rgb[0, 0])
+
+    gradient = jax.jit(jax.grad(corner))(params)["environment"]["out"]["bias"]
+    assert jnp.abs(gradient).min() > 0
+
+
+def test_occupancy_updates_only_when_due():
+    scene = make_nerf(**CHOICES, **SKIP, occupancy_interval=4)
+    params, _ = start(scene)
+    stats = {"occupancy": jnp.full((8, 8, 8), 100.0)}
+    update = jax.jit(scene.update_stats)
+    same = update(params, stats, jnp.int32(3), jax.random.key(0))["occupancy"]
+    new = update(params, stats, jnp.int32(4), jax.random.key(0))["occupancy"]
+    np.testing.assert_array_equal(same, 100.0)
+    np.testing.assert_allclose(new, 95.0)
+
+
+def test_contradictory_choices_are_refused():
+    with pytest.raises(ValueError, match="needs an occupancy grid"):
+        make_nerf(**CHOICES, capacity=0.5)
+    with pytest.raises(ValueError, match=r"in \(0, 1\]"):
+        make_nerf(**(CHOICES | dict(half_extent=1.5)))
