@@ -66,13 +66,23 @@ class TrainState:
 
 
 def make_optimizer(config: Mapping[str, Any]) -> optax.GradientTransformation:
-    """AdamW with linear warm-up, cosine decay and clipping by global norm."""
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0,
+    """AdamW, clipped by global norm: warm-up, constant rate, linear decay at the end.
+
+    Unlike a cosine, a constant rate lets `num_steps` change while the run goes on.
+    """
+    peak, total, warmup = (
         config["learning_rate"],
-        config["warmup_steps"],
         config["num_steps"],
-        config["learning_rate"] * config["final_fraction"],
+        config["warmup_steps"],
+    )
+    decay = max(1, int(config["decay_fraction"] * total))
+    schedule = optax.join_schedules(
+        [
+            optax.linear_schedule(0.0, peak, warmup),
+            optax.constant_schedule(peak),
+            optax.linear_schedule(peak, config["final_fraction"] * peak, decay),
+        ],
+        [warmup, total - decay],
     )
     return optax.chain(
         optax.clip_by_global_norm(config["max_grad_norm"]),
@@ -222,7 +232,9 @@ def train(config: Mapping[str, Any], workdir: Path) -> Path:
     prior_folder = workdir / "prior"
     prior_files.write_folder(prior_folder, config, [*vocabulary(), ","])
     unet_json = diffusion_prior.read_config(prior_folder / "unet", "config.json")
-    text_json = diffusion_prior.read_config(prior_folder / "text_encoder", "config.json")
+    text_json = diffusion_prior.read_config(
+        prior_folder / "text_encoder", "config.json"
+    )
     unet = diffusion_prior.make_unet(unet_json, jnp.float32)
     unet_fn = diffusion_prior.unet_apply(unet)
     text_init, text_fn = diffusion_prior.make_text_encoder(text_json)
@@ -257,8 +269,14 @@ def train(config: Mapping[str, Any], workdir: Path) -> Path:
             sheet = workdir / "samples" / f"step_{step:06d}.png"
             save_sheet(sheet, sampler, state.average, text_fn, tokenize, unet)
 
-    _loop(config, workdir, state, step_fn, lambda s: _inputs(data, s, config, tokenize),
-          after)
+    _loop(
+        config,
+        workdir,
+        state,
+        step_fn,
+        lambda s: _inputs(data, s, config, tokenize),
+        after,
+    )
     return prior_folder
 
 
