@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training of the embedded prior on the Toybox.
 
-  python -m vsd_jax.toybox.dataset --out=DATA --num_objects=9000 --views=6
+  python -m vsd_jax.toybox.dataset --out=DATA --num_objects=5000 --views=5
   python -m vsd_jax.toybox.train --config=configs/toybox_prior.py \
       --config.data=DATA --workdir=RUN
 
@@ -17,11 +17,12 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data = ""  # folder made by vsd_jax.toybox.dataset
     config.init_from = ""  # diffusers-format folder to start from ("" = random)
     config.seed = 0
-    config.num_steps = 16_000
-    config.batch_size = 16
-    config.learning_rate = 1e-3  # peak of AdamW's cosine schedule
-    config.warmup_steps = 300
-    config.final_fraction = 0.05  # last learning rate / peak
+    config.num_steps = 12_000
+    config.batch_size = 8
+    config.learning_rate = 6e-4  # AdamW, after the warm-up
+    config.warmup_steps = 200
+    config.decay_fraction = 0.3  # of num_steps, at the end, linear
+    config.final_fraction = 0.02  # last learning rate / learning_rate
     config.weight_decay = 0.01
     config.max_grad_norm = 1.0
     config.ema_decay = 0.999  # reached after a warm-up (1 + step) / (10 + step)
@@ -44,8 +45,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.text_length = 16
 
     config.log_every = 50
-    config.save_every = 500
-    config.sample_every = 1000
+    config.save_every = 1000
+    config.sample_every = 3000
     if variant == "smoke":
         config.num_steps, config.batch_size, config.warmup_steps = 3, 2, 1
         config.channels = (32, 32, 32)

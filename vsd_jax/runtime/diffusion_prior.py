@@ -24,7 +24,7 @@ import numpy as np
 from vsd_jax.runtime import weights
 from vsd_jax.runtime.weights import WeightsError
 from vsd_jax.score.conv import with_matmul_convs
-from vsd_jax.state import NoiseModel, PyTree, Prior
+from vsd_jax.state import NoiseModel, Prior, PyTree
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -198,9 +198,7 @@ def _vae_codec(folder: Path, latent_size: int, dtype: Any):
     image = jnp.zeros((1, 3, 64, 64))
     shapes = jax.eval_shape(vae.init, jax.random.key(0), image)["params"]
     files = weights.find_files(folder, UNET_FILE)
-    params = weights.load_params(
-        files, shapes, dtype=dtype, component="vae", vae=True
-    )
+    params = weights.load_params(files, shapes, dtype=dtype, component="vae", vae=True)
 
     def encode(params, image, key):
         pixels = (2.0 * image - 1.0).transpose(0, 3, 1, 2)

@@ -34,7 +34,7 @@ FEATURES = 96
 _DATA = flags.DEFINE_string("data", "", "Toybox dataset to learn from.")
 _VALIDATION = flags.DEFINE_string("validation", "", "Dataset of other seeds.")
 _OUT = flags.DEFINE_string("out", str(WEIGHTS), "File to write.")
-_STEPS = flags.DEFINE_integer("steps", 5000, "Training steps of 64 images.")
+_STEPS = flags.DEFINE_integer("steps", 2500, "Training steps of 64 images.")
 
 
 class Judge(nn.Module):
@@ -44,7 +44,7 @@ class Judge(nn.Module):
     def __call__(self, images: jax.Array) -> dict[str, jax.Array]:
         """[B, 64, 64, 3] in [0, 1] -> logits by question and "features" [B, 96]."""
         x = 2.0 * images - 1.0
-        for width in (24, 48, 96, 128):
+        for width in (16, 32, 64, 128):
             x = nn.Conv(width, (3, 3), (2, 2), padding=((1, 1), (1, 1)))(x)
             x = nn.silu(nn.GroupNorm(8)(x))
             y = nn.Conv(width, (3, 3), padding=((1, 1), (1, 1)))(x)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Multi-view truth renders of the Toybox, reproducible from a seed.
 
-  python -m vsd_jax.toybox.dataset --out=DATA --num_objects=9000 --views=6
+  python -m vsd_jax.toybox.dataset --out=DATA --num_objects=5000 --views=5
 
 Object i is a pure function of (seed, i), whatever the number of workers. A run that
 was stopped goes on where it stopped.
@@ -27,8 +27,8 @@ KIND_NAMES = (*KINDS, ROOM)
 """Kinds as the datasets number them."""
 
 _OUT = flags.DEFINE_string("out", "", "Folder to write.")
-_OBJECTS = flags.DEFINE_integer("num_objects", 9000, "Scenes.")
-_VIEWS = flags.DEFINE_integer("views", 6, "Views of each.")
+_OBJECTS = flags.DEFINE_integer("num_objects", 5000, "Scenes.")
+_VIEWS = flags.DEFINE_integer("views", 5, "Views of each.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed.")
 _WORKERS = flags.DEFINE_integer("workers", 2, "Processes.")
 _HELD_OUT = flags.DEFINE_enum(

@@ -59,7 +59,7 @@ def mushroom(rng: np.random.Generator, colour: RGB) -> Part:
 
 
 def snowman(rng: np.random.Generator, colour: RGB) -> Part:
-    """Two or three balls, carrot nose, coal eyes and buttons; coloured hat and scarf."""
+    """Two or three balls, carrot nose, coal eyes, buttons; coloured hat and scarf."""
     low, head = rng.uniform(0.34, 0.42), rng.uniform(0.2, 0.24)
     y, front = 0.9 * low, low
     pieces = [ellipsoid(low, (0, y, 0), SNOW, segments=20)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Toybox objects: a seed and a prompt give a coloured mesh, and nothing else matters."""
+"""Toybox objects: a seed and a prompt give a coloured mesh."""
 
 import numpy as np
 import trimesh

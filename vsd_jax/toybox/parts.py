@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vsd_jax.toybox.palette import RGB
+RGB = tuple[float, float, float]
 
 _CREASE_DEG = 42.0
 
@@ -96,7 +96,7 @@ def mirror(part: Part) -> Part:
 
 
 def box(size, centre, colour: RGB, *, taper=1.0) -> Part:
-    """A box of size [3]; taper scales its top (a number, or one for x and one for z)."""
+    """A box of size [3]; taper scales its top (one number, or one for x and for z)."""
     x, y, z = np.asarray(size, np.float64) / 2
     tx, tz = np.broadcast_to(taper, (2,))
     corners = [(-1, -1), (1, -1), (1, 1), (-1, 1)]
@@ -109,7 +109,7 @@ def box(size, centre, colour: RGB, *, taper=1.0) -> Part:
 
 
 def surface(points, colour: RGB, *, closed: bool, crease_deg=_CREASE_DEG) -> Part:
-    """A grid of points [M, N, 3] as a surface; closed joins the last column to the first.
+    """A grid of points [M, N, 3] as a surface; closed joins last and first column.
 
     The outside is where the cross product of the row direction (along N) and the
     column direction (along M), in this order, points away from.
@@ -133,7 +133,7 @@ def revolve(profile, colour: RGB, *, segments=20, crease_deg=_CREASE_DEG) -> Par
     """Turns a profile of (radius, y) pairs about the Y axis.
 
     Args:
-      profile: [M, 2]; listed upwards along the outside, so that the axis is on the left.
+      profile: [M, 2]; listed upwards along the outside, with the axis on the left.
       colour: RGB in [0, 1].
       segments: number of sides.
       crease_deg: see `make_part`.
@@ -199,8 +199,9 @@ def tube(path, radius, colour: RGB, *, segments=10) -> Part:
     other = np.cross(ahead, across)
     angle = np.arange(segments) * (2 * np.pi / segments)
     radius = np.broadcast_to(radius, (len(path),))[:, None, None]
-    ring = np.cos(angle)[None, :, None] * across + np.sin(angle)[None, :, None] * (
-        other[:, None]
+    ring = (
+        np.cos(angle)[None, :, None] * across
+        + np.sin(angle)[None, :, None] * (other[:, None])
     )
     return surface(path[:, None] + radius * ring, colour, closed=True)
 

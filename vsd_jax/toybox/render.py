@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Truth renders: ray casting of Toybox parts with embree, soft light fixed in the world.
+"""Truth renders: ray casting of Toybox parts with embree, light fixed in the world.
 
 Camera convention: `vsd_jax/scene/camera.py`, in NumPy here (this module makes data).
 The light belongs to the world, so that shading is a property of the object on which
