@@ -23,6 +23,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from vsd_jax.runtime.errors import RunError
+
 _LISTS = re.compile(
     r"\b(down_blocks|up_blocks|attentions|resnets|transformer_blocks"
     r"|downsamplers|upsamplers|net|to_out)_(\d+)"
@@ -35,7 +37,7 @@ _VAE_ATTENTION = {
 }
 
 
-class WeightsError(ValueError):
+class WeightsError(RunError):
     """A checkpoint that is missing, truncated or of another architecture."""
 
 
@@ -94,10 +96,11 @@ def find_files(folder: Path, stem: str, variant: str = "") -> list[Path]:
         names = set(json.loads(index.read_text())["weight_map"].values())
         return [folder / name for name in sorted(names)]
     present = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    found = ", ".join(present) or "nothing"
     raise WeightsError(
-        f"No weights {single.name} in {folder} (found: {', '.join(present) or 'nothing'}"
-        "). A diffusers-format folder with safetensors is needed; convert .bin or .ckpt "
-        "files with diffusers first, or set prior.variant if the files carry one."
+        f"No weights {single.name} in {folder} (found: {found}). A diffusers-format "
+        "folder with safetensors is needed; convert .bin or .ckpt files with diffusers "
+        "first."
     )
 
 

@@ -206,9 +206,10 @@ def _parse_suffixes(text: str, clauses: list[list[str]]) -> dict:
     fields = {}
     for clause in clauses:
         clause = [w for w in clause if w not in _ARTICLES]
-        if len(clause) == 2 and clause[0] in VIEWS and clause[1] == "view":
+        word, noun = clause if len(clause) == 2 else ("", "")
+        if word in VIEWS and noun == "view":
             name = "view"
-        elif len(clause) == 2 and clause[0] in BACKGROUNDS and clause[1] == "background":
+        elif word in BACKGROUNDS and noun == "background":
             name = "background"
         else:
             found = " ".join(clause) or "nothing"
