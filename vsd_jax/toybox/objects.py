@@ -4,13 +4,14 @@
 import numpy as np
 import trimesh
 
-from vsd_jax.toybox import kinds_grown, kinds_made, parts
+from vsd_jax.toybox import kinds_grown, kinds_made, kinds_vehicles, parts
 from vsd_jax.toybox.parts import Part
 from vsd_jax.toybox.text import COLOURS, KINDS, Prompt
 
 MAX_RADIUS = 0.75
+_KIND_MODULES = (kinds_grown, kinds_made, kinds_vehicles)
 _BUILDERS = {
-    name: getattr(kinds_grown, name, None) or getattr(kinds_made, name)
+    name: next(getattr(m, name) for m in _KIND_MODULES if hasattr(m, name))
     for name in KINDS
 }
 
