@@ -119,6 +119,7 @@ INNOCENT = {
     "vsd_jax/particle.py": "import jax\njax.vmap(len)",
     "vsd_jax/runtime/b.py": "import jax\nimport PIL\njax.vmap(len)",
     "vsd_jax/toybox/train.py": "from absl import app\nfrom vsd_jax.runtime import b",
+    "vsd_jax/toybox/objects.py": "import trimesh",
     "vsd_jax/toybox/rooms.py": "from vsd_jax.toybox import e\nimport vsd_jax.score.f",
     "vsd_jax/e.py": "# pmap, pickle and nan_to_num in a comment are only words.",
     "vsd_jax/f.py": (
