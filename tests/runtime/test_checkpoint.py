@@ -15,7 +15,10 @@ from vsd_jax.state import Particles, ScoreState, VSDState
 
 
 def make_state(step):
-    params = {"grid": jnp.arange(600.0).reshape(2, 300) + step, "mlp": {"w": jnp.ones(3)}}
+    params = {
+        "grid": jnp.arange(600.0).reshape(2, 300) + step,
+        "mlp": {"w": jnp.ones(3)},
+    }
     adam = optax.multi_transform(
         {"fast": optax.adam(1e-2), "slow": optax.adam(1e-3)},
         {"grid": "fast", "mlp": {"w": "slow"}},

@@ -133,7 +133,9 @@ def test_ply_reloads_with_srgb_bytes(tmp_path):
 
 def read_glb(path):
     content = path.read_bytes()
-    assert content[:4] == b"glTF" and struct.unpack("<I", content[8:12])[0] == len(content)
+    assert content[:4] == b"glTF" and struct.unpack("<I", content[8:12])[0] == len(
+        content
+    )
     length = struct.unpack("<I", content[12:16])[0]
     return json.loads(content[20 : 20 + length])
 

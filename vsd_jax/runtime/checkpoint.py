@@ -57,7 +57,8 @@ def save_state(folder: Path, state: VSDState, *, keep: int) -> Path:
     partial = folder / f".partial_{step:06d}"
     try:
         _write_items(partial, items)
-        writer.write_json(partial / _MANIFEST, {"step": step, "files": _digest(partial)})
+        manifest = {"step": step, "files": _digest(partial)}
+        writer.write_json(partial / _MANIFEST, manifest)
         final = folder / f"step_{step:06d}"
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
@@ -207,4 +208,3 @@ def _digest(folder: Path) -> dict[str, tuple[int, str]]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-

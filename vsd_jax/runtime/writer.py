@@ -187,22 +187,26 @@ def save_mp4(path: Path, frames: Iterable[np.ndarray], *, fps: float) -> None:
 
     Odd sides are padded by one pixel, which H.264 demands.
     """
-    import imageio.v2 as imageio
-
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.part.mp4")
-    options = {"codec": "libx264", "quality": 8, "macro_block_size": 1}
     try:
-        with warnings.catch_warnings():
-            # ffmpeg is started by fork and exec at once, which no JAX thread can block.
-            warnings.filterwarnings("ignore", message=r"os\.fork")
-            with imageio.get_writer(partial, fps=fps, **options) as film:
-                for frame in frames:
-                    film.append_data(_even(to_uint8(frame)))
+        _encode_mp4(partial, frames, fps)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _encode_mp4(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
+    import imageio.v2 as imageio
+
+    options = {"codec": "libx264", "quality": 8, "macro_block_size": 1}
+    with warnings.catch_warnings():
+        # ffmpeg is started by fork and exec at once, which no JAX thread can block.
+        warnings.filterwarnings("ignore", message=r"os\.fork")
+        with imageio.get_writer(path, fps=fps, **options) as film:
+            for frame in frames:
+                film.append_data(_even(to_uint8(frame)))
 
 
 def _even(image: np.ndarray) -> np.ndarray:

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An object from a text: stage 1 of ProlificDreamer (arXiv:2305.16213, Sec. 3-4).
+
+  python -m vsd_jax.main --config=configs/object.py --config.prompt="a red mushroom" \
+      --workdir=runs/mushroom
+
+`object.py` uses the embedded prior (a CPU, minutes), `object.py:sd21` and
+`object.py:sd15` Stable Diffusion with the paper's settings, `object.py:smoke` runs the
+same code in seconds. Every key: `configs/base.py`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The settings; `variant` is one of `base.VARIANTS`."""
+    return base.get_config(variant)

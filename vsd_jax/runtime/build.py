@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the configuration to a run: prior, prompts, score network, state and step."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vsd_jax import parallel, particle, score_training, vsd
+from vsd_jax import step as step_lib
+from vsd_jax.runtime import build_scene
+from vsd_jax.runtime.build_scene import Config
+from vsd_jax.runtime.errors import ConfigError, RunError
+from vsd_jax.score import lora, prompt, small_unet
+from vsd_jax.state import NoiseModel, Prior, PyTree, Scene, VSDState
+
+# Folded into the base key where no step can be (steps count from 0).
+_SCORE_FOLD = 2**32 - 2
+
+
+class Run(NamedTuple):
+    """All that the training loop needs.
+
+    Attributes:
+      step: jitted; donates the state it is given.
+      prior_params: frozen weights of the prior, and of the score network's base if it
+        is another model.
+      contexts: embedded prompts (`score/prompt.py`).
+      init: makes the state before the first step.
+      prior: the prior itself; decodes latents for pictures.
+    """
+
+    step: step_lib.Step
+    prior_params: PyTree
+    contexts: PyTree
+    init: Callable[[], VSDState]
+    prior: Prior
+
+
+def load_prior(path: str, dtype: str) -> tuple[Prior, PyTree, Callable]:
+    """Loads a prior; see `diffusion_prior.load_prior`.
+
+    Raises:
+      RunError: if its weights are missing, truncated or of another architecture.
+    """
+    # Late, because it imports diffusers and transformers: seconds that rendering and
+    # exporting a finished run need not spend.
+    from vsd_jax.runtime import diffusion_prior
+
+    try:
+        return diffusion_prior.load_prior(path, dtype=jnp.dtype(dtype))
+    except (diffusion_prior.WeightsError, OSError) as error:
+        raise RunError(str(error)) from error
+
+
+def build(config: Config) -> Run:
+    """Loads the prior and makes everything that training needs.
+
+    Args:
+      config: validated.
+
+    Raises:
+      RunError: if the weights cannot be loaded.
+    """
+    prior, prior_params, encode_text = load_prior(config.prior.path, config.prior.dtype)
+    contexts = make_contexts(config, encode_text)
+    score, init_score, prior_params = make_score(config, prior, prior_params, contexts)
+    scene = make_scene(config, prior)
+    if config.field.kind == "latent":
+        # theta is the latent itself: nothing is encoded.
+        identity = lambda params, latents, key: latents  # noqa: E731
+        size = prior.latent_shape[0]
+        step_prior = prior._replace(encode=identity, image_size=size)
+    else:
+        step_prior = prior
+    particle_tx = build_scene.make_particle_optimizer(config)
+    score_tx = make_score_optimizer(config)
+    step = make_step(
+        config,
+        scene,
+        step_prior,
+        score,
+        particle_tx=particle_tx,
+        score_tx=score_tx,
+    )
+
+    def init() -> VSDState:
+        key = jax.random.key(config.seed)
+        return step_lib.init_state(
+            key,
+            scene,
+            init_score(jax.random.fold_in(key, _SCORE_FOLD)),
+            num_particles=config.num_particles,
+            particle_tx=particle_tx,
+            score_tx=score_tx,
+        )
+
+    return Run(step, prior_params, contexts, init, prior)
+
+
+def make_scene(config: Config, prior: Prior) -> Scene:
+    """The training scene."""
+    return build_scene.make_scene(
+        config, size=config.render.size, latent_shape=prior.latent_shape
+    )
+
+
+def make_contexts(config: Config, encode_text: Callable) -> PyTree:
+    """The embedded prompts, leaves [V, G, L, D] (`score/prompt.py`)."""
+    _, _, words = build_scene.make_backgrounds(config)
+    plain = [config.prompt] * len(prompt.VIEWS)
+    seen = prompt.view_prompts(config.prompt) if config.vsd.view_prompts else plain
+    texts = {
+        "text": [[text + word for word in words] for text in seen],
+        "score": [[text + word for word in words] for text in plain],
+        "negative": [[config.negative_prompt] * len(words)] * len(prompt.VIEWS),
+    }
+    unique = sorted({text for rows in texts.values() for row in rows for text in row})
+    embedded = dict(zip(unique, encode_text(unique), strict=True))
+    return {
+        name: jnp.asarray([[embedded[text] for text in row] for row in rows])
+        for name, rows in texts.items()
+    }
+
+
+def make_views(config: Config) -> Callable[[jax.Array, jax.Array], prompt.ViewWeights]:
+    """`(azimuth_deg, elevation_deg) -> ViewWeights`."""
+    vsd_config = config.vsd
+    if vsd_config.perp_neg:
+        return functools.partial(
+            prompt.perp_neg_views,
+            overhead_deg=vsd_config.overhead_deg,
+            front_over_side=vsd_config.front_over_side,
+            side_over_front=vsd_config.side_over_front,
+            side_over_back=vsd_config.side_over_back,
+            front_over_back=vsd_config.front_over_back,
+        )
+    return functools.partial(
+        prompt.hard_views,
+        overhead_deg=vsd_config.overhead_deg,
+        front_half_angle_deg=vsd_config.front_half_angle_deg,
+    )
+
+
+def make_t_range(config: Config, num_t: int) -> Callable:
+    """`(step) -> (lowest, highest)` timestep for the particles."""
+    low, high = (round(share * num_t) for share in config.vsd.t_range)
+    late = round(config.vsd.t_range_late[1] * num_t)
+    if config.vsd.t_schedule == "sqrt":
+        return functools.partial(
+            vsd.sqrt_t_range, t_min=low, t_max=high, num_steps=config.num_steps
+        )
+    return functools.partial(
+        vsd.two_stage_t_range,
+        t_min=low,
+        t_max=min(high, num_t - 1),
+        t_max_late=min(late, num_t - 1),
+        anneal_step=config.vsd.anneal_step,
+    )
+
+
+def make_score(
+    config: Config, prior: Prior, prior_params: PyTree, contexts: PyTree
+) -> tuple[NoiseModel | None, Callable[[jax.Array], PyTree], PyTree]:
+    """The score network phi.
+
+    Returns:
+      (score network, or None for SDS; its `init(key)`; `prior_params` with the weights
+      that it needs added).
+
+    Raises:
+      RunError: if its weights cannot be loaded, or it does not fit the prior.
+    """
+    if config.vsd.method == "sds":
+        return None, lambda key: {}, prior_params
+    if config.score.kind == "unet":
+        return *_make_small_unet(config, prior, contexts), prior_params
+    base, select = prior, lambda params: params
+    if config.score.path not in ("", config.prior.path):
+        base, own, _ = load_prior(config.score.path, config.prior.dtype)
+        _check_same_latents(config, prior, base)
+        prior_params = prior_params | {"score": {"unet": own["unet"]}}
+        select = lambda params: params["score"]  # noqa: E731
+    score = lora.make_score_model(
+        base.model, scale=config.score.lora_scale, select_params=select
+    )
+    init = functools.partial(
+        lora.init_score_params,
+        params=select(prior_params)["unet"],
+        rank=config.score.rank,
+        zero_last=config.score.zero_camera,
+    )
+    return score, init, prior_params
+
+
+def _make_small_unet(config: Config, prior: Prior, contexts: PyTree):
+    try:
+        init, score = small_unet.make_small_unet(
+            latent_shape=prior.latent_shape,
+            text_shape=contexts["score"].shape[-2:],
+            channels=config.score.channels,
+            num_groups=config.score.num_groups,
+            num_heads=config.score.num_heads,
+            use_text=False,
+            prediction_type=prior.model.prediction_type,
+        )
+    except ValueError as error:
+        raise ConfigError(f"score.channels={config.score.channels}: {error}") from error
+    return score, init
+
+
+def _check_same_latents(config: Config, prior: Prior, base: Prior) -> None:
+    same_noise = np.allclose(prior.alphas_cumprod, base.alphas_cumprod, atol=1e-4)
+    if prior.latent_shape[-1] != base.latent_shape[-1] or not same_noise:
+        raise ConfigError(
+            f"score.path={config.score.path!r} has other latents or another noise"
+            f" schedule than prior.path={config.prior.path!r}; both must be of one"
+            " family. Leave score.path out to use the prior's own network."
+        )
+
+
+def make_score_optimizer(config: Config) -> optax.GradientTransformation:
+    """AdamW with warm-up for the score network."""
+    return score_training.score_optimizer(
+        learning_rate=config.score.learning_rate,
+        warmup_steps=config.score.warmup_steps,
+        b1=config.score.b1,
+        b2=config.score.b2,
+        weight_decay=config.score.weight_decay,
+    )
+
+
+def make_step(
+    config: Config,
+    scene: Scene,
+    prior: Prior,
+    score: NoiseModel | None,
+    *,
+    particle_tx: optax.GradientTransformation,
+    score_tx: optax.GradientTransformation,
+) -> step_lib.Step:
+    """The jitted training step of a configuration."""
+    num_t = len(prior.alphas_cumprod)
+    colors, shares, _ = build_scene.make_backgrounds(config)
+    low, high = (round(share * num_t) for share in config.score.t_range)
+    return step_lib.make_step(
+        scene,
+        prior,
+        score,
+        particle_tx=particle_tx,
+        score_tx=score_tx,
+        sample_camera=build_scene.make_camera_sampler(config),
+        sample_background=particle.make_background_sampler(colors, shares),
+        views=make_views(config),
+        regularizer=build_scene.make_regularizer(config),
+        t_range=make_t_range(config, num_t),
+        score_t_range=(low, min(high, num_t - 1)),
+        guidance_scale=config.vsd.guidance_scale,
+        weighting=config.vsd.weighting,
+        num_views=config.vsd.views_per_step,
+        score_steps=config.score.steps_per_step,
+        camera_dropout=config.score.camera_dropout,
+        sigma_floor=config.score.sigma_floor,
+        particles_per_step=config.particles_per_step,
+        subset=config.subset,
+        axis_name=parallel.AXIS if config.num_devices > 1 else None,
+    )

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the configuration to a scene, its cameras, backgrounds and optimizer.
+
+With `build.py` the only place that translates keys into arguments: nothing behind it
+sees the configuration. Nothing here needs the prior, so a finished run can be rendered
+and exported without its weights.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vsd_jax.scene import camera, field, image, nerf, regularizers
+from vsd_jax.scene.encoding import HashGrid, hash_grid
+from vsd_jax.state import Camera, PyTree, RenderOutput, Scene
+
+Config = Any
+"""A validated `FrozenConfigDict` (`runtime/config.py`)."""
+
+ENVIRONMENT = (-1.0, -1.0, -1.0)
+"""The background that asks a scene for its learned environment (`scene/nerf.py`)."""
+
+
+def make_grid(config: Config) -> HashGrid:
+    """The hash grid's layout."""
+    return hash_grid(
+        num_levels=config.field.num_levels,
+        features=config.field.features,
+        log2_table_size=config.field.log2_table_size,
+        min_resolution=config.field.min_resolution,
+        max_resolution=config.field.max_resolution,
+        smooth=config.field.smooth,
+    )
+
+
+def make_density_bias(config: Config) -> field.DensityBias:
+    """The initialisation of the density."""
+    inner = field.blob_bias(
+        strength=config.field.object_strength, radius=config.field.object_radius
+    )
+    outer = field.blob_bias(
+        strength=config.field.scene_strength, radius=config.field.scene_radius
+    )
+    if config.field.init == "object_in_scene":
+        return field.centred_bias(
+            inner=inner, outer=outer, switch_radius=config.field.switch_radius
+        )
+    return inner if config.field.init == "object" else outer
+
+
+def make_scene(
+    config: Config, *, size: int, latent_shape: tuple[int, int, int] = (0, 0, 0)
+) -> Scene:
+    """The scene, with the same theta at every size.
+
+    Args:
+      config: validated.
+      size: side of a render, pixels; an image is always `render.size` large.
+      latent_shape: (h, w, c) of the prior, for field.kind="latent" alone.
+    """
+    if config.field.kind != "nerf":
+        latent = config.field.kind == "latent"
+        return image.make_image(
+            shape=latent_shape if latent else (config.render.size,) * 2 + (3,),
+            init_std=config.field.init_std,
+            sigmoid=not latent,
+        )
+    render = config.render
+    return nerf.make_nerf(
+        image_size=size,
+        grid=make_grid(config),
+        hidden=config.field.hidden,
+        density_bias=make_density_bias(config),
+        density_noise=render.density_noise,
+        environment=config.field.environment,
+        num_samples=render.num_samples,
+        num_fine_samples=render.num_fine,
+        half_extent=render.half_extent,
+        near=render.near,
+        occupancy_resolution=render.occupancy_resolution,
+        occupancy_threshold=render.occupancy_threshold,
+        occupancy_decay=render.occupancy_decay,
+        occupancy_interval=render.occupancy_interval,
+        capacity=render.capacity,
+        train_normals=config.regularize.orientation > 0,
+        max_rays=render.max_rays,
+    )
+
+
+def make_field(config: Config) -> Callable[[PyTree, jax.Array], tuple]:
+    """`(params, points [N, 3]) -> density [N], colour [N, 3]` of a NeRF."""
+    grid, bias = make_grid(config), make_density_bias(config)
+    return jax.jit(
+        lambda params, points: field.query(params, points, grid, density_bias=bias)
+    )
+
+
+def make_camera_sampler(config: Config) -> Callable[[jax.Array], Camera]:
+    """`(key) -> Camera`, the training distribution."""
+    law = config.camera
+    ranges = {
+        "fov_range_deg": law.fov_deg,
+        "elevation_range_deg": law.elevation_deg,
+        "azimuth_range_deg": law.azimuth_deg,
+    }
+    if law.law == "inside":
+        return functools.partial(
+            camera.sample_inside_camera, position_radius=law.position_radius, **ranges
+        )
+    return functools.partial(
+        camera.sample_orbit_camera,
+        radius_range=law.radius,
+        area_uniform_share=law.area_uniform_share,
+        overhead_share=law.overhead_share,
+        overhead_range_deg=law.overhead_deg,
+        target_std=law.target_std,
+        box_half_extent=law.box_half_extent or None,
+        **ranges,
+    )
+
+
+def make_particle_optimizer(config: Config) -> optax.GradientTransformation:
+    """Adam with a learning rate for each part of theta."""
+    optim = config.optim
+    rates = {
+        "table": optim.table_lr,
+        "decoder": optim.decoder_lr,
+        "environment": optim.environment_lr,
+        "pixels": optim.image_lr,
+    }
+
+    def adam(rate: float) -> optax.GradientTransformation:
+        return optax.adam(rate, b1=optim.b1, b2=optim.b2, eps=optim.tiny)
+
+    def label(params: PyTree) -> PyTree:
+        return {
+            part: jax.tree.map(lambda _, part=part: part, tree)
+            for part, tree in params.items()
+        }
+
+    return optax.multi_transform({k: adam(rate) for k, rate in rates.items()}, label)
+
+
+def make_regularizer(config: Config) -> Callable:
+    """The weighted sum of the regularisers that are switched on."""
+    factors = config.regularize
+
+    def terms(output: RenderOutput, step: jax.Array) -> dict[str, jax.Array]:
+        late = jnp.where(step >= factors.opaque_start, factors.opaque, 0.0)
+        weighted = {
+            "entropy": (factors.entropy, output.extras.get("entropy")),
+            "z_variance": (factors.z_variance, output.extras.get("z_variance")),
+            "orientation": (factors.orientation, output.extras.get("orientation")),
+            "sparsity": (factors.sparsity, regularizers.sparsity(output.opacity)),
+            "opacity_squared": (
+                factors.opacity_squared,
+                regularizers.opacity_squared(output.opacity),
+            ),
+        }
+        on = {name: f * value for name, (f, value) in weighted.items() if f}
+        if factors.opaque:
+            on["opaque"] = late * regularizers.opaque(output.opacity)
+        return on
+
+    def regularizer(output: RenderOutput, step: jax.Array):
+        found = terms(output, step)
+        return sum(found.values(), jnp.zeros(())), found
+
+    return regularizer
+
+
+def make_backgrounds(config: Config) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Colours [G, 3], probabilities [G] and words of the training backgrounds."""
+    render = config.render
+    share = render.environment_share
+    colors = [*render.background_colors, ENVIRONMENT]
+    shares = [*((1 - share) * np.asarray(render.background_shares)), share]
+    words = [*render.background_words, ""]
+    keep = [i for i, probability in enumerate(shares) if probability > 0]
+    chosen = np.asarray(shares, np.float32)[keep]
+    return (
+        np.asarray(colors, np.float32)[keep],
+        chosen / chosen.sum(),
+        [words[i] for i in keep],
+    )

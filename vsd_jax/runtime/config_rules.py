@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a configuration may say: names, bounds, and what goes with what.
+
+Functions take the flat configuration `{"section.key": value}` and yield sentences.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vsd_jax.score.noise import WEIGHTINGS
+
+Flat = Mapping[str, Any]
+
+CHOICES = {
+    "field.kind": ("nerf", "image", "latent"),
+    "field.init": ("object", "scene", "object_in_scene"),
+    "camera.law": ("orbit", "inside"),
+    "prior.dtype": ("float32", "bfloat16"),
+    "vsd.method": ("vsd", "sds"),
+    "vsd.weighting": WEIGHTINGS,
+    "vsd.t_schedule": ("two_stage", "sqrt"),
+    "score.kind": ("lora", "unet"),
+    "subset": ("rotating", "random"),
+}
+
+_UNBOUNDED = math.inf
+RANGES = {
+    "num_steps": (1, _UNBOUNDED),
+    "num_particles": (1, 4096),
+    "particles_per_step": (1, 4096),
+    "num_devices": (1, 1024),
+    "seed": (0, 2**31 - 1),
+    "field.num_levels": (1, 32),
+    "field.features": (1, 16),
+    "field.log2_table_size": (4, 26),
+    "field.min_resolution": (1, 1 << 14),
+    "field.max_resolution": (1, 1 << 16),
+    "field.hidden": (0, 1024),
+    "field.object_radius": (1e-3, _UNBOUNDED),
+    "field.scene_radius": (1e-3, _UNBOUNDED),
+    "field.switch_radius": (0, _UNBOUNDED),
+    "field.init_std": (0, _UNBOUNDED),
+    "render.size": (4, 4096),
+    "render.num_samples": (2, 4096),
+    "render.num_fine": (0, 4096),
+    "render.near": (0, _UNBOUNDED),
+    "render.density_noise": (0, _UNBOUNDED),
+    "render.occupancy_resolution": (0, 512),
+    "render.occupancy_threshold": (0, _UNBOUNDED),
+    "render.occupancy_decay": (0, 1),
+    "render.occupancy_interval": (1, _UNBOUNDED),
+    "render.half_extent": (1e-3, 1),
+    "render.capacity": (1e-3, 1),
+    "render.max_rays": (1, _UNBOUNDED),
+    "render.environment_share": (0, 1),
+    "camera.area_uniform_share": (0, 1),
+    "camera.overhead_share": (0, 1),
+    "camera.target_std": (0, _UNBOUNDED),
+    "camera.box_half_extent": (0, 1),
+    "camera.position_radius": (0, 1),
+    "vsd.guidance_scale": (0, 1000),
+    "vsd.views_per_step": (1, 1024),
+    "vsd.anneal_step": (0, _UNBOUNDED),
+    "vsd.overhead_deg": (0, 90),
+    "vsd.front_half_angle_deg": (0, 90),
+    "score.lora_scale": (0, 100),
+    "score.sigma_floor": (0, 1),
+    "score.num_groups": (1, 128),
+    "score.num_heads": (1, 64),
+    "score.rank": (1, 1024),
+    "score.steps_per_step": (1, 100),
+    "score.camera_dropout": (0, 1),
+    "score.learning_rate": (0, 1),
+    "score.warmup_steps": (0, _UNBOUNDED),
+    "score.weight_decay": (0, 1),
+    "optim.table_lr": (0, 10),
+    "optim.decoder_lr": (0, 10),
+    "optim.environment_lr": (0, 10),
+    "optim.image_lr": (0, 10),
+    "optim.tiny": (0, 1),
+    "regularize.entropy": (0, _UNBOUNDED),
+    "regularize.sparsity": (0, _UNBOUNDED),
+    "regularize.opaque": (0, _UNBOUNDED),
+    "regularize.opaque_start": (0, _UNBOUNDED),
+    "regularize.opacity_squared": (0, _UNBOUNDED),
+    "regularize.z_variance": (0, _UNBOUNDED),
+    "regularize.orientation": (0, _UNBOUNDED),
+    "eval.turntable_frames": (1, 10_000),
+    "eval.turntable_size": (8, 4096),
+    "eval.fps": (1, 120),
+    "eval.radius": (0, _UNBOUNDED),
+    "eval.elevation_deg": (-90, 90),
+    "eval.fov_deg": (1, 170),
+    "eval.num_views": (1, 1000),
+    "export.resolution": (8, 1024),
+    "export.level": (0, _UNBOUNDED),
+    "export.min_component": (0, 1),
+    "export.chunk": (64, _UNBOUNDED),
+    "log.metrics_every": (1, _UNBOUNDED),
+    "log.image_every": (0, _UNBOUNDED),
+    "log.checkpoint_every": (0, _UNBOUNDED),
+    "log.keep_checkpoints": (1, 1000),
+    "log.sheet_views": (1, 64),
+    "log.sheet_size": (8, 1024),
+    "score.b1": (0, 1),
+    "score.b2": (0, 1),
+    "optim.b1": (0, 1),
+    "optim.b2": (0, 1),
+}
+"""Inclusive bounds of single numbers."""
+
+PAIRS = {
+    "camera.radius": (0, _UNBOUNDED),
+    "camera.fov_deg": (1, 170),
+    "camera.elevation_deg": (-90, 90),
+    "camera.azimuth_deg": (-360, 360),
+    "camera.overhead_deg": (-90, 90),
+    "vsd.t_range": (0, 1),
+    "vsd.t_range_late": (0, 1),
+    "score.t_range": (0, 1),
+}
+"""(low, high) tuples and the bounds of both."""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def value_faults(flat: Flat) -> Iterator[str]:
+    """One sentence for each value that is unknown, out of range or missing."""
+    for key in [*CHOICES, *RANGES, *PAIRS, "prompt", "prior.path"]:
+        if key not in flat:
+            yield f"The key {key} is missing; take configs/base.py as the start."
+            continue
+        value = flat[key]
+        if key in CHOICES and value not in CHOICES[key]:
+            yield f"{key}={value!r} is unknown; use one of {', '.join(CHOICES[key])}."
+        elif key in RANGES and not _within(value, RANGES[key]):
+            yield f"{key}={value!r} is out of range; {_bounds(RANGES[key])}."
+        elif key in PAIRS and not _is_pair(value, PAIRS[key]):
+            yield (
+                f"{key}={value!r} is no range; give (low, high) with low <= high and"
+                f" both in {list(PAIRS[key])}, in quotes on the command line:"
+                f' --config.{key}="(low, high)".'
+            )
+        elif key in ("prompt", "prior.path") and not str(value or "").strip():
+            yield f"{key} is empty; give it with --config.{key}=..."
+
+
+def _within(value: Any, bounds: tuple[float, float]) -> bool:
+    return _is_number(value) and bounds[0] <= value <= bounds[1]
+
+
+def _bounds(bounds: tuple[float, float]) -> str:
+    low, high = bounds
+    if math.isinf(high):
+        return f"it must be a number of at least {low:g}"
+    return f"it must be a number from {low:g} to {high:g}"
+
+
+def _is_pair(value: Any, bounds: tuple[float, float]) -> bool:
+    return (
+        isinstance(value, tuple)
+        and len(value) == 2
+        and all(_within(item, bounds) for item in value)
+        and value[0] <= value[1]
+    )
+
+
+def combination_faults(flat: Flat) -> Iterator[str]:
+    """One sentence for each set of keys that do not go together."""
+    yield from _particle_faults(flat)
+    yield from _background_faults(flat)
+    yield from _time_faults(flat)
+    yield from _scene_faults(flat)
+    if flat["field.kind"] != "nerf":
+        yield from _image_faults(flat)
+
+
+def _particle_faults(flat: Flat) -> Iterator[str]:
+    n, m = flat["num_particles"], flat["particles_per_step"]
+    if m > n:
+        yield (
+            f"particles_per_step={m} is more than num_particles={n}; leave it out to"
+            " update all of them in each step."
+        )
+    devices = flat["num_devices"]
+    if devices > 1 and (n % devices or m != n):
+        yield (
+            f"num_devices={devices} needs num_particles (now {n}) to be a multiple of"
+            f" it, and particles_per_step (now {m}) to be all of them."
+        )
+
+
+def _background_faults(flat: Flat) -> Iterator[str]:
+    keys = ("background_colors", "background_words", "background_shares")
+    colors, words, shares = (flat[f"render.{key}"] for key in keys)
+    if not len(colors) == len(words) == len(shares) >= 1:
+        yield (
+            f"render.background_colors, _words and _shares have {len(colors)},"
+            f" {len(words)} and {len(shares)} entries; give the same number to all."
+        )
+    for color in (*colors, flat["eval.background"]):
+        if not (isinstance(color, tuple) and len(color) == 3) or not all(
+            _within(channel, (0, 1)) for channel in color
+        ):
+            yield f"The background {color!r} is no colour; give (r, g, b) in [0, 1]."
+    sound = all(_within(share, (0, 1)) for share in shares)
+    if not sound or abs(sum(shares) - 1) > 1e-3:
+        yield f"render.background_shares={shares} must be in [0, 1] and sum to 1."
+    if flat["render.environment_share"] > 0 and not flat["field.environment"]:
+        yield (
+            f"render.environment_share={flat['render.environment_share']} asks for a"
+            " learned background; set field.environment=True, or the share to 0."
+        )
+
+
+def _time_faults(flat: Flat) -> Iterator[str]:
+    low, late_high = flat["vsd.t_range"][0], flat["vsd.t_range_late"][1]
+    if flat["vsd.t_schedule"] == "two_stage" and flat["vsd.t_range_late"][0] != low:
+        yield (
+            f"vsd.t_range and vsd.t_range_late start at {low} and"
+            f" {flat['vsd.t_range_late'][0]}; only the upper end is annealed, so give"
+            " both the same lower end."
+        )
+    if late_high <= low:
+        yield f"vsd.t_range_late ends at {late_high}, below its start {low}; raise it."
+    if flat["vsd.method"] == "sds" and flat["score.steps_per_step"] != 1:
+        yield (
+            f"score.steps_per_step={flat['score.steps_per_step']} has no meaning with"
+            " vsd.method=sds, which has no score network; leave it out."
+        )
+
+
+def _scene_faults(flat: Flat) -> Iterator[str]:
+    if flat["field.max_resolution"] < flat["field.min_resolution"]:
+        yield (
+            f"field.max_resolution={flat['field.max_resolution']} is below"
+            f" field.min_resolution={flat['field.min_resolution']}; raise it."
+        )
+    if flat["render.capacity"] < 1 and flat["render.occupancy_resolution"] == 0:
+        yield (
+            f"render.capacity={flat['render.capacity']} skips samples, which needs an"
+            " occupancy grid; set render.occupancy_resolution=32, or capacity to 1."
+        )
+    if flat["camera.law"] == "orbit" and flat["camera.radius"][1] <= 0:
+        yield "camera.radius has no positive end; an orbit needs one, e.g. (1.0, 1.5)."
+    if flat["camera.law"] == "inside" and flat["vsd.view_prompts"]:
+        yield (
+            "vsd.view_prompts=True has no meaning with camera.law=inside, since a room"
+            " has no front; set vsd.view_prompts=False."
+        )
+    if flat["vsd.perp_neg"] and not flat["vsd.view_prompts"]:
+        yield ("vsd.perp_neg=True pushes views apart and needs vsd.view_prompts=True.")
+
+
+def _image_faults(flat: Flat) -> Iterator[str]:
+    kind = flat["field.kind"]
+    if flat["vsd.view_prompts"]:
+        yield f"field.kind={kind} has no views; set vsd.view_prompts=False."
+    if flat["vsd.views_per_step"] != 1:
+        yield (
+            f"vsd.views_per_step={flat['vsd.views_per_step']} would repeat one picture"
+            f" with field.kind={kind}; set it to 1."
+        )
+    factors = [key for key in flat if key.startswith("regularize.") and flat[key]]
+    factors = [key for key in factors if key != "regularize.opaque_start"]
+    if factors:
+        yield f"{factors[0]} has no meaning with field.kind={kind}; set it to 0."

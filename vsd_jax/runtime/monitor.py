@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the loop makes of a step's metrics: averages to log, and alarms.
+
+Names of metrics: `vsd_jax/diagnostics.py`. All values here are NumPy, on the host.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+Metrics = Mapping[str, Any]
+
+EMPTY_OPACITY = 0.002
+"""Mean opacity of a view below which nothing is there: 8 pixels of 64 x 64."""
+
+SOLID_OPACITY = 0.995
+"""Mean opacity above which an object fills the whole view."""
+
+PATIENCE = 50
+"""Steps that a fault must last; training recovers from a single bad step by itself."""
+
+
+class Window:
+    """Averages metrics over the steps between two log lines."""
+
+    def __init__(self, num_particles: int):
+        self._num_particles = num_particles
+        self._rows: list[Metrics] = []
+
+    def add(self, metrics: Metrics) -> None:
+        """Takes the metrics of one step."""
+        self._rows.append(metrics)
+
+    def flush(self) -> dict[str, Any]:
+        """The averages since the last call.
+
+        Counts are summed. `residual/rms_t*` are averaged in the square, by the number
+        of views in the time bin, and None where there was none. Particle metrics come
+        as lists over all particles, None for one that was not updated.
+        """
+        rows, self._rows = self._rows, []
+        if not rows:
+            return {}
+        names = [name for name in rows[0] if not name.startswith("particle/")]
+        out = {name: _average(name, rows) for name in names}
+        particle = [name for name in rows[0] if name.startswith("particle/")]
+        for name in particle:
+            if name != "particle/index":
+                out[name] = self._per_particle(name, rows)
+        return out
+
+    def _per_particle(self, name: str, rows: list[Metrics]) -> list[float | None]:
+        total = np.zeros(self._num_particles)
+        count = np.zeros(self._num_particles)
+        for row in rows:
+            np.add.at(total, row["particle/index"], row[name])
+            np.add.at(count, row["particle/index"], 1)
+        return [t / c if c else None for t, c in zip(total, count, strict=True)]
+
+
+def _average(name: str, rows: list[Metrics]) -> float | None:
+    values = np.array([row[name] for row in rows], np.float64)
+    if name.startswith("residual/rms_t"):
+        counts = np.array([row[name.replace("rms", "count")] for row in rows])
+        if counts.sum() == 0:
+            return None
+        return float(np.sqrt((counts * values**2).sum() / counts.sum()))
+    if "count" in name or "skipped" in name or "overflow" in name:
+        return float(values.sum())
+    return float(values.mean())
+
+
+class Alarms:
+    """Faults that last: a run that went empty, solid or non-finite is stopped."""
+
+    def __init__(self, num_particles: int, *, empty: bool, solid: bool):
+        """Sets what is watched.
+
+        Args:
+          num_particles: n.
+          empty: whether a scene without matter is a fault.
+          solid: whether a scene that fills every view is one (not for rooms).
+        """
+        self._watch = {"empty": empty, "solid": solid}
+        self._since = {
+            name: np.full(num_particles, -1)
+            for name in ("empty", "solid", "not finite")
+        }
+        self._score_since = -1
+
+    def check(self, step: int, metrics: Metrics) -> str:
+        """Says what is wrong since `PATIENCE` steps, or "".
+
+        One empty particle among sound ones is no reason to stop: only when all of
+        them share the fault is the run lost.
+        """
+        index = np.asarray(metrics["particle/index"])
+        opacity = np.asarray(metrics["particle/opacity"])
+        faults = {
+            "empty": self._watch["empty"] & (opacity < EMPTY_OPACITY),
+            "solid": self._watch["solid"] & (opacity > SOLID_OPACITY),
+            "not finite": np.asarray(metrics["particle/skipped"]) > 0,
+        }
+        for name, now in faults.items():
+            since = self._since[name]
+            started = np.where(since[index] < 0, step, since[index])
+            since[index] = np.where(now, started, -1)
+            if (since >= 0).all() and step - since.max() >= PATIENCE:
+                return _EXPLANATION[name].format(step=since.max())
+        return self._check_score(step, metrics)
+
+    def _check_score(self, step: int, metrics: Metrics) -> str:
+        if not metrics.get("score/skipped", 0) > 0:
+            self._score_since = -1
+            return ""
+        self._score_since = step if self._score_since < 0 else self._score_since
+        if step - self._score_since < PATIENCE:
+            return ""
+        return _EXPLANATION["score"].format(step=self._score_since)
+
+
+_EXPLANATION = {
+    "empty": (
+        "The scene is empty since step {step}: the density died out. Try another"
+        " --config.seed, lower learning rates in optim, or a lower"
+        " regularize.sparsity."
+    ),
+    "solid": (
+        "The scene fills every view since step {step}: it became a solid block or fog."
+        " Try another --config.seed, lower learning rates in optim, or a higher"
+        " regularize.sparsity."
+    ),
+    "not finite": (
+        "Residuals or gradients are not finite since step {step}; nothing was changed"
+        " by those steps. Try prior.dtype=float32, lower learning rates in optim, or a"
+        " lower vsd.guidance_scale."
+    ),
+    "score": (
+        "The score network's gradient is not finite since step {step}. Try"
+        " prior.dtype=float32 or a lower score.learning_rate."
+    ),
+}

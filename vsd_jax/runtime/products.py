@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a finished run is made into: turntables and meshes."""
+
+import pathlib
+
+import jax
+import numpy as np
+
+from vsd_jax.runtime import build_scene, export, progress, views, writer
+from vsd_jax.runtime.build_scene import Config
+from vsd_jax.runtime.errors import RunError
+from vsd_jax.scene.camera import pixel_rays
+from vsd_jax.state import Particles
+
+Path = pathlib.Path
+LEVEL_VIEWS = 6
+LEVEL_SIZE = 64
+LEVEL_SAMPLES = 256
+
+
+def save_turntables(
+    folder: Path, config: Config, particles: Particles, *, decode: views.Decode | None
+) -> None:
+    """Writes `turntable_XX.mp4` and `.gif`, or `views_XX.png` for a 2D scene."""
+    render = views.make_renderer(config, size=config.eval.turntable_size, decode=decode)
+    n = jax.tree.leaves(particles.params)[0].shape[0]
+    flat = config.field.kind != "nerf"
+    num_frames = 1 if flat else config.eval.turntable_frames
+    cameras = views.judged_cameras(config, num_frames)
+    jobs = [(i, view) for i in range(n) for view in range(num_frames)]
+    frames: list[np.ndarray] = []
+    for i, view in progress.track(jobs, "rendering the turntable", len(jobs)):
+        frames.append(render(particles, i, views.pick(cameras, view))["rgb"])
+        if view < num_frames - 1:
+            continue
+        if flat:
+            writer.save_png(folder / f"views_{i:02d}.png", frames[0])
+        else:
+            writer.save_mp4(
+                folder / f"turntable_{i:02d}.mp4", frames, fps=config.eval.fps
+            )
+            writer.save_gif(
+                folder / f"turntable_{i:02d}.gif", frames, fps=config.eval.fps
+            )
+        frames = []
+
+
+def save_meshes(folder: Path, config: Config, particles: Particles) -> list[dict]:
+    """Writes `mesh/particle_XX.glb`, `.ply` and `mesh/info.json`.
+
+    Returns:
+      For each particle its numbers: `vertices`, `faces`, `level`, `overlap` (of the
+      level set's silhouette with the renders), or `error` if there was no surface.
+
+    Raises:
+      RunError: if the scene is an image.
+    """
+    if config.field.kind != "nerf":
+        raise RunError(
+            f"field.kind={config.field.kind} is flat: there is no mesh to export."
+            " --mode=render writes its picture."
+        )
+    n = jax.tree.leaves(particles.params)[0].shape[0]
+    infos = []
+    for i in progress.track(range(n), "exporting the mesh", n):
+        try:
+            infos.append(_save_mesh(folder, config, particles, i))
+        except RunError as error:
+            infos.append({"error": str(error)})
+            progress.say(f"Particle {i}: {error}")
+    writer.write_json(folder / "mesh" / "info.json", infos)
+    return infos
+
+
+def _save_mesh(folder: Path, config: Config, particles: Particles, index: int) -> dict:
+    params = jax.tree.map(lambda leaf: leaf[index], particles.params)
+    field = build_scene.make_field(config)
+    chunk, settings = config.export.chunk, config.export
+    grid = export.density_grid(
+        lambda points: field(params, points)[0],
+        resolution=settings.resolution,
+        chunk=chunk,
+    )
+    level, overlap = export.choose_level(*_rays(config, particles, index, grid))
+    level = settings.level or level
+    is_object = config.field.init == "object"
+    mesh = export.extract_mesh(
+        grid,
+        lambda points: field(params, points)[1],
+        level=level,
+        closed=is_object,
+        min_component=settings.min_component,
+        chunk=chunk,
+    )
+    name = folder / "mesh" / f"particle_{index:02d}"
+    export.save_glb(name.with_suffix(".glb"), mesh, double_sided=is_object)
+    export.save_ply(name.with_suffix(".ply"), mesh)
+    return {
+        "vertices": len(mesh.vertices),
+        "faces": len(mesh.faces),
+        "level": level,
+        "overlap": overlap,
+    }
+
+
+def _rays(config: Config, particles: Particles, index: int, grid: np.ndarray):
+    """Density along the rays of some views beside what these views show."""
+    render = views.make_renderer(config, size=LEVEL_SIZE)
+    cameras = views.judged_cameras(config, LEVEL_VIEWS)
+    found = []
+    for view in range(LEVEL_VIEWS):
+        camera = views.pick(cameras, view)
+        seen = render(particles, index, camera)
+        origin, directions = pixel_rays(camera, LEVEL_SIZE, LEVEL_SIZE)
+        directions = np.asarray(directions).reshape(-1, 3)
+        density, tdist = _march(grid, np.asarray(origin), directions)
+        found.append((density, tdist, seen["opacity"].ravel(), seen["depth"].ravel()))
+    return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+
+def _march(grid: np.ndarray, origin: np.ndarray, directions: np.ndarray):
+    """Density [R, S] on the way through the cube and the distances [R, S]."""
+    from scipy import ndimage
+
+    middle, reach = np.linalg.norm(origin), np.sqrt(3.0)
+    tdist = np.linspace(max(middle - reach, 0.0), middle + reach, LEVEL_SAMPLES)
+    points = origin + directions[:, None] * tdist[:, None]
+    places = (points.reshape(-1, 3).T + 1) / 2 * (grid.shape[0] - 1)
+    density = ndimage.map_coordinates(grid, places, order=1, mode="constant")
+    rays = len(directions)
+    return density.reshape(rays, -1), np.broadcast_to(tdist, (rays, len(tdist)))

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tells a person how far long work is and how long it will still take.
+
+On a terminal a bar; elsewhere (a log file, a notebook's output) a plain line now and
+then, so that logs stay readable.
+"""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+Item = TypeVar("Item")
+SECONDS_BETWEEN_LINES = 20.0
+
+
+def say(text: str) -> None:
+    """Prints a line at once, also into a pipe."""
+    print(text, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """12.3 -> "12 s", 200 -> "3 min 20 s", 7300 -> "2 h 2 min"."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, seconds = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+class Meter:
+    """Progress of one piece of work; use as a context manager."""
+
+    def __init__(self, title: str, total: int, *, done: int = 0):
+        """Starts the clock.
+
+        Args:
+          title: of the work, e.g. "training".
+          total: number of units.
+          done: units that an earlier session finished; not counted as speed.
+        """
+        self._title, self._total, self._done = title, total, done
+        self._first, self._start = done, time.monotonic()
+        self._last_line = self._start
+        self._bar = None
+        if sys.stdout.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=Console(),
+            )
+            self._task = self._bar.add_task(title, total=total, completed=done, note="")
+
+    def __enter__(self) -> "Meter":
+        """Shows the bar."""
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leaves the bar as it is."""
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, done: int, note: str = "") -> None:
+        """Reports that `done` units are finished."""
+        self._done = done
+        if self._bar:
+            self._bar.update(self._task, completed=done, note=note)
+            return
+        now = time.monotonic()
+        due = now - self._last_line > SECONDS_BETWEEN_LINES or done == self._total
+        if due and done > self._first:
+            self._last_line = now
+            rate = (now - self._start) / (done - self._first)
+            left = duration(rate * (self._total - done))
+            say(f"{self._title} {done}/{self._total}, {left} left  {note}".rstrip())
+
+
+def track(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
+    """Yields the items and shows how far they are."""
+    with Meter(title, total) as meter:
+        for done, item in enumerate(items, 1):
+            yield item
+            meter.update(done)

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One call of the program: open the folder, do what the mode says, report.
+
+    train     train (or go on), then render, export and evaluate
+    render    turntables of the last checkpoint
+    export    meshes of the last checkpoint
+    evaluate  numbers about the last checkpoint
+
+Every mode ends with a new `report.html`. All but `train` need no prior, unless theta is
+a latent that only the prior can decode.
+"""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+import jax
+from ml_collections import ConfigDict
+
+from vsd_jax.runtime import (
+    build,
+    build_scene,
+    checkpoint,
+    evaluate,
+    products,
+    progress,
+    report,
+    views,
+)
+from vsd_jax.runtime import (
+    config as config_lib,
+)
+from vsd_jax.runtime import (
+    workdir as workdir_lib,
+)
+from vsd_jax.runtime.build_scene import Config
+from vsd_jax.runtime.errors import ConfigError, RunError
+from vsd_jax.runtime.train import Loop
+from vsd_jax.runtime.workdir import Workdir
+from vsd_jax.state import Particles, PyTree, VSDState
+
+MODES = ("train", "render", "export", "evaluate")
+_BYTES_FOR_PRODUCTS = 64 * 2**20
+
+
+def enable_compilation_cache() -> None:
+    """Keeps compiled programs on disk: a second run starts in seconds.
+
+    In `JAX_COMPILATION_CACHE_DIR`, or else `~/.cache/vsd_jax/xla`.
+    """
+    default = pathlib.Path.home() / ".cache" / "vsd_jax" / "xla"
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(default))
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def start(
+    mode: str,
+    config: ConfigDict | None,
+    folder: str,
+    *,
+    overwrite: bool,
+    command: Sequence[str],
+) -> None:
+    """Runs the program.
+
+    Args:
+      mode: one of `MODES`.
+      config: with overrides applied; None takes the one in the folder (not for train).
+      folder: the run's folder.
+      overwrite: delete an earlier run in it (train only).
+      command: the command line, for the record.
+
+    Raises:
+      RunError: whatever the user can put right, in words.
+    """
+    if not folder:
+        raise ConfigError("--workdir is missing: where shall the results go?")
+    if mode == "train" and config is None:
+        raise ConfigError(
+            "--config is missing: give configs/object.py, configs/scene.py or"
+            " configs/image2d.py."
+        )
+    if overwrite and mode != "train":
+        raise ConfigError(
+            f"--overwrite has no meaning with --mode={mode}; leave it out."
+        )
+    valid = config_lib.validate(config) if config is not None else None
+    workdir = Workdir(folder, create=mode == "train")
+    try:
+        if mode == "train":
+            _train(valid, workdir, overwrite=overwrite, command=command)
+        else:
+            _reopen(mode, valid, workdir, command=command)
+    finally:
+        workdir.close()
+
+
+def _train(
+    config: Config, workdir: Workdir, *, overwrite: bool, command: Sequence[str]
+) -> None:
+    workdir.adopt(config, overwrite=overwrite)
+    workdir.record(command)
+    run = build.build(config)
+    target = jax.eval_shape(run.init)
+    workdir.require_space(_needed_bytes(config, target))
+    state = None
+    if workdir.resumed:
+        state = checkpoint.load_state(workdir.checkpoints, target, warn=progress.say)
+    state = run.init() if state is None else state
+    progress.say(_first_line(config, run, state))
+    try:
+        if int(state.step) < config.num_steps:
+            state = Loop(config, run, workdir).run(state)
+    finally:
+        report.write_report(workdir.path)
+    _make_products(MODES[1:], config, workdir, (state.particles, int(state.step)), run)
+
+
+def _reopen(
+    mode: str, config: Config | None, workdir: Workdir, *, command: Sequence[str]
+) -> None:
+    if config is None:
+        stored = workdir_lib.read_config(workdir.path)
+        config = config_lib.validate(ConfigDict(config_lib.as_tuples(stored)))
+    else:
+        workdir.adopt(config, overwrite=False)
+    workdir.record(command)
+    run, shape = None, (0, 0, 0)
+    if config.field.kind == "latent":
+        run = build.build(config)
+        shape = run.prior.latent_shape
+    target = jax.eval_shape(lambda: _init_particles(config, shape))
+    found = checkpoint.load_particles(workdir.checkpoints, target, warn=progress.say)
+    if found is None:
+        raise RunError(
+            f"{workdir.path} has no checkpoint yet, so there is nothing to {mode}."
+            " Train first."
+        )
+    progress.say(f'"{config.prompt}", step {found[1]} of {config.num_steps}')
+    _make_products((mode,), config, workdir, found, run)
+
+
+def _init_particles(config: Config, latent_shape: tuple[int, int, int]) -> Particles:
+    scene = build_scene.make_scene(
+        config, size=config.render.size, latent_shape=latent_shape
+    )
+    tx = build_scene.make_particle_optimizer(config)
+
+    def init(key) -> Particles:
+        params = scene.init(key)
+        return Particles(
+            params=params, opt_state=tx.init(params), stats=scene.init_stats(params)
+        )
+
+    return jax.vmap(init)(jax.random.split(jax.random.key(0), config.num_particles))
+
+
+def _make_products(
+    modes: Sequence[str],
+    config: Config,
+    workdir: Workdir,
+    found: tuple[Particles, int],
+    run: build.Run | None,
+) -> None:
+    particles, step = found
+    decode = None
+    if config.field.kind == "latent" and run is not None:
+        decode = views.make_decode(run.prior.decode, run.prior_params)
+    folder = workdir.path
+    try:
+        if "render" in modes:
+            products.save_turntables(folder, config, particles, decode=decode)
+        if "export" in modes and (config.field.kind == "nerf" or len(modes) == 1):
+            products.save_meshes(folder, config, particles)
+        if "evaluate" in modes:
+            scores = evaluate.evaluate(folder, config, particles, step, decode=decode)
+            progress.say(evaluate.judged_line(scores))
+    except OSError as error:
+        raise RunError(
+            f"{folder} could not be written to ({error}). The training is saved; free"
+            " some space and run the same command again."
+        ) from error
+    progress.say(f"Report: {report.write_report(folder)}")
+
+
+def _needed_bytes(config: Config, state: VSDState) -> int:
+    size = sum(
+        leaf.size * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(state)
+        if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    )
+    # One more than are kept: the new one is complete before the oldest goes.
+    return size * (config.log.keep_checkpoints + 1) + _BYTES_FOR_PRODUCTS
+
+
+def _count(tree: PyTree) -> str:
+    number = sum(leaf.size for leaf in jax.tree.leaves(tree))
+    return f"{number / 1e6:.2f} M parameters"
+
+
+def _first_line(config: Config, run: build.Run, state: VSDState) -> str:
+    """What was loaded, where it runs, from which step to which."""
+    device = jax.devices()[0]
+    where = device.device_kind if device.platform != "cpu" else "CPU"
+    if device.platform == "cpu":
+        where += f" with {os.cpu_count()} cores"
+    n, begin = config.num_particles, int(state.step)
+    theta = _count(jax.tree.map(lambda leaf: leaf[0], state.particles.params))
+    phi = "no score network (SDS)"
+    if config.vsd.method == "vsd":
+        phi = f"score network {config.score.kind} ({_count(state.score.params)})"
+    return (
+        f'"{config.prompt}" with prior {config.prior.path}'
+        f" ({_count(run.prior_params)}, {run.prior.image_size} x"
+        f" {run.prior.image_size} pixels), {n} particle{'s' * (n > 1)} of {theta},"
+        f" {phi}, on {config.num_devices} x {where}.\n"
+        + (f"Going on from step {begin}. " if begin else "")
+        + f"{config.num_steps - begin} steps to do; the first one compiles, which"
+        " takes up to a minute unless it is cached."
+    )

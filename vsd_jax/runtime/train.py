@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop: steps, what is written while it runs, and when it stops.
+
+The metrics of a step are read while the next one runs. A run that is interrupted
+(Ctrl-C, SIGTERM) saves and can be resumed; since keys are folded from the step number,
+the resumed run repeats what the straight one would have done.
+"""
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from vsd_jax import parallel
+from vsd_jax.runtime import checkpoint, monitor, progress, views, writer
+from vsd_jax.runtime.build import Run
+from vsd_jax.runtime.build_scene import Config
+from vsd_jax.runtime.errors import RunError
+from vsd_jax.runtime.workdir import Workdir
+from vsd_jax.state import VSDState
+
+TIMED_STEPS = 5
+"""Steps after the first (which compiles) that the estimate of the time is made from."""
+
+
+class Interrupted(RunError):
+    """The user stopped the run; its state is saved."""
+
+
+@contextlib.contextmanager
+def catch_signals() -> Iterator[Callable[[], bool]]:
+    """Within it SIGINT and SIGTERM only ask to stop; a second one kills as usual.
+
+    Yields:
+      `asked() -> bool`.
+    """
+    asked: list[int] = []
+    old = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+
+    def ask(number: int, frame: Any) -> None:
+        del frame
+        asked.append(number)
+        signal.signal(number, old[number])
+        progress.say("\nStopping after this step; the state will be saved.")
+
+    for number in old:
+        signal.signal(number, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+class Loop:
+    """One session of training in an open run folder."""
+
+    def __init__(self, config: Config, run: Run, workdir: Workdir):
+        """Prepares what the loop writes.
+
+        Args:
+          config: validated.
+          run: from `build.build`.
+          workdir: open and adopted.
+        """
+        self._config, self._run, self._workdir = config, run, workdir
+        decode = None
+        if config.field.kind == "latent":
+            decode = views.make_decode(run.prior.decode, run.prior_params)
+        self._render = views.make_renderer(
+            config, size=_sheet_size(config), decode=decode
+        )
+        nerf = config.field.kind == "nerf"
+        self._alarms = monitor.Alarms(
+            config.num_particles,
+            empty=nerf,
+            solid=nerf and config.field.init == "object",
+        )
+        self._window = monitor.Window(config.num_particles)
+        self._times: list[float] = []
+
+    def run(self, state: VSDState) -> VSDState:
+        """Trains up to `num_steps` and saves.
+
+        Args:
+          state: fresh or restored; donated.
+
+        Returns:
+          The final state.
+
+        Raises:
+          Interrupted: after a signal, with the state saved.
+          RunError: if an alarm went off, or the last state could not be saved.
+        """
+        config, first = self._config, int(state.step)
+        path = self._workdir.path / "metrics.jsonl"
+        self._metrics = writer.MetricsFile(path, resume_step=first)
+        devices = _Devices(config.num_devices, self._run)
+        split, total = devices.split(state), config.num_steps
+        pending = None
+        meter = progress.Meter("training", total, done=first)
+        with catch_signals() as stop_asked, meter:
+            for step in range(first + 1, total + 1):
+                split, metrics = devices.step(split)
+                if pending is not None:
+                    self._read(*pending, meter)
+                pending = (step, metrics)
+                if stop_asked() or step == total or self._due(step):
+                    self._read(*pending, meter)
+                    pending = None
+                    state = devices.gather(split)
+                    self._hooks(step, state, last=stop_asked() or step == total)
+                if stop_asked() and step < total:
+                    raise Interrupted(
+                        f"Stopped at step {step} of {total} and saved. The same command"
+                        " goes on from there."
+                    )
+        return state
+
+    def _due(self, step: int) -> bool:
+        log = self._config.log
+        return any(
+            every and step % every == 0
+            for every in (log.image_every, log.checkpoint_every)
+        )
+
+    def _read(self, step: int, metrics: Any, meter: progress.Meter) -> None:
+        """Waits for a step's metrics, logs them, and raises what they tell."""
+        metrics = jax.device_get(metrics)
+        self._estimate(step)
+        self._window.add(metrics)
+        alarm = self._alarms.check(step, metrics)
+        if alarm or step % self._config.log.metrics_every == 0:
+            self._log(step, self._window.flush())
+        note = (
+            f"residual {metrics['residual/rms']:.3f}, opacity {metrics['opacity']:.2f}"
+        )
+        meter.update(step, note)
+        if alarm:
+            self._log(step, {"alarm": alarm})
+            steps = checkpoint.list_steps(self._workdir.checkpoints)
+            good = f"step {steps[-1]}" if steps else "none yet"
+            raise RunError(f"Stopped at step {step}. {alarm} Last checkpoint: {good}.")
+
+    def _log(self, step: int, row: dict[str, Any]) -> None:
+        try:
+            self._metrics.write(step, row)
+        except OSError as error:
+            progress.say(f"Warning: metrics of step {step} are lost ({error}).")
+
+    def _estimate(self, step: int) -> None:
+        """Says once, after the first steps, how long the rest will take."""
+        self._times.append(time.monotonic())
+        if len(self._times) != TIMED_STEPS + 1:
+            return
+        seconds = float(np.median(np.diff(self._times)))
+        left = progress.duration(seconds * (self._config.num_steps - step))
+        progress.say(f"One step takes {seconds:.2f} s: about {left} for the rest.")
+
+    def _hooks(self, step: int, state: VSDState, *, last: bool) -> None:
+        """Contact sheet and checkpoint, when they are due or at the end."""
+        log = self._config.log
+        if last or (log.image_every and step % log.image_every == 0):
+            self._guard(lambda: self._save_sheet(step, state), last=False)
+        if last or (log.checkpoint_every and step % log.checkpoint_every == 0):
+            self._guard(lambda: self._save_state(state), last=last)
+
+    def _guard(self, save: Callable[[], None], *, last: bool) -> None:
+        """A full disk must not end a run that could still be saved later."""
+        try:
+            save()
+        except OSError as error:
+            text = f"{self._workdir.path} could not be written to ({error})."
+            if last:
+                raise RunError(
+                    f"{text} The last good checkpoint stays. Free some space and run"
+                    " the same command again: it goes on from there."
+                ) from error
+            progress.say(f"Warning: {text} Training goes on; free some space.")
+
+    def _save_state(self, state: VSDState) -> None:
+        keep = self._config.log.keep_checkpoints
+        checkpoint.save_state(self._workdir.checkpoints, state, keep=keep)
+
+    def _save_sheet(self, step: int, state: VSDState) -> None:
+        log = self._config.log
+        flat = self._config.field.kind != "nerf"
+        cameras = views.judged_cameras(self._config, 1 if flat else log.sheet_views)
+        rgb = views.render_views(self._render, state.particles, cameras)["rgb"]
+        if flat:
+            rgb = _as_rows(rgb, log.sheet_views)
+        sheet = writer.contact_sheet(rgb, tile_size=log.sheet_size)
+        path = self._workdir.path / "images" / f"step_{step:06d}.png"
+        writer.save_png(path, sheet)
+        if not flat and len(rgb) > 1:
+            self._log(step, {"diversity/pixels": views.pixel_diversity(rgb)})
+
+
+def _sheet_size(config: Config) -> int:
+    """Renders for a sheet are no larger than its tiles."""
+    return min(config.render.size, config.log.sheet_size)
+
+
+def _as_rows(rgb: np.ndarray, columns: int) -> np.ndarray:
+    """[n, 1, H, W, 3] -> [rows, columns, H, W, 3], white where no particle is left."""
+    images = rgb[:, 0]
+    columns = min(columns, len(images))
+    spare = -len(images) % columns
+    images = np.concatenate([images, np.ones((spare, *images.shape[1:]), np.float32)])
+    return images.reshape(-1, columns, *images.shape[1:])
+
+
+class _Devices:
+    """One step on one device or, with `parallel`, on several; same results."""
+
+    def __init__(self, num_devices: int, run: Run):
+        self._num, self._run = num_devices, run
+        self._arguments = (run.prior_params, run.contexts)
+        self._step = run.step
+        if num_devices > 1:
+            self._arguments = parallel.replicate(self._arguments, num_devices)
+            self._step = parallel.parallel_step(run.step)
+
+    def split(self, state: VSDState) -> VSDState:
+        return parallel.split_state(state, self._num) if self._num > 1 else state
+
+    def gather(self, state: VSDState) -> VSDState:
+        return parallel.gather_state(state) if self._num > 1 else state
+
+    def step(self, state: VSDState) -> tuple[VSDState, Any]:
+        state, metrics = self._step(state, *self._arguments)
+        if self._num > 1:
+            metrics = parallel.gather_metrics(metrics)
+        return state, metrics
