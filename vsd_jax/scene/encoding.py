@@ -251,22 +251,27 @@ def _gradient_loop(grid: HashGrid, positions, cotangent):
     """One serial loop over points per level, for CPUs."""
     total = jnp.zeros((grid.rows, grid.features), cotangent.dtype)
     for level in range(len(grid.resolutions)):
-        body = functools.partial(_add_point, grid, level, positions, cotangent)
-        total = lax.fori_loop(0, positions.shape[0], body, total)
+        add_point = _point_adder(grid, level, positions, cotangent)
+        total = lax.fori_loop(0, positions.shape[0], add_point, total)
     return total
 
 
-def _add_point(grid: HashGrid, level: int, positions, cotangent, point, total):
-    """Adds one point's share at one level. The body must stay small."""
-    # int32 also where 64-bit types are on, or the slices' indices would disagree.
-    point, zero, features = point.astype(np.int32), np.int32(0), grid.features
-    xyz = _unit(lax.dynamic_slice(positions, (point, zero), (1, 3))[0])
-    column = np.int32(level * features)
-    share = lax.dynamic_slice(cotangent, (point, column), (1, features))
-    for i, w in zip(*_corners(grid, level, xyz), strict=True):
-        row = lax.dynamic_slice(total, (i, zero), (1, features))
-        total = lax.dynamic_update_slice(total, row + w * share, (i, zero))
-    return total
+def _point_adder(grid: HashGrid, level: int, positions, cotangent):
+    """The body of the loop over points at one level; it must stay small."""
+    zero, features = np.int32(0), grid.features
+
+    def add_point(point, total):
+        # int32 also where 64-bit types are on: the indices of a slice must agree.
+        point = point.astype(np.int32)
+        xyz = _unit(lax.dynamic_slice(positions, (point, zero), (1, 3))[0])
+        column = np.int32(level * features)
+        share = lax.dynamic_slice(cotangent, (point, column), (1, features))
+        for i, w in zip(*_corners(grid, level, xyz), strict=True):
+            row = lax.dynamic_slice(total, (i, zero), (1, features))
+            total = lax.dynamic_update_slice(total, row + w * share, (i, zero))
+        return total
+
+    return add_point
 
 
 def frequency_encode(x: jax.Array, num_octaves: int) -> jax.Array:

@@ -76,6 +76,53 @@ def make_nerf(
     Raises:
       ValueError: if the choices contradict each other.
     """
+    _check(capacity, half_extent, occupancy_resolution)
+    bound = {"grid": grid, "density_bias": density_bias}
+    density = functools.partial(field.query_density, **bound)
+    init_stats, update_stats = _make_stats(
+        density, occupancy_resolution, occupancy_decay, occupancy_interval
+    )
+    shoot = functools.partial(
+        volume.render_rays,
+        num_samples=num_samples,
+        num_fine=num_fine_samples,
+        half_extent=half_extent,
+        near=near,
+        capacity=capacity,
+    )
+
+    init = functools.partial(
+        field.init_field, grid=grid, hidden=hidden, environment=environment
+    )
+
+    def render(params, stats, camera, background, key, *, train):
+        cells = _cells(stats, occupancy_threshold)
+        sample = functools.partial(
+            _query_samples,
+            noise_scale=density_noise if train else 0.0,
+            normal_step=normal_step if train and train_normals else 0.0,
+            **bound,
+        )
+        render_chunk = functools.partial(
+            _render_chunk,
+            params=params,
+            background=background,
+            sample=sample,
+            shoot=functools.partial(shoot, cells=cells),
+            normals=None if train else (density, normal_step),
+        )
+        rays = _rays(camera, image_size)
+        images, extras = volume.map_rays(render_chunk, rays, key, max_rays)
+        images = {
+            name: x.reshape(image_size, image_size, *x.shape[1:])
+            for name, x in images.items()
+        }
+        return RenderOutput(**images, extras=extras)
+
+    return Scene(init, init_stats, update_stats, render)
+
+
+def _check(capacity: float, half_extent: float, occupancy_resolution: int) -> None:
     if capacity < 1 and not occupancy_resolution:
         raise ValueError(
             f"capacity={capacity} skips samples, which needs an occupancy grid: set "
@@ -86,56 +133,13 @@ def make_nerf(
             "capacity and half_extent must be in (0, 1]; "
             f"got {capacity} and {half_extent}."
         )
-    bound = {"grid": grid, "density_bias": density_bias}
-    density = functools.partial(field.query_density, **bound)
-    init_stats, update_stats = _make_stats(
-        density, occupancy_resolution, occupancy_decay, occupancy_interval
-    )
 
-    def init(key):
-        return field.init_field(key, grid, hidden=hidden, environment=environment)
 
-    def render(params, stats, camera, background, key, *, train):
-        cells = None
-        if occupancy_resolution:
-            cells = occupancy.occupied_cells(
-                stats["occupancy"], threshold=occupancy_threshold
-            )
-        shoot = functools.partial(
-            volume.render_rays,
-            cells=cells,
-            num_samples=num_samples,
-            num_fine=num_fine_samples,
-            half_extent=half_extent,
-            near=near,
-            capacity=capacity,
-        )
-        noise = density_noise if train else 0.0
-        step = normal_step if train_normals and train else 0.0
-        sample = functools.partial(
-            _query_samples, noise_scale=noise, normal_step=step, **bound
-        )
-
-        def render_chunk(rays, key):
-            seen, normals, extras = shoot(
-                functools.partial(sample, params),
-                functools.partial(sample, lax.stop_gradient(params)),
-                *rays,
-                key if train else None,
-            )
-            if not train:
-                normals = _surface_normals(
-                    functools.partial(density, params), rays, seen, normal_step
-                )
-            return _images(params, background, rays[1], seen, normals), extras
-
-        rays = _rays(camera, image_size)
-        images, extras = volume.map_rays(render_chunk, rays, key, max_rays)
-        size = (image_size, image_size)
-        images = {name: x.reshape(*size, *x.shape[1:]) for name, x in images.items()}
-        return RenderOutput(**images, extras=extras)
-
-    return Scene(init, init_stats, update_stats, render)
+def _cells(stats, threshold: float):
+    """Occupied cells, or None if the scene keeps no grid."""
+    if not stats:
+        return None
+    return occupancy.occupied_cells(stats["occupancy"], threshold=threshold)
 
 
 def _make_stats(density, resolution: int, decay: float, interval: int):
@@ -162,6 +166,21 @@ def _rays(camera, image_size: int):
     origin, directions = pixel_rays(camera, image_size, image_size)
     directions = directions.reshape(-1, 3)
     return jnp.broadcast_to(origin, directions.shape), directions
+
+
+def _render_chunk(rays, key, *, params, background, sample, shoot, normals):
+    """Images and scalars of some rays; `normals` = (density, step) to evaluate."""
+    seen, normal, extras = shoot(
+        functools.partial(sample, params),
+        functools.partial(sample, lax.stop_gradient(params)),
+        *rays,
+        key if normals is None else None,
+    )
+    if normals is not None:
+        density, step = normals
+        density_fn = functools.partial(density, params)
+        normal = _surface_normals(density_fn, rays, seen, step)
+    return _images(params, background, rays[1], seen, normal), extras
 
 
 def _query_samples(
