@@ -45,7 +45,9 @@ def test_two_stage_range():
 
 def test_sqrt_range():
     for step, t in ((0, 980), (25, 500), (100, 20), (200, 20)):
-        low, high = vsd.sqrt_t_range(jnp.int32(step), t_min=20, t_max=980, num_steps=100)
+        low, high = vsd.sqrt_t_range(
+            jnp.int32(step), t_min=20, t_max=980, num_steps=100
+        )
         assert int(low) == int(high) == t
 
 

@@ -15,6 +15,7 @@ devices give what one gives (up to the order of sums).
 from collections.abc import Callable
 
 import jax
+import numpy as np
 
 from vsd_jax.state import PyTree, VSDState
 
@@ -28,11 +29,13 @@ def parallel_step(step: Callable) -> Callable:
 
 def replicate(tree: PyTree, num_devices: int) -> PyTree:
     """One copy on each device: every leaf gets a leading axis D."""
-    devices = jax.local_devices()[:num_devices]
+    # pmap needs one mapped argument, so the device's number goes along.
     spread = jax.pmap(
-        lambda leaves: leaves, in_axes=None, axis_size=num_devices, devices=devices
+        lambda index, leaves: leaves,
+        in_axes=(0, None),
+        devices=jax.local_devices()[:num_devices],
     )
-    return spread(tree)
+    return spread(np.arange(num_devices), tree)
 
 
 def split_state(state: VSDState, num_devices: int) -> VSDState:

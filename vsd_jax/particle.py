@@ -211,7 +211,7 @@ def make_particle_update(
             "residual_ms": jnp.mean(direction**2, axis=(1, 2, 3)),
             "t": draw["t"],
             "opacity": jnp.mean(outputs.opacity),
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": global_norm(grads),
             "regularizer": jax.tree.map(jnp.mean, terms),
             "render": jax.tree.map(jnp.mean, outputs.extras),
         }
@@ -230,6 +230,12 @@ def all_finite(tree: PyTree) -> jax.Array:
 def select_tree(condition: jax.Array, new: PyTree, old: PyTree) -> PyTree:
     """`new` where the scalar condition holds, else `old`, leaf by leaf."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+
+
+def global_norm(tree: PyTree) -> jax.Array:
+    """Euclidean norm over all leaves; 0 for an empty tree."""
+    squares = jax.tree.map(lambda leaf: jnp.sum(leaf**2), tree)
+    return jnp.sqrt(jax.tree.reduce(jnp.add, squares, jnp.zeros(())))
 
 
 def _render_views(scene, params, stats, draw) -> RenderOutput:

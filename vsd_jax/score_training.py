@@ -13,7 +13,7 @@ import optax
 from vsd_jax import vsd
 from vsd_jax.diagnostics import Metrics
 from vsd_jax.parallel import sum_devices
-from vsd_jax.particle import all_finite, select_tree
+from vsd_jax.particle import all_finite, global_norm, select_tree
 from vsd_jax.state import NoiseModel, Prior, PyTree, ScoreState
 
 
@@ -83,7 +83,7 @@ def make_score_update(
         params = optax.apply_updates(state.params, updates)
         ok = all_finite(grads) & views["any"]
         after = ScoreState(params=params, opt_state=opt_state)
-        return select_tree(ok, after, state), (loss, optax.global_norm(grads), ~ok)
+        return select_tree(ok, after, state), (loss, global_norm(grads), ~ok)
 
     def update(state, batch, prior_params):
         views = _score_views(batch, axis_name)

@@ -42,12 +42,15 @@ def gaussian_mixture(
     Returns:
       The pytree that the functions of this module take as `params`.
     """
+    means, variances, weights = (
+        jnp.asarray(leaf, jnp.float32) for leaf in (means, variances, weights)
+    )
     chex.assert_equal_shape([means, variances])
     chex.assert_shape(weights, (means.shape[0],))
     return {
-        "means": jnp.asarray(means, jnp.float32),
-        "variances": jnp.asarray(variances, jnp.float32),
-        "log_weights": jax.nn.log_softmax(jnp.log(jnp.asarray(weights, jnp.float32))),
+        "means": means,
+        "variances": variances,
+        "log_weights": jax.nn.log_softmax(jnp.log(weights)),
     }
 
 

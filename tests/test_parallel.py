@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from simple_scene import (
+    ALPHAS_CUMPROD,
+    make_contexts,
+    make_prior,
+    make_scene,
+    mixture,
+    simple_step,
+)
+
+from vsd_jax import parallel
+from vsd_jax.score import exact
+from vsd_jax.state import NoiseModel
+from vsd_jax.step import init_state
+
+NUM = 4
+TXS = {"particle_tx": optax.adam(0.1), "score_tx": optax.adam(0.01)}
+MODEL = exact.make_model(ALPHAS_CUMPROD)
+SCORE = NoiseModel(
+    lambda params, noisy, t, context: params[0]["scale"] * noisy, "sample"
+)
+
+
+def new_state():
+    scene, key = make_scene(), jax.random.key(0)
+    return init_state(key, scene, {"scale": jnp.float32(0.5)}, num_particles=NUM, **TXS)
+
+
+def step_for(axis_name, particles_per_step=NUM):
+    return simple_step(
+        make_scene(),
+        make_prior(MODEL),
+        SCORE,
+        particles_per_step=particles_per_step,
+        axis_name=axis_name,
+        **TXS,
+    )
+
+
+def leaves(state):
+    parts = (state.particles, state.score, state.step)
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(parts)]
+
+
+def test_two_devices_give_what_one_gives():
+    single, state, step = step_for(None), new_state(), step_for(parallel.AXIS)
+    many = parallel.split_state(new_state(), 2)
+    fixed = parallel.replicate((mixture(), make_contexts(2)), 2)
+    step = parallel.parallel_step(step)
+    for _ in range(3):
+        state, metrics = single(state, mixture(), make_contexts(2))
+        many, many_metrics = step(many, *fixed)
+    gathered = parallel.gather_state(many)
+    for a, b in zip(leaves(state), leaves(gathered), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    np.testing.assert_array_equal(
+        jax.random.key_data(state.key), jax.random.key_data(gathered.key)
+    )
+    many_metrics = parallel.gather_metrics(many_metrics)
+    assert many_metrics.keys() == metrics.keys()
+    for name, value in metrics.items():
+        np.testing.assert_allclose(
+            many_metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name
+        )
+    # The score network is the same on both devices.
+    scales = np.asarray(many.score.params["scale"])
+    assert scales[0] == scales[1] != np.float32(0.5)
+
+
+def test_split_and_gather_are_inverse():
+    state = new_state()
+    split = parallel.split_state(state, 2)
+    assert split.particles.params["latent"].shape[:2] == (2, NUM // 2)
+    for a, b in zip(leaves(state), leaves(parallel.gather_state(split)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match="cannot be split"):
+        parallel.split_state(new_state(), 3)
+    with pytest.raises(ValueError, match="devices are asked for"):
+        scene = make_scene()
+        wide = init_state(jax.random.key(0), scene, {}, num_particles=64, **TXS)
+        parallel.split_state(wide, 64)
+    step = parallel.parallel_step(step_for(parallel.AXIS, particles_per_step=2))
+    fixed = parallel.replicate((mixture(), make_contexts(2)), 2)
+    with pytest.raises(ValueError, match="particles_per_step=4"):
+        step(parallel.split_state(new_state(), 2), *fixed)

@@ -1,0 +1,416 @@
+# SPDX-License-Identifier: Apache-2.0
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from simple_scene import (
+    ALPHAS_CUMPROD,
+    DEFAULTS,
+    SHAPE,
+    T,
+    make_contexts,
+    make_prior,
+    make_scene,
+    mixture,
+    sample_camera,
+    simple_step,
+)
+
+from vsd_jax import particle, vsd
+from vsd_jax.score import exact, prompt
+from vsd_jax.state import NoiseModel
+from vsd_jax.step import choose_particles, init_state
+
+MODEL = exact.make_model(ALPHAS_CUMPROD)
+# A score network with parameters: the prior's mixture with means moved by phi, and a
+# camera term so that the camera input matters.
+SCORE = NoiseModel(
+    lambda params, noisy, t, context: (
+        MODEL.apply(
+            {**params[1], "means": params[1]["means"] + params[0]["shift"]},
+            noisy,
+            t,
+            {"text": context["text"]},
+        )
+        + params[0]["camera"] * context["camera"][:, :1, None, None]
+    ),
+    "epsilon",
+)
+PHI = {"shift": jnp.float32(0.3), "camera": jnp.float32(0.1)}
+
+
+TXS = {
+    "num_views": 2,
+    "particle_tx": optax.adam(0.1),
+    "score_tx": optax.adam(0.01),
+}
+
+
+@cache
+def plain_step(num):
+    """The step that most tests share (compiled once)."""
+    prior = make_prior(MODEL)
+    return simple_step(make_scene(), prior, SCORE, particles_per_step=num, **TXS)
+
+
+def setup(num=3, *, score=SCORE, scene=None, seed=0, contexts=None, **options):
+    """A state and its step; `run(state)` makes one step."""
+    plain = score is SCORE and scene is None and not options
+    scene = scene or make_scene()
+    options = {"particles_per_step": num, **TXS, **options}
+    if plain:
+        step = plain_step(num)
+    else:
+        step = simple_step(scene, make_prior(MODEL), score, **options)
+    state = init_state(
+        jax.random.key(seed),
+        scene,
+        PHI if score else {},
+        num_particles=num,
+        particle_tx=options["particle_tx"],
+        score_tx=options["score_tx"],
+    )
+    contexts = make_contexts(2) if contexts is None else contexts
+    return state, lambda state: step(state, mixture(), contexts), step
+
+
+def latents(state):
+    return np.array(state.particles.params["latent"])
+
+
+def test_a_step_moves_particles_score_and_clock():
+    state, run, _ = setup()
+    before, phi = latents(state), float(state.score.params["shift"])
+    state, metrics = run(state)
+    assert int(state.step) == 1
+    assert (latents(state) != before).all()
+    assert float(state.score.params["shift"]) != phi
+    np.testing.assert_array_equal(state.particles.stats["count"], [1, 1, 1])
+    for name, value in metrics.items():
+        assert np.isfinite(value).all(), name
+    np.testing.assert_array_equal(metrics["particle/index"], [0, 1, 2])
+    np.testing.assert_allclose(metrics["opacity"], 1.0)
+    np.testing.assert_allclose(metrics["skipped"], 0)
+    counts = [int(metrics[f"residual/count_t{i}"]) for i in range(4)]
+    assert sum(counts) == 6
+
+
+def test_the_callers_key_and_score_parameters_survive_donation():
+    key = jax.random.key(3)
+    txs = {name: TXS[name] for name in ("particle_tx", "score_tx")}
+    state = init_state(key, make_scene(), PHI, num_particles=3, **txs)
+    state, _ = plain_step(3)(state, mixture(), make_contexts(2))
+    assert float(PHI["shift"]) == np.float32(0.3)
+    np.testing.assert_array_equal(
+        jax.random.key_data(state.key), jax.random.key_data(key)
+    )
+
+
+def test_resumed_run_repeats_the_straight_one():
+    state, run, _ = setup()
+    for _ in range(3):
+        state, _ = run(state)
+    copy = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
+    straight, _ = run(run(state)[0])
+    resumed, _ = run(run(copy)[0])
+    for a, b in zip(jax.tree.leaves(straight), jax.tree.leaves(resumed), strict=True):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(a, b)
+
+
+def test_vmap_equals_loop():
+    """Particle i of n is what the unbatched functions give for it alone."""
+    num = 3
+    state, run, _ = setup(num)
+    update = alone_update()
+    alone = [update(state, i)["latent"] for i in range(num)]
+    np.testing.assert_allclose(latents(run(state)[0]), alone, atol=1e-6)
+
+
+def alone_update():
+    """One particle through the unbatched functions, without vmap."""
+    prior = make_prior(MODEL)
+    draw_fn = particle.make_draw(
+        prior,
+        num_views=2,
+        **{
+            name: DEFAULTS[name]
+            for name in (
+                "sample_camera",
+                "sample_background",
+                "views",
+                "t_range",
+                "score_t_range",
+                "score_steps",
+                "camera_dropout",
+            )
+        },
+    )
+    residual = particle.make_residual(
+        prior, SCORE, guidance_scale=1.0, weighting="sigma_squared"
+    )
+    update = particle.make_particle_update(
+        make_scene(),
+        prior,
+        residual=residual,
+        regularizer=particle.no_regularizer,
+        tx=optax.adam(0.1),
+    )
+
+    @jax.jit
+    def run(state, i):
+        step_key = jax.random.fold_in(state.key, state.step)
+        draw_key, stats_key = jax.random.split(jax.random.fold_in(step_key, i))
+        one = jax.tree.map(lambda leaf: leaf[i], state.particles)
+        draw = draw_fn(draw_key, state.step, make_contexts(2))
+        phi = state.score.params
+        return update(one, draw, state.step, stats_key, phi, mixture())[0].params
+
+    return run
+
+
+def test_particles_do_not_see_each_other_except_through_phi():
+    # With a frozen score network the first of 2 moves as it does alone (which also
+    # compares the paths without a particle and a view axis to vmap).
+    frozen = {"score_tx": optax.set_to_zero(), "num_views": 1}
+    state, run, _ = setup(2, **frozen)
+    other, run_other, _ = setup(1, **frozen)
+    for _ in range(2):
+        state, _ = run(state)
+        other, _ = run_other(other)
+    np.testing.assert_allclose(latents(state)[0], latents(other)[0], atol=1e-6)
+
+
+def test_sds_without_score_network():
+    state, run, _ = setup(score=None, score_tx=optax.identity())
+    before = latents(state)
+    state, metrics = run(state)
+    assert (latents(state) != before).all()
+    assert state.score.params == {}
+    assert "score/loss" not in metrics
+
+
+def test_residual_vanishes_for_equal_networks():
+    equal = NoiseModel(
+        lambda params, noisy, t, context: MODEL.apply(
+            params[1], noisy, t, {"text": context["text"]}
+        ),
+        "epsilon",
+    )
+    state, run, _ = setup(score=equal, particle_tx=optax.sgd(1.0))
+    before = latents(state)
+    state, metrics = run(state)
+    np.testing.assert_allclose(metrics["residual/rms"], 0.0, atol=1e-6)
+    np.testing.assert_allclose(latents(state), before, atol=1e-6)
+
+
+def test_no_retrace_when_the_range_anneals():
+    traces = []
+
+    def t_range(step):
+        traces.append(None)
+        return vsd.two_stage_t_range(
+            step, t_min=2, t_max=T - 2, t_max_late=T // 4 - 1, anneal_step=2
+        )
+
+    state, run, step = setup(t_range=t_range, num_views=8)
+    for i in range(4):
+        state, metrics = run(state)
+        late = sum(int(metrics[f"residual/count_t{b}"]) for b in (1, 2, 3))
+        assert (late == 0) == (i >= 2)
+    assert len(traces) == 1
+    assert step._cache_size() == 1
+
+
+@pytest.mark.parametrize("subset", ["rotating", "random"])
+def test_a_subset_moves_and_the_others_stand_still(subset):
+    num, chosen = 5, 2
+    state, run, _ = setup(num, particles_per_step=chosen, subset=subset)
+    seen = set()
+    for _ in range(12):
+        before = jax.tree.map(np.array, state.particles)
+        state, metrics = run(state)
+        index = [int(i) for i in metrics["particle/index"]]
+        assert len(set(index)) == chosen
+        seen |= set(index)
+        # Parameters, optimizer state (count, both moments) and statistics alike.
+        moved = [
+            {i for i in range(num) if not np.array_equal(new[i], old[i])}
+            for new, old in zip(
+                jax.tree.leaves(state.particles), jax.tree.leaves(before), strict=True
+            )
+        ]
+        assert all(which == set(index) for which in moved)
+    assert seen == set(range(num))
+
+
+def test_choose_particles():
+    key = jax.random.key(0)
+    choose = partial(choose_particles, key, num_particles=5, num=2, subset="rotating")
+    taken = [tuple(int(i) for i in choose(step)) for step in range(5)]
+    assert taken == [(0, 1), (2, 3), (4, 0), (1, 2), (3, 4)]
+    with pytest.raises(ValueError, match="more than the 2"):
+        choose_particles(key, 0, 2, 3, subset="random")
+
+
+def bad_scene(bad_index):
+    """Renders NaN for the particle that carries the mark."""
+    scene = make_scene()
+
+    def init(key):
+        return {**scene.init(key), "mark": jnp.zeros(())}
+
+    def render(params, stats, camera, background, key, *, train):
+        out = scene.render(params, stats, camera, background, key, train=train)
+        broken = jnp.where(params["mark"] > 0, jnp.nan, 1.0)
+        return out.replace(rgb=out.rgb * broken)
+
+    return scene._replace(init=init, render=render)
+
+
+def test_a_particle_that_is_not_finite_is_skipped_and_counted():
+    state, run, _ = setup(3, scene=bad_scene(1))
+    params = {**state.particles.params, "mark": jnp.array([0.0, 1.0, 0.0])}
+    state = state.replace(particles=state.particles.replace(params=params))
+    before, opt_before = latents(state), jax.tree.map(np.array, state.particles)
+    phi = float(state.score.params["shift"])
+    state, metrics = run(state)
+    np.testing.assert_array_equal(metrics["particle/skipped"], [0, 1, 0])
+    assert int(metrics["skipped"]) == 1
+    np.testing.assert_array_equal(latents(state)[1], before[1])
+    assert (latents(state)[[0, 2]] != before[[0, 2]]).all()
+    for new, old in zip(
+        jax.tree.leaves(state.particles.opt_state),
+        jax.tree.leaves(opt_before.opt_state),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(new[1], old[1])
+    # The score network learns from the other two.
+    assert np.isfinite(metrics["score/loss"]) and int(metrics["score/skipped"]) == 0
+    assert float(state.score.params["shift"]) != phi
+    for name in ("residual/rms", "opacity", "particle_grad_norm"):
+        assert np.isfinite(metrics[name]), name
+
+
+def test_nothing_moves_if_no_particle_is_finite():
+    state, run, _ = setup(2, scene=bad_scene(0))
+    params = {**state.particles.params, "mark": jnp.ones(2)}
+    state = state.replace(particles=state.particles.replace(params=params))
+    state, _ = run(state)
+    phi = jax.tree.map(np.array, (state.score.params, state.score.opt_state))
+    state, metrics = run(state)
+    assert int(metrics["skipped"]) == 2 and int(metrics["score/skipped"]) == 1
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        phi,
+        (state.score.params, state.score.opt_state),
+    )
+
+
+def test_several_score_steps_draw_anew():
+    options = {"score_tx": optax.sgd(1e-2), "particle_tx": optax.set_to_zero()}
+    one, run_one, _ = setup(**options, score_steps=1)
+    three, run_three, _ = setup(**options, score_steps=3)
+    one, _ = run_one(one)
+    three, metrics = run_three(three)
+    start = float(PHI["shift"])
+    moved = abs(float(three.score.params["shift"]) - start)
+    assert moved != abs(float(one.score.params["shift"]) - start)
+    assert np.isfinite(metrics["score/loss"])
+
+
+def test_regularizer_acts_and_reports():
+    def regularizer(output, step):
+        return 1e3 * jnp.mean(output.rgb**2), {"square": jnp.mean(output.rgb**2)}
+
+    state, run, _ = setup(
+        score=None,
+        regularizer=regularizer,
+        particle_tx=optax.sgd(1e-4),
+        score_tx=optax.identity(),
+    )
+    before = latents(state)
+    state, metrics = run(state)
+    np.testing.assert_allclose(
+        metrics["regularizer/square"], (before**2).mean(), rtol=1e-4
+    )
+    np.testing.assert_allclose(latents(state), before * (1 - 0.1), atol=5e-3)
+    np.testing.assert_allclose(metrics["render/mean"], before.mean(), atol=1e-5)
+
+
+def test_each_view_gets_the_prompt_of_its_view_and_background():
+    seen = []
+    colors = np.array([[1, 1, 1], [0.5, 0.5, 0.5], [0, 0, 0]], np.float32)
+    draw_fn = particle.make_draw(
+        make_prior(MODEL),
+        sample_camera=sample_camera,
+        sample_background=particle.make_background_sampler(colors, [0.5, 0.3, 0.2]),
+        views=DEFAULTS["views"],
+        t_range=DEFAULTS["t_range"],
+        score_t_range=(0, T - 1),
+        num_views=64,
+        score_steps=1,
+        camera_dropout=0.1,
+    )
+    codes = jnp.arange(12.0).reshape(4, 3, 1, 1)
+    contexts = {"text": codes, "negative": -codes, "score": 100 + codes}
+    draw = jax.jit(draw_fn)(jax.random.key(0), jnp.int32(0), contexts)
+    view = prompt.view_index(
+        draw["cameras"].azimuth_deg,
+        draw["cameras"].elevation_deg,
+        overhead_deg=60.0,
+        front_half_angle_deg=45.0,
+    )
+    for i in range(64):
+        code = float(draw["context"]["text"][i, 0, 0])
+        index = int(code) % 3
+        assert int(code) // 3 == int(view[i])
+        np.testing.assert_allclose(draw["backgrounds"][i], colors[index])
+        assert float(draw["context"]["score"][i, 0, 0]) == 100 + code
+        seen.append(index)
+    assert set(seen) == {0, 1, 2}
+
+
+def test_draw_follows_its_distributions():
+    draw_fn = particle.make_draw(
+        make_prior(MODEL),
+        sample_camera=sample_camera,
+        sample_background=DEFAULTS["sample_background"],
+        views=DEFAULTS["views"],
+        t_range=lambda step: (10, 19),
+        score_t_range=(0, T - 1),
+        num_views=2000,
+        score_steps=2,
+        camera_dropout=0.1,
+    )
+    draw = jax.jit(draw_fn)(jax.random.key(0), jnp.int32(0), make_contexts(2))
+    assert draw["t"].min() == 10 and draw["t"].max() == 19
+    assert draw["score_t"].min() == 0 and draw["score_t"].max() == T - 1
+    assert abs(float(draw["score_keep"].mean()) - 0.9) < 0.02
+    assert abs(np.corrcoef(draw["score_t"])[0, 1]) < 0.1
+    stacked = np.concatenate([draw["noise"][None], draw["score_noise"]])
+    assert stacked.shape == (3, 2000, *SHAPE)
+    assert abs(stacked.std() - 1) < 0.03
+    assert abs(np.corrcoef(stacked.reshape(3, -1))[0, 1:]).max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"subset": "some"}, "rotating"),
+        ({"weighting": "sigma"}, "sigma_squared"),
+        ({"num_views": 0}, "num_views"),
+        ({"camera_dropout": 1.5}, "camera_dropout"),
+    ],
+)
+def test_refuses_what_cannot_be_meant(change, message):
+    with pytest.raises(ValueError, match=message):
+        simple_step(
+            make_scene(), make_prior(MODEL), SCORE, particles_per_step=1, **change
+        )
+    with pytest.raises(ValueError, match="do not fit"):
+        particle.make_background_sampler(np.ones((2, 3)), [1.0])
