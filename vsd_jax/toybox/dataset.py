@@ -7,13 +7,17 @@ Object i is a pure function of (seed, i), whatever the number of workers. A run 
 was stopped goes on where it stopped.
 """
 
+import argparse
 import json
 import multiprocessing
+import os
+import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from absl import app, flags
 from numpy.lib.format import open_memmap
 from rich.progress import track
 
@@ -26,19 +30,8 @@ from vsd_jax.toybox.text import COLOURS, HELD_OUT_PAIRS, KINDS, ROOM, Prompt
 KIND_NAMES = (*KINDS, ROOM)
 """Kinds as the datasets number them."""
 
-_OUT = flags.DEFINE_string("out", "", "Folder to write.")
-_OBJECTS = flags.DEFINE_integer("num_objects", 5000, "Scenes.")
-_VIEWS = flags.DEFINE_integer("views", 5, "Views of each.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed.")
-_WORKERS = flags.DEFINE_integer("workers", 2, "Processes.")
-_HELD_OUT = flags.DEFINE_enum(
-    "held_out", "exclude", ["exclude", "only", "include"], "The held-out pairs."
-)
-_ROOMS = flags.DEFINE_float("rooms", 0.10, "Share of rooms alone.")
-_IN_ROOMS = flags.DEFINE_float("in_rooms", 0.08, "Share of objects in rooms.")
-
 CHUNK = 50  # scenes a file of the work list
-FIELDS = ("kind", "colour", "room", "room_colour", "object_index")
+SIZE = 64  # pixels
 
 
 class Plan(NamedTuple):
@@ -127,19 +120,19 @@ def make_scene(plan: Plan, index: int) -> tuple[render.Images, list[dict]]:
         }
         for view in views
     ]
-    return render.render(part, views), records
+    return render.render(part, views, size=SIZE), records
 
 
-def _work(arguments: tuple[str, Plan, int]) -> list[dict]:
+def _work(arguments: tuple[str, Plan, range]) -> None:
     """Renders one chunk into the shared files."""
-    folder, plan, start = arguments
-    done = Path(folder) / "chunks" / f"{start:07d}.npz"
+    folder, plan, indices = arguments
+    done = Path(folder) / "chunks" / f"{indices.start:07d}.npz"
     if done.exists():
-        return []
+        return
     rgba = np.load(Path(folder) / "rgba.npy", mmap_mode="r+")
     normal = np.load(Path(folder) / "normal.npy", mmap_mode="r+")
     records = []
-    for index in range(start, min(start + CHUNK, plan.num_objects)):
+    for index in indices:
         images, rows = make_scene(plan, index)
         rows_at = slice(index * plan.views, (index + 1) * plan.views)
         rgba[rows_at] = np.round(images.rgba * 255.0)
@@ -148,18 +141,45 @@ def _work(arguments: tuple[str, Plan, int]) -> list[dict]:
     rgba.flush()
     normal.flush()
     columns = {name: np.array([r[name] for r in records]) for name in records[0]}
-    np.savez(done, **columns)
-    return records
+    # Renamed when complete: a chunk's file says that its renders are there.
+    with open(done.with_suffix(".part"), "wb") as file:
+        np.savez(file, **columns)
+    os.replace(done.with_suffix(".part"), done)
+
+
+def truth_views(
+    prompt: Prompt, *, num_objects: int, num_views: int, seed: int
+) -> tuple[render.Images, list[render.View]]:
+    """True images of a prompt: what a perfect generator would draw.
+
+    Args:
+      prompt: what it leaves open is drawn anew for every object.
+      num_objects: objects.
+      num_views: views of each, from cameras as in the datasets.
+      seed: not that of a training set, to be independent of it.
+
+    Returns:
+      Images [num_objects * num_views, 64, 64, ...], objects slowest, and their views.
+    """
+    blocks, views = [], []
+    for index in range(num_objects):
+        rng = scene_rng(seed, index)
+        part = build(prompt, rng)
+        cameras = [draw_view(prompt, rng) for _ in range(num_views)]
+        blocks.append(render.render(part, cameras, size=SIZE))
+        views += cameras
+    fields = zip(*blocks, strict=True)
+    return render.Images(*(np.concatenate(field) for field in fields)), views
 
 
 def make_dataset(folder: Path, plan: Plan, *, workers: int) -> None:
-    """Renders a dataset; see the module's docstring.
+    """Renders a dataset, or the rest of one; see the module's docstring.
 
     Writes rgba.npy uint8 [N, 64, 64, 4] (premultiplied), normal.npy uint8
     [N, 64, 64, 3] and meta.npz with one entry a view.
 
     Raises:
-      OSError: the folder cannot be written or the disk is full.
+      OSError: the folder cannot be written or the disk is too full.
       ValueError: the folder holds a dataset of another plan.
     """
     (folder / "chunks").mkdir(parents=True, exist_ok=True)
@@ -170,39 +190,90 @@ def make_dataset(folder: Path, plan: Plan, *, workers: int) -> None:
             f"{folder} holds a dataset of another plan ({plan_file}); use another "
             "--out, or delete the folder."
         )
-    number = plan.num_objects * plan.views
     if not plan_file.exists():
-        for name, channels in (("rgba", 4), ("normal", 3)):
-            shape = (number, 64, 64, channels)
-            open_memmap(folder / f"{name}.npy", "w+", np.uint8, shape).flush()
+        _make_files(folder, plan.num_objects * plan.views)
         plan_file.write_text(content)
     starts = range(0, plan.num_objects, CHUNK)
-    jobs = [(str(folder), plan, start) for start in starts]
-    # Spawned, not forked: a fork would copy the threads' locks of whoever calls.
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        for _ in track(pool.imap(_work, jobs), "rendering", total=len(jobs)):
-            pass
+    jobs = [
+        (str(folder), plan, range(start, min(start + CHUNK, plan.num_objects)))
+        for start in starts
+    ]
+    _run(jobs, workers)
     chunks = [np.load(folder / "chunks" / f"{start:07d}.npz") for start in starts]
     names = chunks[0].files
     columns = {name: np.concatenate([c[name] for c in chunks]) for name in names}
     np.savez(folder / "meta.npz", **columns)
 
 
-def main(argv: list[str]) -> None:
-    """Command line."""
-    del argv
-    if not _OUT.value:
-        raise app.UsageError("--out is missing: the folder to write.")
-    plan = Plan(
-        _OBJECTS.value,
-        _VIEWS.value,
-        _SEED.value,
-        _HELD_OUT.value,
-        _ROOMS.value,
-        _IN_ROOMS.value,
+def _run(jobs: list[tuple[str, Plan, range]], workers: int) -> None:
+    if workers == 1:
+        for job in track(jobs, "rendering"):
+            _work(job)
+        return
+    # Spawned, not forked: a fork would copy the threads' locks of whoever calls.
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        for _ in track(pool.imap(_work, jobs), "rendering", total=len(jobs)):
+            pass
+
+
+def _make_files(folder: Path, number: int) -> None:
+    """Makes the empty image files, after a look at the space that is left."""
+    # Renders are written through memory maps, which die without a word on a full disk.
+    needed, free = number * SIZE**2 * 7 * 1.02, shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            f"{folder} needs {needed / 1e6:.0f} MB for {number} images, but its disk "
+            f"has {free / 1e6:.0f} MB left. Make room or lower --num_objects."
+        )
+    for name, channels in (("rgba", 4), ("normal", 3)):
+        shape = (number, SIZE, SIZE, channels)
+        open_memmap(folder / f"{name}.npy", "w+", np.uint8, shape).flush()
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """Reads the command line (without the program's name)."""
+    # argparse, not absl: absl's flags are global, and tests import every program.
+    parser = argparse.ArgumentParser(
+        prog="python -m vsd_jax.toybox.dataset",
+        description="Renders a Toybox dataset; the same command goes on with it.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    make_dataset(Path(_OUT.value), plan, workers=_WORKERS.value)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--num_objects", type=int, default=5000, help="scenes")
+    parser.add_argument("--views", type=int, default=5, help="views of each")
+    parser.add_argument("--seed", type=int, default=0, help="seed")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument(
+        "--held_out",
+        choices=("exclude", "only", "include"),
+        default="exclude",
+        help="the held-out pairs of kind and colour",
+    )
+    parser.add_argument(
+        "--rooms", type=float, default=0.10, help="share of rooms alone"
+    )
+    parser.add_argument(
+        "--in_rooms", type=float, default=0.08, help="share of objects in rooms"
+    )
+    chosen = parser.parse_args(arguments)
+    if min(chosen.num_objects, chosen.views, chosen.workers) < 1:
+        parser.error("--num_objects, --views and --workers must be at least 1")
+    if min(chosen.rooms, chosen.in_rooms) < 0 or chosen.rooms + chosen.in_rooms > 1:
+        parser.error("--rooms and --in_rooms are shares: each >= 0, their sum <= 1")
+    return chosen
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Command line; returns the exit status."""
+    chosen = vars(parse_arguments(arguments))
+    folder, workers = chosen.pop("out"), chosen.pop("workers")
+    try:
+        make_dataset(folder, Plan(**chosen), workers=workers)
+    except (OSError, ValueError, ImportError) as error:
+        print(f"dataset: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(main(sys.argv[1:]))

@@ -30,7 +30,8 @@ def make_room(rng: np.random.Generator, prompt: Prompt) -> Part:
         `room_colour`; None is drawn.
 
     Returns:
-      Part inside [-1, 1]^3, floor at negative y.
+      Part whose walls are inside [-1, 1]^3 (backs of frames reach 0.015 further, out
+      of sight); floor at negative y.
     """
     alone = prompt.kind == ROOM
     name = prompt.colour if alone else prompt.room_colour
