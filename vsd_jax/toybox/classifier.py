@@ -34,7 +34,7 @@ FEATURES = 96
 _DATA = flags.DEFINE_string("data", "", "Toybox dataset to learn from.")
 _VALIDATION = flags.DEFINE_string("validation", "", "Dataset of other seeds.")
 _OUT = flags.DEFINE_string("out", str(WEIGHTS), "File to write.")
-_STEPS = flags.DEFINE_integer("steps", 2500, "Training steps of 64 images.")
+_STEPS = flags.DEFINE_integer("steps", 2000, "Training steps of 64 images.")
 
 
 class Judge(nn.Module):
