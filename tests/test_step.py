@@ -167,8 +167,8 @@ def alone_update():
         draw_key, stats_key = jax.random.split(jax.random.fold_in(step_key, i))
         one = jax.tree.map(lambda leaf: leaf[i], state.particles)
         draw = draw_fn(draw_key, state.step, make_contexts(2))
-        phi = state.score.params
-        return update(one, draw, state.step, stats_key, phi, mixture())[0].params
+        networks = (state.score.params, mixture())
+        return update(one, draw, state.step, stats_key, networks=networks)[0].params
 
     return run
 

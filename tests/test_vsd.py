@@ -96,7 +96,10 @@ def test_prior_noise_with_perp_neg(batch, context):
         "perp_text": jax.random.normal(keys[0], (BATCH, 2, 1, 2)),
         "perp_weights": jax.random.uniform(keys[1], (BATCH, 2)),
     }
-    call = lambda text: NOISE_FN(mixture(), noisy, T_BATCH, {"text": text})
+
+    def call(text):
+        return NOISE_FN(mixture(), noisy, T_BATCH, {"text": text})
+
     negatives = [call(context["perp_text"][:, m]) for m in range(2)]
     expected = prompt.perp_neg(
         call(context["negative"]),
@@ -138,9 +141,10 @@ def test_residual_is_the_difference_of_scores(batch):
     empty = [exact.empty_context(BATCH, num) for num in (2, 1)]
 
     def score_of(params, context):
-        density = lambda x: exact.log_density(  # noqa: E731
-            params, x, T_BATCH, context, ALPHAS_CUMPROD
-        ).sum()
+        def density(x):
+            log_p = exact.log_density(params, x, T_BATCH, context, ALPHAS_CUMPROD)
+            return log_p.sum()
+
         return jax.grad(density)(noisy)
 
     _, sigma_t = noise.alpha_sigma(T_BATCH, ALPHAS_CUMPROD, ndim=4)
@@ -180,8 +184,7 @@ def test_theta_loss_gives_phi_and_prior_no_gradient(batch):
 
 def linear_model(kind):
     """A network of one number per parameter type, to be trained."""
-    apply = lambda params, noisy, t, context: params[0] * noisy
-    return NoiseModel(apply, kind)
+    return NoiseModel(lambda params, noisy, t, context: params[0] * noisy, kind)
 
 
 def errors(kind, scale, latents, draw, **options):
@@ -199,7 +202,10 @@ def errors(kind, scale, latents, draw, **options):
 def test_score_loss_gives_theta_no_gradient(batch):
     latents, eps = batch
     draw = {"t": T_BATCH, "noise": eps}
-    loss = lambda scale, latents: errors("epsilon", scale, latents, draw).sum()
+
+    def loss(scale, latents):
+        return errors("epsilon", scale, latents, draw).sum()
+
     grads = jax.grad(loss, argnums=(0, 1))(jnp.float32(0.3), latents)
     assert abs(grads[0]) > 1e-3
     np.testing.assert_array_equal(grads[1], np.zeros(latents.shape))

@@ -181,23 +181,24 @@ def make_particle_update(
       tx: optimizer of the particle.
 
     Returns:
-      `(particle, draw, step, stats_key, score_params, prior_params) -> (particle,
-      latents [V, h, w, c], report)`; `report["ok"]` is false if the update was skipped.
+      `(particle, draw, step, stats_key, *, networks) -> (particle, latents, report)`;
+      `networks` = (score_params, prior_params), latents [V, h, w, c], `report["ok"]`
+      false if the update was skipped.
     """
 
-    def loss_fn(params, stats, draw, step, score_params, prior_params):
+    def loss_fn(params, stats, draw, step, *, networks):
         outputs = _render_views(scene, params, stats, draw)
         images = _fit(outputs.rgb, prior.image_size)
-        latents = prior.encode(prior_params, images, draw["encode_key"])
-        direction = residual(latents, draw, score_params, prior_params)
+        latents = prior.encode(networks[1], images, draw["encode_key"])
+        direction = residual(latents, draw, *networks)
         penalty, terms = jax.vmap(regularizer, in_axes=(0, None))(outputs, step)
         loss = vsd.surrogate_loss(latents, direction) + jnp.mean(penalty)
         return loss, (latents, direction, outputs, terms)
 
-    def update(particle, draw, step, stats_key, score_params, prior_params):
+    def update(particle, draw, step, stats_key, *, networks):
         stats = scene.update_stats(particle.params, particle.stats, step, stats_key)
         grads, (latents, direction, outputs, terms) = jax.grad(loss_fn, has_aux=True)(
-            particle.params, stats, draw, step, score_params, prior_params
+            particle.params, stats, draw, step, networks=networks
         )
         updates, opt_state = tx.update(grads, particle.opt_state, particle.params)
         params = optax.apply_updates(particle.params, updates)

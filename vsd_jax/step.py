@@ -200,7 +200,11 @@ def _make_joint_step(
             draw_key, stats_key = jax.random.split(key)
             draw = draw_fn(draw_key, state.step, contexts)
             particle, latents, report = particle_update(
-                particle, draw, state.step, stats_key, state.score.params, prior_params
+                particle,
+                draw,
+                state.step,
+                stats_key,
+                networks=(state.score.params, prior_params),
             )
             return particle, {**draw, **report, "latents": latents}
 

@@ -54,7 +54,10 @@ def test_wrong_predictions_round_trip_too(pair):
 def test_guidance_commutes_with_conversion(pair):
     uncond, text, t = pair
     noisy = uncond + 1.0
-    convert = lambda raw: noise.to_noise(raw, noisy, t, ALPHAS_CUMPROD, "sample")
+
+    def convert(raw):
+        return noise.to_noise(raw, noisy, t, ALPHAS_CUMPROD, "sample")
+
     np.testing.assert_allclose(
         convert(noise.guide(uncond, text, 7.5)),
         noise.guide(convert(uncond), convert(text), 7.5),
@@ -90,7 +93,10 @@ def test_sigma_over_alpha_weighs_clean_predictions(pair):
     first, second, t = pair
     noisy = first + second
     weight = noise.w_t(t, ALPHAS_CUMPROD, weighting="sigma_over_alpha", ndim=4)
-    x0 = lambda eps: noise.to_x0(eps, noisy, t, ALPHAS_CUMPROD, "epsilon")
+
+    def x0(eps):
+        return noise.to_x0(eps, noisy, t, ALPHAS_CUMPROD, "epsilon")
+
     np.testing.assert_allclose(
         weight * (first - second), x0(second) - x0(first), rtol=2e-3, atol=1e-3
     )
