@@ -188,7 +188,7 @@ def make_particle_update(
 
     def loss_fn(params, stats, draw, step, *, networks):
         outputs = _render_views(scene, params, stats, draw)
-        images = _fit(outputs.rgb, prior.image_size)
+        images = fit_images(outputs.rgb, prior.image_size)
         latents = prior.encode(networks[1], images, draw["encode_key"])
         direction = residual(latents, draw, *networks)
         penalty, terms = jax.vmap(regularizer, in_axes=(0, None))(outputs, step)
@@ -264,8 +264,11 @@ def over_axis(fn: Callable, num: int) -> Callable:
     return single
 
 
-def _fit(images: jax.Array, size: int) -> jax.Array:
-    """Resizes [V, H, W, C] to the prior's image size (bilinear) if it differs."""
+def fit_images(images: jax.Array, size: int) -> jax.Array:
+    """Resizes [V, H, W, C] to the prior's image size if it differs.
+
+    Bilinear with half-pixel centres; antialiased where it shrinks.
+    """
     chex.assert_rank(images, 4)
     if images.shape[1:3] == (size, size):
         return images

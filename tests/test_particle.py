@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Helpers of the particle update; the update itself is tested in test_step.py."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from simple_scene import make_prior
+
+from vsd_jax import particle
+from vsd_jax.score import exact
+
+
+def test_over_axis_of_length_one_equals_vmap():
+    def fn(x, tree):
+        return {"sum": x + tree["y"].sum()}
+
+    x, tree = jnp.ones((1, 3)), {"y": jnp.arange(2.0).reshape(1, 2)}
+    found = particle.over_axis(fn, 1)(x, tree)
+    expected = jax.vmap(fn)(x, tree)
+    np.testing.assert_array_equal(found["sum"], expected["sum"])
+    wide = particle.over_axis(fn, 2)(jnp.ones((2, 3)), {"y": jnp.ones((2, 2))})
+    np.testing.assert_array_equal(wide["sum"], np.full((2, 3), 3.0))
+
+
+def test_all_finite():
+    good = {"a": jnp.ones(2), "b": jnp.zeros(())}
+    assert particle.all_finite(good) and particle.all_finite({})
+    for bad in (jnp.nan, jnp.inf, -jnp.inf):
+        assert not particle.all_finite({**good, "c": jnp.array([0.0, bad])})
+
+
+def test_global_norm():
+    assert (
+        float(particle.global_norm({"a": jnp.array([3.0]), "b": jnp.full(1, 4.0)})) == 5
+    )
+    assert float(particle.global_norm({})) == 0.0
+
+
+def test_renders_are_resized_to_what_the_prior_expects():
+    model = exact.make_model(make_prior(None).alphas_cumprod)
+    images = jnp.broadcast_to(jnp.arange(2.0).reshape(1, 1, 2, 1), (3, 2, 2, 3))
+    same = particle.fit_images(images, make_prior(model, (2, 2, 3)).image_size)
+    assert same is images
+    found = particle.fit_images(images, 4)
+    assert found.shape == (3, 4, 4, 3)
+    # Half-pixel centres (align_corners off): the outer columns keep the end values.
+    np.testing.assert_allclose(found[0, 0, :, 0], [0.0, 0.25, 0.75, 1.0], atol=1e-6)
+
+
+def test_backgrounds_come_with_their_index():
+    colors = np.array([[1, 1, 1], [0.5, 0.5, 0.5], [0, 0, 0]], np.float32)
+    sample = jax.jit(
+        jax.vmap(particle.make_background_sampler(colors, [0.5, 0.5, 0.0]))
+    )
+    color, index = sample(jax.random.split(jax.random.key(0), 400))
+    np.testing.assert_array_equal(color, colors[np.asarray(index)])
+    shares = np.bincount(index, minlength=3) / 400
+    np.testing.assert_allclose(shares, [0.5, 0.5, 0.0], atol=0.08)
+    with pytest.raises(ValueError, match="do not fit"):
+        particle.make_background_sampler(colors, [1.0])

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training of phi by itself; inside the step it is tested in test_step.py."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from simple_scene import ALPHAS_CUMPROD, SHAPE, T, make_prior, sample_camera
+
+from vsd_jax.score import exact, noise
+from vsd_jax.score_training import make_score_update, score_optimizer
+from vsd_jax.state import NoiseModel, ScoreState
+
+# noise_score = phi * x_t + (first number of the camera), so the loss is a parabola.
+MODEL = NoiseModel(
+    lambda params, noisy, t, context: (
+        params[0]["scale"] * noisy + context["camera"][:, :1, None, None]
+    ),
+    "epsilon",
+)
+PHI = {"scale": jnp.float32(0.2)}
+NUM, VIEWS, STEPS = 3, 2, 2
+
+
+@pytest.fixture
+def batch():
+    rng = np.random.default_rng(0)
+    camera = sample_camera(jax.random.key(0))
+    return {
+        "ok": jnp.ones(NUM, bool),
+        "t": jnp.zeros((NUM, VIEWS), jnp.int32),
+        "latents": jnp.asarray(rng.standard_normal((NUM, VIEWS, *SHAPE), np.float32)),
+        "context": {"score": jnp.zeros((NUM, VIEWS, 1, 2))},
+        "cameras": jax.tree.map(
+            lambda leaf: jnp.broadcast_to(leaf, (NUM, VIEWS, *leaf.shape)), camera
+        ),
+        "score_t": jnp.asarray(rng.integers(0, T, (NUM, STEPS, VIEWS)), jnp.int32),
+        "score_noise": jnp.asarray(
+            rng.standard_normal((NUM, STEPS, VIEWS, *SHAPE), np.float32)
+        ),
+        "score_keep": jnp.asarray(rng.random((NUM, STEPS, VIEWS)) > 0.5),
+    }
+
+
+@pytest.fixture(scope="module")
+def update():
+    tx = optax.sgd(0.1)
+    prior = make_prior(exact.make_model(ALPHAS_CUMPROD))
+    run = make_score_update(MODEL, prior, tx=tx, sigma_floor=0.1, axis_name=None)
+    start = ScoreState(params=PHI, opt_state=tx.init(PHI))
+    return jax.jit(lambda batch: run(start, batch, {}))
+
+
+def reference(batch, particles):
+    """Gradient descent written out, with derivatives by hand."""
+    scale, losses, norms = 0.2, [], []
+    for k in range(STEPS):
+        errors, slopes = [], []
+        for i in particles:
+            x0, eps = batch["latents"][i], batch["score_noise"][i, k]
+            noisy = noise.add_noise(x0, eps, batch["score_t"][i, k], ALPHAS_CUMPROD)
+            noisy, eps = np.asarray(noisy), np.asarray(eps)
+            # The test camera is the identity matrix: its first number is 1, or 0 dropped.
+            shift = np.asarray(batch["score_keep"][i, k]).reshape(-1, 1, 1, 1)
+            error = scale * noisy + shift - eps
+            errors.append(error**2)
+            slopes.append(2 * error * noisy)
+        losses.append(np.mean(errors))
+        norms.append(abs(np.mean(slopes)))
+        scale -= 0.1 * np.mean(slopes)
+    return scale, np.mean(losses), np.mean(norms)
+
+
+@pytest.mark.parametrize("skipped", [None, 1])
+def test_update_equals_gradient_descent_by_hand(update, batch, skipped):
+    keep = [i for i in range(NUM) if i != skipped]
+    if skipped is not None:
+        batch["ok"] = batch["ok"].at[skipped].set(False)
+        batch["latents"] = batch["latents"].at[skipped].set(jnp.nan)
+    state, metrics = update(batch)
+    scale, loss, norm = reference(batch, keep)
+    np.testing.assert_allclose(state.params["scale"], scale, rtol=1e-4)
+    np.testing.assert_allclose(metrics["score/loss"], loss, rtol=1e-4)
+    np.testing.assert_allclose(metrics["score/grad_norm"], norm, rtol=1e-4)
+    assert int(metrics["score/skipped"]) == 0
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_and_counted(update, batch):
+    batch["score_noise"] = batch["score_noise"].at[0, 1].set(jnp.inf)
+    state, metrics = update(batch)
+    assert int(metrics["score/skipped"]) == 1
+    assert np.isfinite(state.params["scale"]) and state.params["scale"] != 0.2
+
+
+def test_sds_leaves_the_state_alone(batch):
+    run = make_score_update(
+        None, make_prior(None), tx=optax.sgd(0.1), sigma_floor=0.1, axis_name=None
+    )
+    state, metrics = run("untouched", batch, {})
+    assert state == "untouched" and metrics == {}
+
+
+def test_warm_up_is_linear_and_then_constant():
+    tx = score_optimizer(
+        learning_rate=0.5, warmup_steps=4, b1=0.9, b2=0.999, weight_decay=0.0
+    )
+    params = {"x": jnp.zeros(1)}
+    state, moves = tx.init(params), []
+    for _ in range(6):
+        updates, state = tx.update({"x": jnp.ones(1)}, state, params)
+        moves.append(-float(updates["x"][0]))
+    # Adam moves by the learning rate if all gradients are equal.
+    np.testing.assert_allclose(moves, [0.125, 0.25, 0.375, 0.5, 0.5, 0.5], rtol=1e-3)
