@@ -12,7 +12,7 @@ import pytest
 from configs import base
 
 ROOT = pathlib.Path(__file__).parents[1]
-WEIGHTS = ROOT / "vsd_jax" / "toybox" / "weights"
+WEIGHTS = ROOT / "vsd_jax" / "toybox" / "weights" / "unet"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 

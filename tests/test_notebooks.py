@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-WEIGHTS = ROOT / "vsd_jax" / "toybox" / "weights"
+WEIGHTS = ROOT / "vsd_jax" / "toybox" / "weights" / "unet"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
