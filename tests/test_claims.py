@@ -6,6 +6,8 @@ distribution VSD follows the gradient flow of E_t KL(q_t || p_t), whose minimum 
 target; SDS moves each particle to the maximum of a smoothed density.
 """
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,21 +72,41 @@ def points(state):
     return state.particles.params["latent"]
 
 
-def distil(score, own, phi, *, steps, learning_rate, spread=1.0, seed=0, **options):
-    """Runs `steps` steps; `own(points)` gives the particles' distribution."""
-    target = options.pop("target", MODES)
-    tx = optax.sgd(optax.linear_schedule(learning_rate, 0.0, steps))
-    score_tx = optax.adam(optax.linear_schedule(0.05, 0.0, 2 * steps))
+@cache
+def make_run(score, *, steps, learning_rate, spread, score_steps):
+    """(scene, optimizers, step); the same arguments are compiled once."""
     scene = make_scene(spread=spread)
-    txs = {"particle_tx": tx, "score_tx": score_tx}
+    txs = {
+        "particle_tx": optax.sgd(optax.linear_schedule(learning_rate, 0.0, steps)),
+        "score_tx": optax.adam(optax.linear_schedule(0.05, 0.0, score_steps * steps)),
+    }
     step = simple_step(
-        scene, make_prior(TARGET), score, particles_per_step=NUM, **txs, **options
+        scene,
+        make_prior(TARGET),
+        score,
+        particles_per_step=NUM,
+        score_steps=score_steps,
+        **txs,
     )
-    state = init_state(jax.random.key(seed), scene, phi, num_particles=NUM, **txs)
+    return scene, txs, step
+
+
+def distil(
+    score, own, phi, *, steps=300, learning_rate=1.0, spread=1.0, score_steps=1, **how
+):
+    """Runs `num_steps` of `steps`; `own(points)` is the particles' distribution."""
+    scene, txs, step = make_run(
+        score,
+        steps=steps,
+        learning_rate=learning_rate,
+        spread=spread,
+        score_steps=score_steps,
+    )
+    state = init_state(jax.random.key(0), scene, phi, num_particles=NUM, **txs)
     text = jnp.zeros((4, 1, 1, 1))
     contexts = {"text": text, "negative": text, "score": text}
-    for _ in range(steps):
-        prior_params = {"target": target, "own": own(points(state))}
+    for _ in range(how.get("num_steps", steps)):
+        prior_params = {"target": how.get("target", MODES), "own": own(points(state))}
         state, metrics = step(state, prior_params, contexts)
     return np.asarray(points(state)).reshape(NUM, 2), metrics
 
@@ -100,7 +122,7 @@ def mode_shares(x):
 
 
 def test_vsd_covers_every_mode_with_its_weight():
-    x, _ = distil(OWN, empirical, {}, steps=300, learning_rate=1.0)
+    x, _ = distil(OWN, empirical, {})
     shares, mode = mode_shares(x)
     np.testing.assert_allclose(shares, WEIGHTS, atol=0.06)
     np.testing.assert_allclose(
@@ -111,7 +133,7 @@ def test_vsd_covers_every_mode_with_its_weight():
 
 
 def test_sds_collapses():
-    x, _ = distil(None, lambda x: {}, {}, steps=300, learning_rate=1.0)
+    x, _ = distil(None, lambda x: {}, {})
     shares, _ = mode_shares(x)
     assert shares[3] > 0.8, "SDS should crowd into the heaviest mode"
     assert (shares > 0).sum() <= 2
@@ -141,17 +163,18 @@ def test_vsd_with_a_learned_score_reaches_mean_and_variance():
 
 
 def test_residual_vanishes_for_the_score_of_the_particles_own_distribution():
-    # Particles drawn from the target; score = the same density written differently
-    # (every component twice, with half the weight).
-    doubled = exact.gaussian_mixture(
-        np.tile(CENTRES.reshape(4, *SHAPE), (2, 1, 1, 1)),
-        np.full((8, *SHAPE), STD**2),
-        np.tile(WEIGHTS / 2, 2),
+    # Score = the target's density written differently: every component 16 times.
+    copies = exact.gaussian_mixture(
+        np.tile(CENTRES.reshape(4, *SHAPE), (16, 1, 1, 1)),
+        np.full((NUM, *SHAPE), STD**2),
+        np.tile(WEIGHTS / 16, 16),
     )
-    x, metrics = distil(OWN, lambda x: doubled, {}, steps=2, learning_rate=1.0)
+    _, metrics = distil(OWN, lambda x: copies, {}, num_steps=2)
     assert metrics["residual/rms"] < 1e-5
-    other = exact.gaussian_mixture(np.zeros((1, *SHAPE)), np.ones((1, *SHAPE)), [1.0])
-    x, metrics = distil(OWN, lambda x: other, {}, steps=2, learning_rate=1.0)
+    other = exact.gaussian_mixture(
+        np.zeros((NUM, *SHAPE)), np.ones((NUM, *SHAPE)), np.ones(NUM)
+    )
+    _, metrics = distil(OWN, lambda x: other, {}, num_steps=2)
     assert metrics["residual/rms"] > 0.05
 
 

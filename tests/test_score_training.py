@@ -61,7 +61,7 @@ def reference(batch, particles):
             x0, eps = batch["latents"][i], batch["score_noise"][i, k]
             noisy = noise.add_noise(x0, eps, batch["score_t"][i, k], ALPHAS_CUMPROD)
             noisy, eps = np.asarray(noisy), np.asarray(eps)
-            # The test camera is the identity matrix: its first number is 1, or 0 dropped.
+            # The test camera is the identity: its first number is 1, or 0 if dropped.
             shift = np.asarray(batch["score_keep"][i, k]).reshape(-1, 1, 1, 1)
             error = scale * noisy + shift - eps
             errors.append(error**2)
