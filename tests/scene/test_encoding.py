@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import functools
 import time
 
 import jax
@@ -17,10 +18,14 @@ GRID = dict(
 )
 
 
+encode = jax.jit(encoding.encode, static_argnums=2)
+
+
 def make(**changes):
     grid = encoding.hash_grid(**(GRID | changes))
-    table = jax.random.normal(jax.random.key(0), (grid.rows, grid.features))
-    positions = jax.random.uniform(jax.random.key(1), (37, 3), minval=-1, maxval=1)
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(grid.rows, grid.features)).astype(np.float32)
+    positions = rng.uniform(-1, 1, (37, 3)).astype(np.float32)
     return grid, table, positions
 
 
@@ -51,9 +56,9 @@ def encode_slowly(table, positions, grid):
 @pytest.mark.parametrize("dense_coarse,smooth", [(True, False), (False, True)])
 def test_matches_the_slow_reference(dense_coarse, smooth):
     grid, table, positions = make(dense_coarse=dense_coarse, smooth=smooth)
-    positions = positions.at[0].set(1.0).at[1].set(-1.0).at[2].set(1.5)
+    positions[:3] = [[1.0], [-1.0], [1.5]]
     expected = encode_slowly(table, positions, grid)
-    got = jax.jit(encoding.encode, static_argnums=2)(table, positions, grid)
+    got = encode(table, positions, grid)
     np.testing.assert_allclose(got, expected, atol=2e-6)
 
 
@@ -87,70 +92,66 @@ def test_interpolation_reproduces_a_linear_function():
         min_resolution=4,
         max_resolution=4,
     )
-    z, y, x = jnp.meshgrid(*[jnp.linspace(-1, 1, 5)] * 3, indexing="ij")
+    z, y, x = np.meshgrid(*[np.linspace(-1, 1, 5, dtype=np.float32)] * 3, indexing="ij")
     table = (2 * x - y + 0.5 * z).reshape(-1, 1)
-    positions = jax.random.uniform(jax.random.key(0), (20, 3), minval=-1, maxval=1)
-    expected = positions @ jnp.array([[2.0], [-1.0], [0.5]])
-    got = encoding.encode(table, positions, grid)
+    positions = np.random.default_rng(0).uniform(-1, 1, (20, 3)).astype(np.float32)
+    expected = positions @ np.array([[2.0], [-1.0], [0.5]])
+    got = encode(table, positions, grid)
     np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("route", ["_gradient_loop", "_gradient_scatter"])
 @pytest.mark.parametrize("dense_coarse", [True, False])
-def test_table_gradient_equals_autodiff_in_float64(route, dense_coarse):
-    with jax.enable_x64(True):
-        grid, table, positions = make(dense_coarse=dense_coarse)
-        table, positions = table.astype(jnp.float64), positions.astype(jnp.float64)
-        cotangent = jax.random.normal(
-            jax.random.key(2), (37, grid.width), dtype=jnp.float64
-        )
+def test_table_gradient_equals_autodiff_in_float64(float64, route, dense_coarse):
+    grid, table, positions = make(dense_coarse=dense_coarse)
+    positions = positions.astype(np.float64)
+    cotangent = np.random.default_rng(2).normal(size=(37, grid.width))
+
+    @jax.jit
+    def both(positions, cotangent):
         _, pull = jax.vjp(
-            lambda t: encoding.encode_differentiable(t, positions, grid), table
+            lambda t: encoding.encode_differentiable(t, positions, grid),
+            jnp.asarray(table, jnp.float64),
         )
-        (expected,) = pull(cotangent)
-        got = jax.jit(getattr(encoding, route), static_argnums=0)(
-            grid, positions, cotangent
-        )
-        assert got.dtype == jnp.float64
-        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
+        return getattr(encoding, route)(grid, positions, cotangent), *pull(cotangent)
+
+    got, expected = both(positions, cotangent)
+    assert got.dtype == jnp.float64
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
 
 
-def test_gradient_of_encode_is_that_of_the_reference():
+def test_particles_map_equals_loop_and_positions_are_held():
     grid, table, positions = make()
-
-    def total(encode, table):
-        return jnp.sum(jnp.sin(encode(table, positions, grid)))
-
-    got = jax.grad(lambda t: total(encoding.encode, t))(table)
-    expected = jax.grad(lambda t: total(encoding.encode_differentiable, t))(table)
-    np.testing.assert_allclose(got, expected, atol=1e-5)
-
-
-def test_particles_map_equals_loop():
-    grid, _, _ = make()
-    keys = jax.random.split(jax.random.key(3), 3)
-    tables = jax.vmap(lambda key: jax.random.normal(key, (grid.rows, 2)))(keys)
-    positions = jax.random.uniform(jax.random.key(4), (3, 11, 3), minval=-1, maxval=1)
+    tables = np.stack([table, 2 * table, -table])
+    many = np.stack([positions, positions[::-1], 0.5 * positions])
 
     def loss(table, positions):
         return jnp.sum(encoding.encode(table, positions, grid) ** 2)
 
-    mapped = jax.jit(jax.vmap(jax.grad(loss)))(tables, positions)
-    shared = jax.jit(jax.vmap(jax.grad(loss), in_axes=(0, None)))(tables, positions[0])
-    one = jax.jit(jax.grad(loss))
+    one = jax.jit(jax.grad(loss, argnums=(0, 1)))
+    mapped = jax.jit(jax.vmap(jax.grad(loss)))(tables, many)
+    shared = jax.jit(jax.vmap(jax.grad(loss), in_axes=(0, None)))(tables, positions)
     for i in range(3):
-        np.testing.assert_allclose(mapped[i], one(tables[i], positions[i]), atol=1e-5)
-        np.testing.assert_allclose(shared[i], one(tables[i], positions[0]), atol=1e-5)
+        np.testing.assert_allclose(mapped[i], one(tables[i], many[i])[0], atol=1e-5)
+        np.testing.assert_allclose(shared[i], one(tables[i], positions)[0], atol=1e-5)
+    assert not one(table, positions)[1].any()
 
 
-def test_positions_move_only_in_the_differentiable_version():
+def test_gradients_of_encode_and_of_the_differentiable_version():
     grid, table, positions = make()
 
-    def loss(encode, positions):
-        return jnp.sum(encode(table, positions, grid))
+    @jax.jit
+    def gradients(table, positions):
+        def total(encode, *args):
+            return jnp.sum(jnp.sin(encode(*args, grid)))
 
-    held = jax.grad(lambda p: loss(encoding.encode, p))(positions)
-    moved = jax.grad(lambda p: loss(encoding.encode_differentiable, p))(positions)
+        return [
+            jax.grad(functools.partial(total, encode), argnums=(0, 1))(table, positions)
+            for encode in (encoding.encode, encoding.encode_differentiable)
+        ]
+
+    (got, held), (expected, moved) = gradients(table, positions)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
     assert not held.any() and jnp.abs(moved).max() > 0
 
 
@@ -179,8 +180,11 @@ def test_guard_cpu_loop_is_compiled_as_one_kernel():
         return
     # Another XLA may name it differently; then only a gross slow-down is a failure.
     scatter = compile_gradient("_gradient_scatter", grid, num_points).compile()
-    positions = jax.random.uniform(jax.random.key(0), (num_points, 3))
-    cotangent = jnp.ones((num_points, grid.width))
+    positions = np.random.default_rng(0).uniform(size=(num_points, 3))
+    positions, cotangent = (
+        positions.astype(np.float32),
+        jnp.ones((num_points, grid.width)),
+    )
     spent = {}
     for name, compiled in (("loop", loop), ("scatter", scatter)):
         compiled(positions, cotangent)[0, 0].block_until_ready()
@@ -191,7 +195,7 @@ def test_guard_cpu_loop_is_compiled_as_one_kernel():
 
 
 def test_frequency_encoding():
-    x = jnp.array([[0.1, -0.5, 2.0]])
+    x = np.array([[0.1, -0.5, 2.0]], np.float32)
     got = encoding.frequency_encode(x, 2)
     expected = np.concatenate(
         [x, np.sin(x), np.cos(x), np.sin(2 * x), np.cos(2 * x)], axis=-1

@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-import jax
-import jax.numpy as jnp
 import numpy as np
+from jitted import run
 
 from vsd_jax.scene import sampling
 
 
 def test_cube_intersections_by_hand():
-    origins = jnp.array([[0, 0, 3.0], [0, 0, 3], [0, 0, 0], [3, 3, 3], [0, 5, 3]])
-    directions = jnp.array(
+    origins = np.array([[0, 0, 3.0], [0, 0, 3], [0, 0, 0], [3, 3, 3], [0, 5, 3]])
+    directions = np.array(
         [[0, 0, -1.0], [0, 0, 1], [1, 0, 0], [-1, -1, -1], [0, 0, -1]]
     )
-    directions /= jnp.linalg.norm(directions, axis=-1, keepdims=True)
-    entry, leave = sampling.intersect_cube(
-        origins, directions, half_extent=1.0, near=0.1
+    directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
+    entry, leave = run(
+        sampling.intersect_cube, origins, directions, half_extent=1.0, near=0.1
     )
     diagonal = np.sqrt(3)
     np.testing.assert_allclose(entry, [2, 0.1, 0.1, 2 * diagonal, 0.1], rtol=1e-5)
@@ -21,53 +20,64 @@ def test_cube_intersections_by_hand():
 
 
 def test_stratified_samples_stay_in_their_bins():
-    near, far = jnp.array([1.0, 2.0]), jnp.array([3.0, 2.0])
-    jitter = jax.random.uniform(jax.random.key(0), (2, 5))
-    tdist, tmid = sampling.stratified(near, far, 5, jitter)
+    near, far = np.array([1.0, 2.0]), np.array([3.0, 2.0])
+    jitter = np.random.default_rng(0).uniform(size=(2, 5))
+
+    def both(near, far, jitter):
+        jittered = sampling.stratified(near, far, 5, jitter)
+        return *jittered, sampling.stratified(near, far, 5, None)[1]
+
+    tdist, tmid, middle = run(both, near, far, jitter)
     assert (tmid >= tdist[:, :-1]).all() and (tmid <= tdist[:, 1:]).all()
     np.testing.assert_allclose(tdist[0], np.linspace(1, 3, 6), rtol=1e-6)
     np.testing.assert_allclose(tmid[1], 2)
-    _, middle = sampling.stratified(near, far, 5, None)
     np.testing.assert_allclose(middle[0], np.linspace(1.2, 2.8, 5), rtol=1e-6)
 
 
 def test_importance_follows_the_weights():
-    tdist = jnp.linspace(0.0, 1.0, 11)[None]
-    weights = jnp.zeros((1, 10)).at[0, 3].set(0.75).at[0, 7].set(0.25)
-    uniform = jax.random.uniform(jax.random.key(0), (1, 400))
-    edges, tmid = sampling.importance(tdist, weights, uniform)
-    assert edges.shape == (1, 401) and (jnp.diff(tmid) >= 0).all()
+    tdist = np.linspace(0.0, 1.0, 11)[None]
+    weights = np.zeros((1, 10))
+    weights[0, [3, 7]] = 0.75, 0.25
+    uniform = np.random.default_rng(0).uniform(size=(1, 400))
+    edges, tmid = run(sampling.importance, tdist, weights, uniform)
+    assert edges.shape == (1, 401) and (np.diff(tmid) >= 0).all()
     np.testing.assert_allclose(((tmid > 0.3) & (tmid < 0.4)).mean(), 0.75, atol=0.02)
     np.testing.assert_allclose(((tmid > 0.7) & (tmid < 0.8)).mean(), 0.25, atol=0.02)
 
 
 def test_importance_without_weights_is_uniform_and_finite():
-    tdist = jnp.tile(jnp.linspace(0.0, 1.0, 5)[None], (2, 1)).at[1].set(2.0)
-    _, tmid = sampling.importance(tdist, jnp.zeros((2, 4)), jnp.full((2, 8), 0.5))
+    tdist = np.stack([np.linspace(0.0, 1.0, 5), np.full(5, 2.0)])
+    _, tmid = run(sampling.importance, tdist, np.zeros((2, 4)), np.full((2, 8), 0.5))
     np.testing.assert_allclose(tmid[0], (np.arange(8) + 0.5) / 8, atol=1e-5)
     np.testing.assert_allclose(tmid[1], 2.0)
 
 
 def test_merge_sorts_and_covers_the_ray():
-    tdist = jnp.linspace(1.0, 2.0, 5)[None]
+    tdist = np.linspace(1.0, 2.0, 5)[None]
     tmid = 0.5 * (tdist[:, 1:] + tdist[:, :-1])
-    edges, merged = sampling.merge(tdist, tmid, jnp.array([[1.9, 1.01]]))
-    assert merged.shape == (1, 6) and (jnp.diff(merged) > 0).all()
+    edges, merged = run(sampling.merge, tdist, tmid, np.array([[1.9, 1.01]]))
+    assert merged.shape == (1, 6) and (np.diff(merged) > 0).all()
     assert edges[0, 0] == 1 and edges[0, -1] == 2
     assert ((merged >= edges[:, :-1]) & (merged <= edges[:, 1:])).all()
 
 
 def test_place_samples_masks_missing_rays_and_empty_cells():
-    cells = jnp.zeros((4, 4, 4), bool).at[2:].set(True)  # x > 0 is occupied
-    origins = jnp.array([[0.5, 0, 3.0], [-0.5, 0, 3], [0, 9, 3]])
-    directions = jnp.tile(jnp.array([[0, 0, -1.0]]), (3, 1))
-    samples = sampling.place_samples(
+    cells = np.zeros((4, 4, 4), bool)
+    cells[2:] = True  # x > 0 is occupied
+    origins = np.array([[0.5, 0, 3.0], [-0.5, 0, 3], [0, 9, 3]])
+    directions = np.tile(np.array([[0, 0, -1.0]]), (3, 1))
+    samples = run(
+        lambda origins, directions, cells: sampling.place_samples(
+            origins,
+            directions,
+            None,
+            num_samples=6,
+            half_extent=1.0,
+            near=0.1,
+            cells=cells,
+        ),
         origins,
         directions,
-        None,
-        num_samples=6,
-        half_extent=1.0,
-        near=0.1,
-        cells=cells,
+        cells,
     )
     np.testing.assert_array_equal(samples.mask.sum(axis=1), [6, 0, 0])
