@@ -33,7 +33,7 @@ def test_notebook_runs(path, monkeypatch):
     monkeypatch.setenv("VSD_VARIANT", "smoke")
     notebook = nbformat.read(path, 4)
     place = {"metadata": {"path": str(path.parent)}}  # where Jupyter starts it
-    nbclient.NotebookClient(notebook, timeout=600, resources=place).execute()
+    nbclient.NotebookClient(notebook, timeout=None, resources=place).execute()
     pictures = [
         output
         for cell in notebook.cells
