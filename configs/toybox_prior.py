@@ -17,7 +17,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data = ""  # folder made by vsd_jax.toybox.dataset
     config.init_from = ""  # diffusers-format folder to start from ("" = random)
     config.seed = 0
-    config.num_steps = 12_000
+    config.num_steps = 6_500
     config.batch_size = 8
     config.learning_rate = 6e-4  # AdamW, after the warm-up
     config.warmup_steps = 200
@@ -28,7 +28,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.ema_decay = 0.999  # reached after a warm-up (1 + step) / (10 + step)
     # Sigma floor of the loss weight 1 / max(sigma_t^2, floor): above it the loss is
     # the v-prediction loss (arXiv:2202.00512) of an x0-predicting network.
-    config.sigma2_floor = 0.02
+    config.sigma2_floor = 0.1
 
     config.text_dropout = 0.1  # empty prompt, for guidance (arXiv:2207.12598)
     config.view_dropout = 0.3  # captions without a view word
@@ -46,7 +46,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
 
     config.log_every = 50
     config.save_every = 1000
-    config.sample_every = 3000
+    config.sample_every = 2500
     if variant == "smoke":
         config.num_steps, config.batch_size, config.warmup_steps = 3, 2, 1
         config.channels = (32, 32, 32)

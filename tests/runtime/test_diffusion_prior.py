@@ -70,11 +70,17 @@ def test_every_known_word_is_one_token(folder):
     assert len(set(ids[:, 1].tolist())) == len(ids)
 
 
-def test_schedule_is_stable_diffusions():
-    alphas_cumprod = diffusion_prior.noise_schedule(prior_files.scheduler_config())
-    assert alphas_cumprod.shape == (1000,)
-    assert alphas_cumprod[0] == pytest.approx(0.99915, abs=1e-5)
-    assert alphas_cumprod[-1] == pytest.approx(0.0046602, abs=1e-6)
+def test_schedules():
+    config = prior_files.scheduler_config()
+    alphas_cumprod = diffusion_prior.noise_schedule(config)
+    plain = diffusion_prior.noise_schedule(config | {"rescale_betas_zero_snr": False})
+    assert plain.shape == (1000,)
+    assert plain[0] == pytest.approx(0.99915, abs=1e-5)
+    assert plain[-1] == pytest.approx(0.0046602, abs=1e-6)
+    # No signal is left at the last step, and the first one does not change.
+    assert alphas_cumprod[-1] == 2.0**-24
+    assert alphas_cumprod[0] == pytest.approx(plain[0], abs=1e-7)
+    assert (np.diff(alphas_cumprod) < 0).all() and (alphas_cumprod <= plain).all()
 
 
 def test_missing_and_truncated_weights_are_named(folder, tmp_path):

@@ -154,7 +154,20 @@ def noise_schedule(config: dict[str, Any]) -> np.ndarray:
             f"scheduler: beta_schedule {kind!r} is not known; "
             "scaled_linear and linear are."
         )
-    return np.cumprod(1.0 - betas).astype(np.float32)
+    alphas_cumprod = np.cumprod(1.0 - betas)
+    if config.get("rescale_betas_zero_snr"):
+        alphas_cumprod = _zero_terminal_snr(alphas_cumprod)
+    return alphas_cumprod.astype(np.float32)
+
+
+def _zero_terminal_snr(alphas_cumprod: np.ndarray) -> np.ndarray:
+    """No signal at the last step (arXiv:2305.08891, Alg. 1), but for 2^-24 of it.
+
+    The remainder keeps the conversion between clean image and noise invertible.
+    """
+    alpha = np.sqrt(alphas_cumprod)
+    alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
+    return np.maximum(alpha**2, 2.0**-24)
 
 
 def read_config(folder: Path, name: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ the same numbers under other names. One rule covers both libraries:
 Only safetensors is read: no pickle anywhere.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -104,17 +105,16 @@ def find_files(folder: Path, stem: str, variant: str = "") -> list[Path]:
     )
 
 
-def _tensors(files: list[Path]) -> Iterator[tuple[str, np.ndarray]]:
-    for file in files:
-        try:
-            with safe_open(str(file), framework="np") as handle:
-                for name in handle.keys():  # noqa: SIM118 (safe_open is no dict)
-                    yield name, handle.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(
-                f"{file} cannot be read as safetensors ({error}); it is missing, "
-                "truncated or of another format. Download it again."
-            ) from error
+def _tensors(file: Path) -> Iterator[tuple[str, np.ndarray]]:
+    try:
+        with safe_open(str(file), framework="np") as handle:
+            for name in handle.keys():  # noqa: SIM118 (safe_open is no dict)
+                yield name, handle.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"{file} cannot be read as safetensors ({error}); it is missing, "
+            "truncated or of another format. Download it again."
+        ) from error
 
 
 def _alias(name: str) -> str:
@@ -148,7 +148,7 @@ def load_params(
     expected = flatten_dict(shapes)
     by_name = {torch_name(path): path for path in expected}
     found: dict[tuple[str, ...], jax.Array] = {}
-    for raw_name, value in _tensors(files):
+    for raw_name, value in itertools.chain.from_iterable(map(_tensors, files)):
         path = by_name.get(_alias(raw_name) if vae else raw_name)
         if path is None:
             continue

@@ -8,6 +8,7 @@ It is trained on truth renders alone, on all backgrounds, with small shifts, blu
 noise, so that a render which is a little soft is judged by its content.
 """
 
+import argparse
 import functools
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import app, flags
 from flax.traverse_util import flatten_dict, unflatten_dict
 from rich.progress import track
 from safetensors.numpy import load_file, save_file
@@ -30,11 +30,6 @@ from vsd_jax.toybox.text import BACKGROUNDS, COLOURS, ROOM, VIEWS
 WEIGHTS = Path(__file__).parent / "weights" / "classifier.safetensors"
 HEADS = {"kind": len(batches.KIND_NAMES), "colour": len(COLOURS), "view": len(VIEWS)}
 FEATURES = 96
-
-_DATA = flags.DEFINE_string("data", "", "Toybox dataset to learn from.")
-_VALIDATION = flags.DEFINE_string("validation", "", "Dataset of other seeds.")
-_OUT = flags.DEFINE_string("out", str(WEIGHTS), "File to write.")
-_STEPS = flags.DEFINE_integer("steps", 2000, "Training steps of 64 images.")
 
 
 class Judge(nn.Module):
@@ -182,17 +177,22 @@ def accuracy(params: PyTree, data: batches.Dataset) -> dict[str, float]:
     }
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Command line."""
-    del argv
-    params = train(batches.open_dataset(_DATA.value), _STEPS.value)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="dataset to learn from")
+    parser.add_argument("--validation", required=True, help="dataset of other seeds")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="file to write")
+    parser.add_argument("--steps", type=int, default=2000, help="of 64 images")
+    args = parser.parse_args()
+    params = train(batches.open_dataset(args.data), args.steps)
     flat = flatten_dict(jax.device_get(params))
-    out = Path(_OUT.value)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_file({".".join(k): v.astype(np.float16) for k, v in flat.items()}, str(out))
-    held_out = batches.open_dataset(_VALIDATION.value)
-    print({k: round(v, 4) for k, v in accuracy(load(out), held_out).items()})
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {".".join(k): v.astype(np.float16) for k, v in flat.items()}
+    save_file(tensors, str(args.out))
+    held_out = batches.open_dataset(args.validation)
+    print({k: round(v, 4) for k, v in accuracy(load(args.out), held_out).items()})
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

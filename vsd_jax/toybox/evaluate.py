@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores the embedded prior's samples against truth (the model card's numbers).
 
-  python -m vsd_jax.toybox.evaluate --truth=DATA --held_out=DATA2 --out=RESULTS
+  python -m vsd_jax.toybox.evaluate --truth=DATA --out=RESULTS
 
 Prompts are "a <colour> <kind>, <view> view" over all kinds and colours, in equal
 shares; pairs that the training never saw stand in a row of their own. `--truth` is
@@ -9,6 +9,7 @@ a dataset of other seeds than the training's; its two halves give the distance t
 a perfect prior would have.
 """
 
+import argparse
 import itertools
 import json
 from collections.abc import Sequence
@@ -17,21 +18,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
 from rich.progress import track
 
 from vsd_jax.runtime import diffusion_prior, writer
 from vsd_jax.score import noise as diffusion
 from vsd_jax.toybox import batches, classifier, metrics
 from vsd_jax.toybox.text import COLOURS, HELD_OUT_PAIRS, KINDS, ROOM, VIEWS
-
-_PRIOR = flags.DEFINE_string("prior", "toybox", "Folder of the prior.")
-_TRUTH = flags.DEFINE_string("truth", "", "Toybox dataset of other seeds.")
-_OUT = flags.DEFINE_string("out", "", "Folder for scores.json and samples.png.")
-_SAMPLES = flags.DEFINE_integer("num_samples", 1000, "Samples of seen pairs.")
-_HELD_OUT = flags.DEFINE_integer("num_held_out", 200, "Samples of held-out pairs.")
-_GUIDANCE = flags.DEFINE_float("guidance", 3.0, "Guidance scale.")
-_STEPS = flags.DEFINE_integer("steps", 30, "DDIM steps.")
 
 Request = tuple[str, str, str]
 BATCH = 20
@@ -113,35 +105,49 @@ def truth_features(judge, folder: str) -> np.ndarray:
     return classifier.judge(judge, images)["features"]
 
 
-def main(argv: list[str]) -> None:
-    """Command line."""
-    del argv
+def evaluate(args: argparse.Namespace) -> tuple[dict, np.ndarray]:
+    """The report, and a sheet of samples [6, 16, 64, 64, 3]."""
     judge = classifier.load()
-    options = {"guidance": _GUIDANCE.value, "steps": _STEPS.value}
-    report = {"prior": _PRIOR.value, **options}
+    options = {"guidance": args.guidance, "steps": args.steps}
+    report = {"prior": args.prior, **options}
     for name, held_out, number in (
-        ("seen pairs", False, _SAMPLES.value),
-        ("held-out pairs", True, _HELD_OUT.value),
+        ("seen pairs", False, args.num_samples),
+        ("held-out pairs", True, args.num_held_out),
     ):
         wanted = requests(held_out, number)
-        images = sample(_PRIOR.value, wanted, **options)
+        images = sample(args.prior, wanted, **options)
         judged = classifier.judge(judge, images)
         report[name] = {"samples": number} | scores(judged, wanted)
         if not held_out:
-            features = judged["features"]
-            shown = images[:96].reshape(6, 16, *images.shape[1:])
-    truth = truth_features(judge, _TRUTH.value)
+            features, shown = judged["features"], images[:96]
+    truth = truth_features(judge, args.truth)
     order = np.random.default_rng(0).permutation(len(truth))
     half = min(len(truth) // 2, len(features))
     first, second = truth[order[:half]], truth[order[half : 2 * half]]
     report["frechet to truth"] = metrics.frechet_distance(features[:half], first)
     report["frechet of truth halves"] = metrics.frechet_distance(first, second)
     report["frechet images a set"] = half
-    out = Path(_OUT.value)
-    writer.write_json(out / "scores.json", report)
-    writer.save_png(out / "samples.png", writer.contact_sheet(shown, tile_size=64))
+    rows = len(shown) // 16
+    return report, shown[: 16 * rows].reshape(rows, 16, *shown.shape[1:])
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--prior", default="toybox", help="folder of the prior")
+    parser.add_argument("--truth", required=True, help="dataset of other seeds")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--num_samples", type=int, default=1000, help="of seen pairs")
+    parser.add_argument("--num_held_out", type=int, default=200, help="of the others")
+    parser.add_argument("--guidance", type=float, default=3.0, help="scale")
+    parser.add_argument("--steps", type=int, default=30, help="of DDIM")
+    args = parser.parse_args()
+    report, shown = evaluate(args)
+    writer.write_json(args.out / "scores.json", report)
+    sheet = writer.contact_sheet(shown, tile_size=64)
+    writer.save_png(args.out / "samples.png", sheet)
     print(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

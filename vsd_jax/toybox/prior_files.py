@@ -63,7 +63,9 @@ def scheduler_config() -> dict[str, Any]:
     """`scheduler/scheduler_config.json`: Stable Diffusion's betas, x0-prediction.
 
     Deviation: x0 instead of epsilon or v, because a patch of 48 numbers does not
-    pass through 64 channels when it is noise, and does when it is a picture.
+    pass through 64 channels when it is noise, and does when it is a picture. And no
+    signal at the last step (arXiv:2305.08891): the network reads the background's
+    brightness from the mean of x_t, so that pure noise would mean grey to it.
     """
     return {
         "_class_name": "DDIMScheduler",
@@ -75,6 +77,8 @@ def scheduler_config() -> dict[str, Any]:
         "clip_sample": False,
         "set_alpha_to_one": False,
         "steps_offset": 1,
+        "rescale_betas_zero_snr": True,
+        "timestep_spacing": "trailing",
     }
 
 

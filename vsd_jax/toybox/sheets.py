@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sheets of samples: what the embedded prior draws for a fixed list of prompts."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +34,31 @@ SHEET_PROMPTS = tuple(
 )
 
 
-def make_sampler(unet_fn, alphas_cumprod, *, num_steps: int, guidance_scale: float):
+class Models(NamedTuple):
+    """The networks of a prior in training, as functions of their parameters.
+
+    Attributes:
+      unet: the module, for its sizes.
+      unet_fn: `({"unet"}, latents, t, context) -> clean latents`.
+      text_init: `(key) -> params` of the text tower.
+      text_fn: `(params, ids) -> [B, L, D]`.
+      tokenize: `(texts) -> ids [N, L]`.
+      alphas_cumprod: [T].
+    """
+
+    unet: Any
+    unet_fn: Callable
+    text_init: Callable
+    text_fn: Callable
+    tokenize: Callable
+    alphas_cumprod: np.ndarray
+
+
+def make_sampler(models: Models, *, num_steps: int, guidance_scale: float) -> Callable:
     """`sample(params, noise, text, empty) -> images`, jitted."""
-    noise_fn = diffusion.as_noise_fn(NoiseModel(unet_fn, "sample"), alphas_cumprod)
+    noise_fn = diffusion.as_noise_fn(
+        NoiseModel(models.unet_fn, "sample"), models.alphas_cumprod
+    )
 
     def sample(params, noise, text, empty):
         latents = diffusion.ddim_sample(
@@ -42,7 +66,7 @@ def make_sampler(unet_fn, alphas_cumprod, *, num_steps: int, guidance_scale: flo
             params,
             noise,
             {"text": text},
-            alphas_cumprod=alphas_cumprod,
+            alphas_cumprod=models.alphas_cumprod,
             num_steps=num_steps,
             context_uncond={"text": jnp.broadcast_to(empty, text.shape)},
             guidance_scale=guidance_scale,
@@ -53,14 +77,13 @@ def make_sampler(unet_fn, alphas_cumprod, *, num_steps: int, guidance_scale: flo
     return jax.jit(sample)
 
 
-def save_sheet(path: Path, sampler, params: PyTree, text_fn, tokenize, unet) -> None:
+def save_sheet(path: Path, sampler: Callable, params: PyTree, models: Models) -> None:
     """Samples SHEET_PROMPTS in blocks of eight and writes one picture."""
-    text = text_fn(params["text"], tokenize(SHEET_PROMPTS))
-    empty = text_fn(params["text"], tokenize([""]))
-    size, channels = unet.sample_size, unet.in_channels
-    noise = jax.random.normal(
-        jax.random.key(1), (len(SHEET_PROMPTS), size, size, channels)
-    )
+    text = models.text_fn(params["text"], models.tokenize(SHEET_PROMPTS))
+    empty = models.text_fn(params["text"], models.tokenize([""]))
+    size, channels = models.unet.sample_size, models.unet.in_channels
+    shape = (len(SHEET_PROMPTS), size, size, channels)
+    noise = jax.random.normal(jax.random.key(1), shape)
     blocks = [
         sampler({"unet": params["unet"]}, noise[i : i + 8], text[i : i + 8], empty)
         for i in range(0, len(SHEET_PROMPTS), 8)

@@ -31,9 +31,6 @@ from vsd_jax.state import PyTree
 from vsd_jax.toybox import batches, prior_files, sheets
 from vsd_jax.toybox.text import vocabulary
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/toybox_prior.py")
-_WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the training (resumes).")
-
 
 @flax.struct.dataclass(kw_only=True)
 class TrainState:
@@ -163,6 +160,22 @@ def save_prior(folder: Path, params: PyTree) -> None:
     weights.save_params(text_file, params["text"])
 
 
+def make_models(folder: Path) -> sheets.Models:
+    """The networks that the configurations in `folder` describe (no weights)."""
+    unet_json = diffusion_prior.read_config(folder / "unet", "config.json")
+    text_json = diffusion_prior.read_config(folder / "text_encoder", "config.json")
+    unet = diffusion_prior.make_unet(unet_json, jnp.float32)
+    text_init, text_fn = diffusion_prior.make_text_encoder(text_json)
+    return sheets.Models(
+        unet=unet,
+        unet_fn=diffusion_prior.unet_apply(unet),
+        text_init=text_init,
+        text_fn=text_fn,
+        tokenize=diffusion_prior.load_tokenizer(folder / "tokenizer"),
+        alphas_cumprod=diffusion_prior.noise_schedule(prior_files.scheduler_config()),
+    )
+
+
 def train(config: Mapping[str, Any], workdir: Path) -> Path:
     """Trains to `config.num_steps`, resuming what `workdir` holds.
 
@@ -170,18 +183,10 @@ def train(config: Mapping[str, Any], workdir: Path) -> Path:
       The diffusers-format folder with the averaged weights.
     """
     data = batches.open_dataset(config["data"])
-    prior_folder = workdir / "prior"
-    prior_files.write_folder(prior_folder, config, [*vocabulary(), ","])
-    unet_json = diffusion_prior.read_config(prior_folder / "unet", "config.json")
-    text_json = diffusion_prior.read_config(
-        prior_folder / "text_encoder", "config.json"
-    )
-    unet = diffusion_prior.make_unet(unet_json, jnp.float32)
-    unet_fn = diffusion_prior.unet_apply(unet)
-    text_init, text_fn = diffusion_prior.make_text_encoder(text_json)
-    tokenize = diffusion_prior.load_tokenizer(prior_folder / "tokenizer")
-    alphas_cumprod = diffusion_prior.noise_schedule(prior_files.scheduler_config())
-    params = init_params(config, unet, text_init)
+    folder = workdir / "prior"
+    prior_files.write_folder(folder, config, [*vocabulary(), ","])
+    models = make_models(folder)
+    params = init_params(config, models.unet, models.text_init)
     state = TrainState(
         params=params,
         average=jax.tree.map(jnp.array, params),
@@ -193,13 +198,12 @@ def train(config: Mapping[str, Any], workdir: Path) -> Path:
         options=ocp.CheckpointManagerOptions(max_to_keep=2),
     )
     if manager.latest_step() is not None:
-        state = manager.restore(
-            manager.latest_step(), args=ocp.args.StandardRestore(state)
-        )
-    sampler = sheets.make_sampler(
-        unet_fn, alphas_cumprod, num_steps=20, guidance_scale=3.0
+        restore = ocp.args.StandardRestore(state)
+        state = manager.restore(manager.latest_step(), args=restore)
+    step_fn = make_train_step(
+        config, models.unet_fn, models.text_fn, models.alphas_cumprod
     )
-    step_fn = make_train_step(config, unet_fn, text_fn, alphas_cumprod)
+    sampler = sheets.make_sampler(models, num_steps=20, guidance_scale=3.0)
 
     def after(state: TrainState, step: int) -> None:
         last = step == config["num_steps"]
@@ -207,28 +211,21 @@ def train(config: Mapping[str, Any], workdir: Path) -> Path:
             manager.save(step, args=ocp.args.StandardSave(state))
             # The next step donates these buffers: the write must not outlive them.
             manager.wait_until_finished()
-            save_prior(prior_folder, state.average)
+            save_prior(folder, state.average)
         if step % config["sample_every"] == 0 or last:
             sheet = workdir / "samples" / f"step_{step:06d}.png"
-            sheets.save_sheet(sheet, sampler, state.average, text_fn, tokenize, unet)
+            sheets.save_sheet(sheet, sampler, state.average, models)
 
-    _loop(
-        config,
-        workdir,
-        state,
-        step_fn,
-        lambda s: _inputs(data, s, config, tokenize),
-        after,
-    )
-    return prior_folder
+    def inputs(step: int) -> tuple[np.ndarray, np.ndarray]:
+        images, captions = batches.make_batch(data, step, config)
+        return images, models.tokenize(captions)
+
+    log = workdir / "metrics.jsonl"
+    _loop(config, state, step_fn=step_fn, inputs=inputs, after=after, log=log)
+    return folder
 
 
-def _inputs(data, step, config, tokenize):
-    images, captions = batches.make_batch(data, step, config)
-    return images, tokenize(captions)
-
-
-def _loop(config, workdir, state, step_fn, inputs, after) -> None:
+def _loop(config, state, *, step_fn, inputs, after, log: Path) -> None:
     """Runs the steps; the next batch is made while the current one trains."""
     start, total = int(state.step), config["num_steps"]
     losses: list[Any] = []
@@ -236,7 +233,7 @@ def _loop(config, workdir, state, step_fn, inputs, after) -> None:
     with (
         concurrent.futures.ThreadPoolExecutor(1) as pool,
         Progress() as progress,
-        open(workdir / "metrics.jsonl", "a") as log,
+        open(log, "a") as file,
     ):
         task = progress.add_task("training the prior", total=total, completed=start)
         pending = pool.submit(inputs, start)
@@ -246,27 +243,34 @@ def _loop(config, workdir, state, step_fn, inputs, after) -> None:
             state, metrics = step_fn(state, *batch)
             losses.append(metrics["loss"])
             if step % config["log_every"] == 0:
-                loss = float(np.mean(jax.device_get(losses)))
+                loss = _mean_loss(losses, step)
                 losses.clear()
-                if not np.isfinite(loss):
-                    raise FloatingPointError(f"The loss at step {step} is {loss}.")
                 record = {"step": step, "loss": loss, "seconds": time.time() - began}
-                log.write(json.dumps(record) + "\n")
-                log.flush()
+                file.write(json.dumps(record) + "\n")
+                file.flush()
                 progress.update(task, description=f"loss {loss:.4f}", completed=step)
             after(state, step)
 
 
+def _mean_loss(losses: list[Any], step: int) -> float:
+    loss = float(np.mean(jax.device_get(losses)))
+    if not np.isfinite(loss):
+        raise FloatingPointError(f"The loss at step {step} is {loss}.")
+    return loss
+
+
 def main(argv: list[str]) -> None:
-    """Command line."""
+    """Command line; its flags are defined under `__main__`."""
     del argv
-    if not _WORKDIR.value:
+    if not flags.FLAGS.workdir:
         raise app.UsageError("--workdir is missing: where to keep the training.")
-    workdir = Path(_WORKDIR.value)
+    workdir = Path(flags.FLAGS.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    folder = train(_CONFIG.value.to_dict(), workdir)
+    folder = train(flags.FLAGS.config.to_dict(), workdir)
     print(f"prior written to {folder}")
 
 
 if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", "configs/toybox_prior.py")
+    flags.DEFINE_string("workdir", "", "Folder of the training (resumes).")
     app.run(main)
