@@ -85,6 +85,7 @@ def _field() -> ConfigDict:
     field.object_strength, field.object_radius = 10.0, 0.5  # [P][O]
     field.scene_strength, field.scene_radius = -10.0, 2.5  # [P]
     field.switch_radius = 5 / 6  # [P]
+    field.init_centre = (0.0, 0.0, 0.0)  # of blob and hollow
     field.init_std = 1.0  # standard deviation of an image's or latent's start [2D code]
     return field
 
@@ -125,6 +126,7 @@ def _camera() -> ConfigDict:
     camera.area_uniform_share = 0.5  # drawn evenly in area, not in angle [T]
     camera.overhead_share = 0.0  # drawn from `overhead_deg` instead
     camera.overhead_deg = (60.0, 90.0)
+    camera.target = (0.0, 0.0, 0.0)  # what "orbit" looks at
     camera.target_std = 0.0  # of a Gaussian shift of camera and target [O: off]
     camera.box_half_extent = 0.0  # "orbit" stays in this cube; 0 = no such limit
     camera.position_radius = 0.0  # "inside": positions fill a ball of this radius

@@ -1,26 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tiny prior on disk, with random weights."""
+"""Small configurations, and the parts of `tests/tiny_runs.py` as fixtures."""
 
-import jax
-import jax.numpy as jnp
 import pytest
+import tiny_runs
 
-from configs import toybox_prior
-from vsd_jax.runtime import diffusion_prior
-from vsd_jax.toybox import prior_files, train
-from vsd_jax.toybox.text import vocabulary
+from configs import image2d
+from configs import object as object_config
 
 
 @pytest.fixture(scope="session")
 def prior_folder(tmp_path_factory):
-    """A diffusers-format folder as the Toybox's training writes it, in small."""
-    path = tmp_path_factory.mktemp("prior")
-    config = toybox_prior.get_config("smoke").to_dict()
-    prior_files.write_folder(path, config, [*vocabulary(), ","])
-    read = diffusion_prior.read_config
-    unet = diffusion_prior.make_unet(read(path / "unet", "config.json"), jnp.float32)
-    text = diffusion_prior.make_text_encoder(read(path / "text_encoder", "config.json"))
-    with jax.numpy_rank_promotion("allow"):
-        params = train.init_params(config, unet, text[0])
-    train.save_prior(path, params)
-    return path
+    """A tiny prior on disk."""
+    return tiny_runs.write_prior(tmp_path_factory.mktemp("prior"))
+
+
+@pytest.fixture
+def flat_config():
+    """Three 8 x 8 images, six steps; a ConfigDict."""
+    config = image2d.get_config("smoke")
+    config.update(num_steps=6, num_particles=3)
+    config.render.size = 8
+    config.log.update(image_every=3, checkpoint_every=2, sheet_size=8)
+    return config
+
+
+@pytest.fixture
+def nerf_config():
+    """One small NeRF; a ConfigDict."""
+    config = object_config.get_config("smoke")
+    config.eval.update(turntable_frames=2, num_views=4)
+    return config
+
+
+@pytest.fixture
+def fake_run():
+    """`(config, step=None) -> Run`, see `tiny_runs.make_run`."""
+    return tiny_runs.make_run
+
+
+@pytest.fixture
+def fake_metrics():
+    """`(n, **changes) -> metrics`, see `tiny_runs.make_metrics`."""
+    return tiny_runs.make_metrics

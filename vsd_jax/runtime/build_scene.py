@@ -40,6 +40,7 @@ def make_grid(config: Config) -> HashGrid:
 
 def make_density_bias(config: Config) -> field.DensityBias:
     """The initialisation of the density."""
+    centre = config.field.init_centre
     inner = field.blob_bias(
         strength=config.field.object_strength, radius=config.field.object_radius
     )
@@ -47,10 +48,14 @@ def make_density_bias(config: Config) -> field.DensityBias:
         strength=config.field.scene_strength, radius=config.field.scene_radius
     )
     if config.field.init == "object_in_scene":
-        return field.centred_bias(
+        bias = field.centred_bias(
             inner=inner, outer=outer, switch_radius=config.field.switch_radius
         )
-    return inner if config.field.init == "object" else outer
+    else:
+        bias = inner if config.field.init == "object" else outer
+    return lambda positions: bias(
+        positions - jnp.broadcast_to(jnp.array(centre), positions.shape)
+    )
 
 
 def make_scene(
@@ -112,7 +117,7 @@ def make_camera_sampler(config: Config) -> Callable[[jax.Array], Camera]:
         return functools.partial(
             camera.sample_inside_camera, position_radius=law.position_radius, **ranges
         )
-    return functools.partial(
+    sample = functools.partial(
         camera.sample_orbit_camera,
         radius_range=law.radius,
         area_uniform_share=law.area_uniform_share,
@@ -122,6 +127,15 @@ def make_camera_sampler(config: Config) -> Callable[[jax.Array], Camera]:
         box_half_extent=law.box_half_extent or None,
         **ranges,
     )
+    return lambda key: shift_camera(sample(key), law.target)
+
+
+def shift_camera(cameras: Camera, offset: tuple[float, float, float]) -> Camera:
+    """Moves cameras of any leading shape, and what they look at, by `offset` [3]."""
+    moved = cameras.cam_to_world.at[..., :3, 3].add(
+        jnp.broadcast_to(jnp.array(offset), cameras.cam_to_world.shape[:-2] + (3,))
+    )
+    return cameras.replace(cam_to_world=moved)
 
 
 def make_particle_optimizer(config: Config) -> optax.GradientTransformation:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-WIDTH, HEIGHT = 480, 250
-LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 26
+WIDTH, HEIGHT = 360, 210
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 26
 MAX_POINTS = 240
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float | None]]]
@@ -94,9 +94,17 @@ def _ticks(low: float, high: float, wanted: int) -> list[float]:
     return [n * unit for n in range(first, math.floor(high / unit) + 1)]
 
 
+def _log_ticks(low: float, high: float) -> list[float]:
+    """log10 of round numbers in the range: decades, or 1, 2 and 5 of each."""
+    decades = range(math.floor(low), math.ceil(high) + 1)
+    units = (1,) if high - low > 2.5 else (1, 2, 5)
+    ticks = [decade + math.log10(unit) for decade in decades for unit in units]
+    return [tick for tick in ticks if low <= tick <= high] or _ticks(low, high, 4)
+
+
 def _grid(x_range, y_range, log: bool) -> str:
     parts = []
-    for value in _ticks(*y_range, 4):
+    for value in _log_ticks(*y_range) if log else _ticks(*y_range, 4):
         y = _y(value, y_range)
         label = f"{10**value:.3g}" if log else f"{value:.3g}"
         parts.append(

@@ -9,21 +9,40 @@ from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from vsd_jax.runtime import config as config_lib
+from vsd_jax.runtime import session
 from vsd_jax.runtime.errors import ConfigError
 
 
-def parse(argv: Sequence[str]) -> list[str]:
-    """Parses the command line for `absl.app.run`.
+def define(values: flags.FlagValues) -> None:
+    """Defines the program's flags in `values` (`flags.FLAGS` but for tests)."""
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "Settings: configs/object.py, scene.py or image2d.py, with a variant after a"
+        " colon (:sd21, :sd15, :smoke). Change a key with --config.KEY=VALUE; all keys"
+        " stand in configs/base.py. Only --mode=train needs it.",
+        lock_config=True,
+        flag_values=values,
+    )
+    about = "Folder of the run; the same one goes on with it."
+    flags.DEFINE_string("workdir", "", about, flag_values=values)
+    about = "train does all; the others make one thing anew from the last checkpoint."
+    flags.DEFINE_enum("mode", "train", session.MODES, about, flag_values=values)
+    about = "Delete an earlier run in --workdir and start anew."
+    flags.DEFINE_bool("overwrite", False, about, flag_values=values)
+
+
+def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """Parses the command line, for `absl.app.run`.
 
     Raises:
       ConfigError: naming the key at fault and the nearest known ones.
     """
     try:
-        return flags.FLAGS(list(argv))
+        rest = values(list(argv))
     except (AttributeError, KeyError) as error:
         # Overrides of keys that do not exist end up here.
         raise ConfigError(_explain(argv, error)) from error
@@ -31,24 +50,33 @@ def parse(argv: Sequence[str]) -> list[str]:
         raise ConfigError(f"--config: {_last_line(error)}") from error
     except flags.Error as error:
         raise ConfigError(f"{error}\nSee --help for all flags.") from error
+    if len(rest) > 1:
+        raise ConfigError(
+            f"{rest[1]!r} is no flag; values go with their flag, in quotes if they have"
+            ' spaces: --config.prompt="a red mushroom".'
+        )
+    return rest
 
 
-def read_config(holder: flags.FlagHolder) -> ConfigDict | None:
-    """The configuration of a `DEFINE_config_file` flag; None if it was not given.
+def read(values: flags.FlagValues) -> dict[str, Any]:
+    """The arguments of `session.start` that come from flags.
 
     Raises:
-      ConfigError: if the file does not exist.
+      ConfigError: if the configuration file does not exist.
     """
     try:
-        config = holder.value
+        config = values["config"].value
         if config is not None:
-            len(config)
-        return config
+            config.keys()  # a file that is not there fails when it is used
     except OSError as error:
         raise ConfigError(
             "--config: there is no such file. Give configs/object.py, configs/scene.py"
             f" or configs/image2d.py, seen from the current folder. ({error})"
         ) from error
+    names = {"mode": "mode", "folder": "workdir", "overwrite": "overwrite"}
+    return {"config": config} | {
+        argument: values[flag].value for argument, flag in names.items()
+    }
 
 
 def _explain(argv: Sequence[str], error: Exception) -> str:

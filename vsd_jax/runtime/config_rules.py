@@ -168,6 +168,11 @@ def _is_pair(value: Any, bounds: tuple[float, float]) -> bool:
     )
 
 
+def _is_triple(value: Any, bounds: tuple[float, float]) -> bool:
+    is_tuple = isinstance(value, tuple) and len(value) == 3
+    return is_tuple and all(_within(item, bounds) for item in value)
+
+
 def combination_faults(flat: Flat) -> Iterator[str]:
     """One sentence for each set of keys that do not go together."""
     yield from _particle_faults(flat)
@@ -202,9 +207,7 @@ def _background_faults(flat: Flat) -> Iterator[str]:
             f" {len(words)} and {len(shares)} entries; give the same number to all."
         )
     for color in (*colors, flat["eval.background"]):
-        if not (isinstance(color, tuple) and len(color) == 3) or not all(
-            _within(channel, (0, 1)) for channel in color
-        ):
+        if not _is_triple(color, (0, 1)):
             yield f"The background {color!r} is no colour; give (r, g, b) in [0, 1]."
     sound = all(_within(share, (0, 1)) for share in shares)
     if not sound or abs(sum(shares) - 1) > 1e-3:
@@ -234,6 +237,9 @@ def _time_faults(flat: Flat) -> Iterator[str]:
 
 
 def _scene_faults(flat: Flat) -> Iterator[str]:
+    for key in ("camera.target", "field.init_centre"):
+        if not _is_triple(flat[key], (-1, 1)):
+            yield f"{key}={flat[key]!r} is no point; give (x, y, z) in [-1, 1]."
     if flat["field.max_resolution"] < flat["field.min_resolution"]:
         yield (
             f"field.max_resolution={flat['field.max_resolution']} is below"

@@ -35,7 +35,7 @@ def write_report(folder: Path) -> Path:
     infos = _read(folder / "mesh" / "info.json", [])
     scripts, viewers = _mesh_cards(folder, settings, infos)
     body = [
-        _warnings(rows, infos),
+        _warnings(rows, infos, settings),
         _section("The result", _films(folder) + viewers, grid=True),
         _section("What the views show", _evaluation(folder)),
         _section("How it came about", _sheets(folder)),
@@ -105,7 +105,7 @@ def _chips(settings: dict, rows: list[dict], environment: dict) -> str:
     )
 
 
-def _warnings(rows: list[dict], infos: list[dict]) -> str:
+def _warnings(rows: list[dict], infos: list[dict], settings: dict) -> str:
     texts = [row["alarm"] for row in rows if "alarm" in row]
     texts += [
         f"Mesh of particle {i}: {info['error']}"
@@ -117,13 +117,22 @@ def _warnings(rows: list[dict], infos: list[dict]) -> str:
         texts.append(
             f"{skipped:.0f} particle update(s) were not finite and were left out."
         )
-    overflow = sum(row.get("render/overflow") or 0 for row in rows)
-    if overflow:
+    share = _overflow_share(rows, settings)
+    if share > 0.01:
         texts.append(
-            f"{overflow:.0f} samples were above render.capacity and were thinned at"
+            f"{share:.0%} of the samples were above render.capacity and were thinned at"
             " random. A higher --config.render.capacity avoids it."
         )
     return "".join(f'<p class="warning">{_escape(text)}</p>' for text in texts)
+
+
+def _overflow_share(rows: list[dict], settings: dict) -> float:
+    """Share of all samples that did not fit; a log line holds the sum of its steps."""
+    render = settings.get("render", {})
+    steps = max((row["step"] for row in rows), default=0)
+    samples = render.get("size", 0) ** 2 * render.get("num_samples", 0) * steps
+    overflow = sum(row.get("render/overflow") or 0 for row in rows)
+    return overflow / samples if samples else 0.0
 
 
 def _films(folder: Path) -> str:
@@ -259,7 +268,7 @@ def _downloads(folder: Path) -> str:
     items = "".join(
         f'<li><a href="{path.relative_to(folder).as_posix()}" download>'
         f"{path.relative_to(folder).as_posix()}</a>"
-        f' <span class="soft">{path.stat().st_size / 1024:,.0f} KiB</span></li>'
+        f' <span class="soft">{path.stat().st_size / 1024:,.1f} KiB</span></li>'
         for path in paths
     )
     note = (

@@ -110,13 +110,13 @@ class Loop:
                 split, metrics = devices.step(split)
                 if pending is not None:
                     self._read(*pending, meter)
-                pending = (step, metrics)
-                if stop_asked() or step == total or self._due(step):
+                pending, stop = (step, metrics), stop_asked()
+                if stop or step == total or self._due(step):
                     self._read(*pending, meter)
                     pending = None
                     state = devices.gather(split)
-                    self._hooks(step, state, last=stop_asked() or step == total)
-                if stop_asked() and step < total:
+                    self._hooks(step, state, last=stop or step == total)
+                if stop and step < total:
                     raise Interrupted(
                         f"Stopped at step {step} of {total} and saved. The same command"
                         " goes on from there."

@@ -68,12 +68,13 @@ def judged_cameras(config: Config, num_views: int) -> Camera:
         return camera_lib.panorama(
             num_views, elevation_deg=view.elevation_deg, fov_deg=view.fov_deg
         )
-    return camera_lib.turntable(
+    orbit = camera_lib.turntable(
         num_views,
         elevation_deg=view.elevation_deg,
         radius=view.radius,
         fov_deg=view.fov_deg,
     )
+    return build_scene.shift_camera(orbit, config.camera.target)
 
 
 def pick(cameras: Camera, index: int) -> Camera:

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bad configurations are refused in sentences; sound ones survive JSON."""
+
+import json
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import base
+from configs import object as object_config
+from vsd_jax.runtime import config as config_lib
+from vsd_jax.runtime import config_rules
+from vsd_jax.runtime.errors import ConfigError
+
+
+def changed(**changes) -> ConfigDict:
+    """The object configuration; `vsd__method="x"` sets vsd.method."""
+    config = object_config.get_config()
+    config.update_from_flattened_dict(
+        {key.replace("__", "."): value for key, value in changes.items()}
+    )
+    return config
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_steps": 0}, ["num_steps=0", "at least 1"]),
+        ({"vsd__method": "vds"}, ["vsd.method='vds'", "vsd, sds"]),
+        ({"vsd__t_range": (0.98, 0.02)}, ["vsd.t_range", "low <= high"]),
+        ({"vsd__t_range": (0.1, 0.2, 0.3)}, ["vsd.t_range"]),
+        ({"vsd__t_range_late": (0.1, 0.5)}, ["same lower end"]),
+        ({"camera__fov_deg": (0.0, 40.0)}, ["camera.fov_deg"]),
+        ({"prompt": " "}, ["prompt is empty"]),
+        ({"num_particles": 2, "particles_per_step": 3}, ["particles_per_step=3"]),
+        ({"num_particles": 3, "num_devices": 2}, ["num_devices=2", "multiple"]),
+        ({"render__capacity": 0.5, "render__occupancy_resolution": 0}, ["grid"]),
+        ({"render__background_shares": (0.5, 0.25, 0.5)}, ["sum to 1"]),
+        ({"render__background_words": ("",)}, ["same number"]),
+        ({"eval__background": (1.0, 2.0, 0.0)}, ["no colour"]),
+        ({"render__environment_share": 0.5}, ["field.environment=True"]),
+        ({"field__max_resolution": 4}, ["field.min_resolution=16"]),
+        ({"field__kind": "image"}, ["no views", "views_per_step=2"]),
+        ({"camera__law": "inside"}, ["view_prompts=False"]),
+        ({"camera__target": (0.0, 3.0, 0.0)}, ["camera.target", "no point"]),
+        ({"vsd__perp_neg": True, "vsd__view_prompts": False}, ["perp_neg"]),
+        ({"score__steps_per_step": 2, "vsd__method": "sds"}, ["no meaning"]),
+        ({"prompt": "a read mushroom"}, ["'read'", "red", "Stable Diffusion"]),
+        ({"prompt": "a red mushroom, side view"}, ["adds those words itself"]),
+        ({"prompt": "a blue room"}, ["configs/scene.py"]),
+        ({"negative_prompt": "ugly"}, ["'ugly'"]),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, dict) else "",
+)
+def test_faults_are_named_with_value_and_remedy(changes, words):
+    with pytest.raises(ConfigError) as error:
+        config_lib.validate(changed(**changes))
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_all_faults_come_at_once():
+    with pytest.raises(ConfigError) as error:
+        config_lib.validate(changed(num_steps=0, vsd__method="x", seed=-1))
+    assert len(str(error.value).splitlines()) == 3
+
+
+def test_any_text_goes_with_another_prior():
+    config_lib.validate(changed(prompt="a corgi, side view", prior__path="some/model"))
+
+
+def test_every_number_has_bounds():
+    flat = config_lib.flatten(base.get_config())
+    numbers = {key for key, value in flat.items() if type(value) in (int, float)}
+    free = {"field.object_strength", "field.scene_strength"}
+    assert numbers - free == set(config_rules.RANGES)
+    assert set(config_rules.PAIRS) | set(config_rules.CHOICES) <= set(flat)
+
+
+def test_flatten_and_nest_survive_json():
+    config = object_config.get_config()
+    flat = config_lib.flatten(config)
+    nested = json.loads(json.dumps(config_lib.nest(flat)))
+    assert config_lib.flatten(nested) == flat
+    restored = ConfigDict(config_lib.as_tuples(nested))
+    assert config_lib.flatten(config_lib.validate(restored)) == flat
+
+
+def test_differing_keys_leave_out_what_only_reports():
+    old = object_config.get_config()
+    new = changed(vsd__guidance_scale=5.0, log__metrics_every=3, eval__fps=3.0)
+    assert config_lib.differing_keys(old, new) == {"vsd.guidance_scale": (7.5, 5.0)}
+
+
+def test_a_key_of_another_version_differs():
+    old = config_lib.nest(config_lib.flatten(object_config.get_config()))
+    del old["vsd"]["weighting"]
+    differing = config_lib.differing_keys(old, object_config.get_config())
+    assert differing == {"vsd.weighting": ("(absent)", "sigma_squared")}
+
+
+@pytest.mark.parametrize(
+    ("key", "wanted"),
+    [
+        ("vsd.guidence_scale", "vsd.guidance_scale"),
+        ("guidance_scale", "vsd.guidance_scale"),
+        ("promt", "prompt"),
+        ("num_particle", "num_particles"),
+    ],
+)
+def test_unknown_keys_get_a_suggestion(key, wanted):
+    known = config_lib.flatten(base.get_config())
+    assert wanted in config_lib.suggest(key, known)

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All modes on a small NeRF and on images; the prior is replaced by nothing."""
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+import trimesh
+
+from vsd_jax.runtime import build, session, writer
+from vsd_jax.runtime.errors import ConfigError, RunError
+
+
+@pytest.fixture(autouse=True)
+def no_prior(monkeypatch, fake_run):
+    monkeypatch.setattr(build, "build", fake_run)
+
+
+def start(mode, config, folder, *, overwrite=False):
+    session.start(mode, config, str(folder), overwrite=overwrite, command=["test"])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder that the first test fills; the others go on from there."""
+    return tmp_path_factory.mktemp("run")
+
+
+@pytest.mark.filterwarnings("ignore:os.fork")
+def test_train_leaves_all_products(trained, nerf_config, capsys):
+    start("train", nerf_config, trained)
+    said = capsys.readouterr().out
+    assert "a red mushroom" in said and "CPU" in said and "4 steps to do" in said
+    for name in (
+        *("config.json", "command.txt", "environment.json", "metrics.jsonl"),
+        *("images/step_000004.png", "turntable_00.mp4", "turntable_00.gif"),
+        *("mesh/particle_00.glb", "mesh/particle_00.ply", "mesh/info.json"),
+        *("evaluation.json", "report.html"),
+    ):
+        assert (trained / name).stat().st_size > 0, name
+    assert imageio.imread(trained / "turntable_00.mp4").shape == (2, 16, 16, 3)
+
+
+def test_mesh_is_the_initial_blob(trained):
+    mesh = trimesh.load(trained / "mesh" / "particle_00.ply")
+    info = writer.read_json(trained / "mesh" / "info.json")[0]
+    assert info["faces"] == len(mesh.faces) and info["overlap"] > 0.7
+    assert mesh.is_watertight
+    assert np.abs(mesh.bounds).max() < 0.9
+
+
+def test_evaluation_says_why_there_is_no_judge(trained):
+    found = writer.read_json(trained / "evaluation.json")
+    assert 0 < found["mean"]["opacity"] < 1
+    assert found["note"] or "kind_precision" in found["mean"]
+
+
+def test_modes_work_on_the_folder_alone(trained, monkeypatch):
+    monkeypatch.setattr(build, "build", lambda config: pytest.fail("loads the prior"))
+    for name in ("mesh/particle_00.glb", "evaluation.json", "report.html"):
+        (trained / name).unlink()
+    start("export", None, trained)
+    start("evaluate", None, trained)
+    for name in ("mesh/particle_00.glb", "evaluation.json", "report.html"):
+        assert (trained / name).exists()
+
+
+def test_training_again_finds_it_finished(trained, nerf_config, capsys):
+    before = (trained / "metrics.jsonl").read_text()
+    nerf_config.eval.turntable_frames = 1
+    start("train", nerf_config, trained)
+    assert "Going on from step 4. 0 steps to do" in capsys.readouterr().out
+    assert (trained / "metrics.jsonl").read_text() == before
+
+
+def test_another_configuration_is_refused_before_the_prior(
+    trained, nerf_config, monkeypatch
+):
+    monkeypatch.setattr(build, "build", lambda config: pytest.fail("too late"))
+    nerf_config.vsd.guidance_scale = 100.0
+    with pytest.raises(ConfigError, match=r"vsd\.guidance_scale"):
+        start("train", nerf_config, trained)
+
+
+def test_images_are_rendered_as_pictures(tmp_path, flat_config):
+    start("train", flat_config, tmp_path)
+    pictures = sorted(path.name for path in tmp_path.glob("views_*.png"))
+    assert pictures == ["views_00.png", "views_01.png", "views_02.png"]
+    assert not (tmp_path / "mesh").exists()
+    with pytest.raises(RunError, match="no mesh"):
+        start("export", None, tmp_path)
+    rows = writer.read_json(tmp_path / "evaluation.json")
+    assert rows["diversity_pixels"] > 0
+
+
+def test_overwrite_starts_anew(tmp_path, flat_config):
+    start("train", flat_config, tmp_path)
+    flat_config.seed = 3
+    start("train", flat_config, tmp_path, overwrite=True)
+    assert writer.read_json(tmp_path / "config.json")["seed"] == 3
+
+
+@pytest.mark.parametrize(
+    ("mode", "folder", "overwrite", "word"),
+    [
+        ("train", "x", False, "--config is missing"),
+        ("render", "", False, "--workdir is missing"),
+        ("render", "x", True, "--overwrite has no meaning"),
+        ("export", "x", False, "holds no run"),
+    ],
+)
+def test_what_is_missing_is_said(tmp_path, mode, folder, overwrite, word):
+    with pytest.raises(RunError, match=word):
+        start(mode, None, folder and tmp_path / folder, overwrite=overwrite)
+
+
+def test_a_run_without_checkpoint_cannot_be_rendered(tmp_path, nerf_config):
+    from vsd_jax.runtime import config as config_lib
+
+    flat = config_lib.flatten(nerf_config)
+    writer.write_json(tmp_path / "config.json", config_lib.nest(flat))
+    with pytest.raises(RunError, match="no checkpoint yet"):
+        start("render", None, tmp_path)

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop: what it writes, how it stops, and that a resumed run repeats itself."""
+
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from vsd_jax.runtime import checkpoint, monitor, writer
+from vsd_jax.runtime import config as config_lib
+from vsd_jax.runtime import train as train_lib
+from vsd_jax.runtime.errors import RunError
+from vsd_jax.runtime.workdir import Workdir
+
+
+@pytest.fixture
+def loop(tmp_path, flat_config, fake_run):
+    """`(step=None, name="run") -> (Loop, Run, Workdir)` in a fresh folder."""
+
+    def make(step=None, name="run"):
+        workdir = Workdir(tmp_path / name, create=True)
+        config = config_lib.validate(flat_config)
+        run = fake_run(flat_config, step=step)
+        return train_lib.Loop(config, run, workdir), run, workdir
+
+    return make
+
+
+def restore(run, workdir):
+    target = jax.eval_shape(run.init)
+    return checkpoint.load_state(workdir.checkpoints, target, warn=pytest.fail)
+
+
+def leaves(state):
+    return jax.tree.leaves((state.particles, state.score, state.step))
+
+
+def test_files_of_a_run(loop):
+    trainer, run, workdir = loop()
+    state = trainer.run(run.init())
+    assert int(state.step) == 6
+    assert checkpoint.list_steps(workdir.checkpoints) == [4, 6]
+    sheets = sorted(path.name for path in (workdir.path / "images").iterdir())
+    assert sheets == ["step_000003.png", "step_000006.png"]
+    rows = writer.read_metrics(workdir.path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert rows[0]["residual/rms"] == 0.5 and rows[0]["residual/rms_t1"] is None
+    assert len(rows[0]["particle/opacity"]) == 3
+
+
+def test_interrupted_and_resumed_equals_straight(loop):
+    trainer, run, _ = loop(name="straight")
+    straight = trainer.run(run.init())
+
+    def step_and_interrupt(state, *arguments):
+        state, metrics = run.step(state, *arguments)
+        if int(state.step) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return state, metrics
+
+    before = signal.getsignal(signal.SIGTERM)
+    trainer, _, workdir = loop(step=step_and_interrupt)
+    with pytest.raises(train_lib.Interrupted, match="Stopped at step 3 of 6 and saved"):
+        trainer.run(run.init())
+    assert signal.getsignal(signal.SIGTERM) == before
+    workdir.close()
+
+    trainer, run, workdir = loop()
+    resumed = restore(run, workdir)
+    assert int(resumed.step) == 3
+    resumed = trainer.run(resumed)
+    for a, b in zip(leaves(straight), leaves(resumed), strict=True):
+        np.testing.assert_array_equal(a, b)
+    rows = writer.read_metrics(workdir.path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+
+
+def test_alarm_stops_with_step_and_last_checkpoint(loop, fake_metrics, monkeypatch):
+    monkeypatch.setattr(monitor, "PATIENCE", 3)
+    _, run, _ = loop(name="other")
+
+    def bad_step(state, *arguments):
+        state, _ = run.step(state, *arguments)
+        return state, fake_metrics(3, particle__skipped=np.ones(3, int))
+
+    trainer, _, workdir = loop(step=bad_step)
+    with pytest.raises(RunError) as error:
+        trainer.run(run.init())
+    assert "Stopped at step 4." in str(error.value)
+    assert "not finite since step 1" in str(error.value)
+    assert "Last checkpoint: step 2" in str(error.value)
+    rows = writer.read_metrics(workdir.path / "metrics.jsonl")
+    assert "not finite" in rows[-1]["alarm"]
+
+
+def test_full_disk_on_the_way_is_survived(loop, monkeypatch, capsys):
+    save, calls = checkpoint.save_state, []
+
+    def full_at_first(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 1:
+            raise OSError(28, "No space left on device")
+        return save(*arguments, **options)
+
+    monkeypatch.setattr(checkpoint, "save_state", full_at_first)
+    trainer, run, workdir = loop()
+    trainer.run(run.init())
+    assert "No space left" in capsys.readouterr().out
+    assert checkpoint.list_steps(workdir.checkpoints) == [4, 6]
+
+
+def test_full_disk_at_the_end_says_how_to_go_on(loop, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_state", full)
+    trainer, run, _ = loop()
+    with pytest.raises(RunError, match="same command again"):
+        trainer.run(run.init())
+
+
+def test_second_signal_kills_as_usual():
+    with train_lib.catch_signals() as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            signal.sigtimedwait([], 0.1)
+
+
+def test_particles_fill_the_rows_of_a_flat_sheet():
+    rgb = np.arange(5, dtype=np.float32).reshape(5, 1, 1, 1, 1) * np.ones(
+        (1, 1, 2, 2, 3)
+    )
+    rows = train_lib._as_rows(rgb, 3)
+    assert rows.shape == (2, 3, 2, 2, 3)
+    assert rows[1, 1, 0, 0, 0] == 4 and rows[1, 2, 0, 0, 0] == 1

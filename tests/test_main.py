@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: what a user types, and what comes back for a mistake."""
+
+import sys
+
+import pytest
+from absl import flags
+
+from vsd_jax import main
+from vsd_jax.runtime import command_line
+from vsd_jax.runtime.errors import ConfigError
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    """`(*arguments) -> what session.start is given`."""
+
+    def call(*arguments):
+        # ml_collections looks for overrides in sys.argv.
+        monkeypatch.setattr(sys, "argv", ["main", *arguments])
+        values = flags.FlagValues()
+        command_line.define(values)
+        command_line.parse(sys.argv, values)
+        return command_line.read(values)
+
+    return call
+
+
+@pytest.fixture
+def fault(parse):
+    """`(*arguments) -> text of the error`."""
+
+    def call(*arguments):
+        with pytest.raises(ConfigError) as error:
+            parse(*arguments)
+        return str(error.value)
+
+    return call
+
+
+def test_overrides_reach_the_configuration(parse):
+    found = parse(
+        "--config=configs/object.py:smoke",
+        "--config.prompt=a blue car",
+        "--config.camera.radius=(2.0, 3.0)",
+        "--config.vsd.view_prompts=False",
+        "--config.num_steps=50",
+        "--workdir=runs/x",
+    )
+    config = found.pop("config")
+    assert found == {"mode": "train", "folder": "runs/x", "overwrite": False}
+    assert config.prompt == "a blue car" and config.camera.radius == (2.0, 3.0)
+    assert config.vsd.view_prompts is False
+    assert config.vsd.anneal_step == 10
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--config.promt=x", ["'promt'", "prompt"]),
+        ("--config.vsd.guidence_scale=1", ["vsd.guidance_scale"]),
+        ("--config.vsd_guidance=1", ["vsd_guidance"]),
+        ("--config.num_steps=many", ["config.num_steps", "many"]),
+        ("--config.vsd.perp_neg=maybe", ["perp_neg", "maybe"]),
+        ("--mode=paint", ["mode", "paint"]),
+        ("--confg=x", ["confg", "config"]),
+        ("mushroom", ["'mushroom' is no flag"]),
+    ],
+)
+def test_mistakes_are_sentences(fault, argument, words):
+    text = fault("--config=configs/object.py", "--workdir=x", argument)
+    for word in words:
+        assert word in text
+    assert "Traceback" not in text
+
+
+def test_a_missing_file_is_named(fault):
+    assert "objekt.py" in fault("--config=configs/objekt.py", "--workdir=x")
+
+
+def test_an_unknown_variant_is_named(fault):
+    text = fault("--config=configs/object.py:sd3", "--workdir=x")
+    assert "'sd3'" in text and "sd21" in text
+
+
+def test_without_config_for_a_finished_run(parse):
+    found = parse("--mode=render", "--workdir=x")
+    assert found["mode"] == "render" and found["config"] is None
+
+
+def test_faults_of_the_user_end_without_traceback(monkeypatch):
+    def refuse(*arguments, **options):
+        raise ConfigError("so it is")
+
+    monkeypatch.setattr(main.command_line, "define", lambda values: None)
+    monkeypatch.setattr(main.app, "run", refuse)
+    with pytest.raises(SystemExit, match="vsd_jax: so it is"):
+        main.run()
+
+
+def test_the_file_stays_short():
+    with open(main.__file__, encoding="utf-8") as file:
+        assert len(file.readlines()) <= 60

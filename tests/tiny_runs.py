@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tiny prior on disk; runs without any prior, whose step is a few operations."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import toybox_prior
+from vsd_jax.runtime import build, build_scene, diffusion_prior
+from vsd_jax.runtime import config as config_lib
+from vsd_jax.state import Particles, Prior, ScoreState, VSDState
+from vsd_jax.toybox import prior_files, train
+from vsd_jax.toybox.text import vocabulary
+
+
+def write_prior(path: pathlib.Path) -> pathlib.Path:
+    """A diffusers-format folder as the Toybox's training writes it, random weights."""
+    config = toybox_prior.get_config("smoke").to_dict()
+    config |= {"channels": (32, 32), "patch": 8}
+    prior_files.write_folder(path, config, [*vocabulary(), ","])
+    read = diffusion_prior.read_config
+    unet = diffusion_prior.make_unet(read(path / "unet", "config.json"), jnp.float32)
+    text = diffusion_prior.make_text_encoder(read(path / "text_encoder", "config.json"))
+    shapes = {
+        "unet": diffusion_prior.unet_shapes(unet, config["text_length"]),
+        "text": jax.eval_shape(text[0], jax.random.key(0)),
+    }
+    random = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: 0.2 * random.normal(size=leaf.shape), shapes)
+    train.save_prior(path, params)
+    return path
+
+
+def make_run(config, *, step=None) -> build.Run:
+    """A run whose step adds 1e-3 to theta and to phi; `step` may replace it."""
+    config = config_lib.validate(config)
+    scene = build_scene.make_scene(config, size=config.render.size)
+    tx = build_scene.make_particle_optimizer(config)
+    n = config.num_particles
+
+    def init_one(key):
+        params = scene.init(key)
+        stats = scene.init_stats(params)
+        return Particles(params=params, opt_state=tx.init(params), stats=stats)
+
+    def init() -> VSDState:
+        keys = jax.random.split(jax.random.key(config.seed), n)
+        return VSDState(
+            particles=jax.vmap(init_one)(keys),
+            score=ScoreState(params={"phi": jnp.zeros(3)}, opt_state=()),
+            step=jnp.int32(0),
+            key=jax.random.key(config.seed),
+        )
+
+    def add(tree):
+        return jax.tree.map(lambda leaf: leaf + 1e-3, tree)
+
+    @jax.jit
+    def plain_step(state, prior_params, contexts):
+        # The noise shows whether a resumed run repeats the straight one.
+        noise = jax.random.normal(jax.random.fold_in(state.key, state.step), ())
+        particles = state.particles.replace(params=add(state.particles.params))
+        phi = jax.tree.map(lambda leaf: leaf + noise, state.score.params)
+        score = state.score.replace(params=phi)
+        state = state.replace(particles=particles, score=score, step=state.step + 1)
+        return state, make_metrics(n)
+
+    prior = Prior(None, None, None, jnp.ones(10), (2, 2, 3), config.render.size)
+    return build.Run(step or plain_step, {}, {}, init, prior)
+
+
+def make_metrics(n: int, **changes):
+    """What a step reports, all sound."""
+    metrics = {
+        "residual/rms": jnp.float32(0.5),
+        "residual/rms_t0": jnp.float32(0.4),
+        "residual/count_t0": jnp.int32(2),
+        "residual/rms_t1": jnp.float32(0.0),
+        "residual/count_t1": jnp.int32(0),
+        "opacity": jnp.float32(0.3),
+        "skipped": jnp.int32(0),
+        "particle_grad_norm": jnp.float32(1.0),
+        "score/loss": jnp.float32(0.1),
+        "score/grad_norm": jnp.float32(0.1),
+        "score/skipped": jnp.int32(0),
+        "particle/index": jnp.arange(n),
+        "particle/opacity": jnp.full(n, 0.3),
+        "particle/skipped": jnp.zeros(n, jnp.int32),
+        "particle/residual_rms": jnp.full(n, 0.5),
+    }
+    return metrics | {name.replace("__", "/"): value for name, value in changes.items()}
