@@ -5,6 +5,7 @@ ml_collections answers an unknown key with a traceback, and a configuration file
 does not exist only when it is used.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +34,9 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("mode", "train", session.MODES, about, flag_values=values)
     about = "Delete an earlier run in --workdir and start anew."
     flags.DEFINE_bool("overwrite", False, about, flag_values=values)
+    # absl's --help shows only the flags of the file that was started.
+    for name in ("config", "workdir", "mode", "overwrite"):
+        values.register_key_flag_for_module(sys.argv[0], values[name])
 
 
 def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
