@@ -30,7 +30,6 @@ from vsd_jax.scene.encoding import hash_grid
 
 SMALL = dict(size=64, samples=64, levels=8, log2_table=15, finest=512)
 FULL = dict(size=32, samples=64, levels=16, log2_table=19, finest=2048)
-CAMERA = dict(azimuth_deg=30.0, elevation_deg=20.0, radius=2.6, fov_deg=40.0)
 SKIP = dict(occupancy_resolution=32, capacity=0.25)
 
 
@@ -69,9 +68,14 @@ def random_params(scene):
     return params | {"table": noise.astype(params["table"].dtype)}
 
 
-def jax_loss(scene, wave, train, params, stats, key):
+def make_view():
+    """The camera, in float64 where that is on: its sine must not depend on the jit."""
+    view = camera.orbit_camera(30.0, 20.0, 2.6, 40.0)
+    return jax.tree.map(lambda x: x.astype(jax.dtypes.canonicalize_dtype(float)), view)
+
+
+def jax_loss(scene, view, wave, train, params, stats, key):
     """sum(image * wave) and what the render said."""
-    view = camera.orbit_camera(**CAMERA)
     out = scene.render(params, stats, view, jnp.zeros(3), key, train=train)
     return jnp.sum(out.rgb.reshape(-1, 3) * wave), out
 
@@ -87,7 +91,7 @@ def compile_step(work, particles=0, **choices):
     tx = optax.adam(1e-2, b1=0.9, b2=0.99, eps=1e-15)
     wave = jnp.asarray(wave_like(work), jnp.float32)
     value = jax.value_and_grad(
-        functools.partial(jax_loss, scene, wave, True), has_aux=True
+        functools.partial(jax_loss, scene, make_view(), wave, True), has_aux=True
     )
 
     def step(params, moments, stats, key):
@@ -118,9 +122,7 @@ def make_step(work, particles=0, **choices):
 
 def torch_inputs(work, dtype):
     """Rays, bounds and pattern as tensors, from the library's own camera."""
-    origin, directions = camera.pixel_rays(
-        camera.orbit_camera(**CAMERA), work["size"], work["size"]
-    )
+    origin, directions = camera.pixel_rays(make_view(), work["size"], work["size"])
     directions = directions.reshape(-1, 3)
     origins = jnp.broadcast_to(origin, directions.shape)
     bounds = sampling.intersect_cube(origins, directions, half_extent=1.0, near=0.1)
@@ -139,7 +141,8 @@ def check_equality(work):
         scene = make_scene(work)
         params = jax.tree.map(lambda x: x.astype(jnp.float64), random_params(scene))
         value = jax.value_and_grad(
-            functools.partial(jax_loss, scene, wave_like(work), False), has_aux=True
+            functools.partial(jax_loss, scene, make_view(), wave_like(work), False),
+            has_aux=True,
         )
         (_, out), gradient = jax.jit(value)(params, {}, jax.random.key(0))
         rays, bounds, wave = torch_inputs(work, torch.float64)

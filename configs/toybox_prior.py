@@ -17,7 +17,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data = ""  # folder made by vsd_jax.toybox.dataset
     config.init_from = ""  # diffusers-format folder to start from ("" = random)
     config.seed = 0
-    config.num_steps = 6_500
+    config.num_steps = 20_000
     config.batch_size = 8
     config.learning_rate = 6e-4  # AdamW, after the warm-up
     config.warmup_steps = 200
@@ -29,6 +29,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     # Sigma floor of the loss weight 1 / max(sigma_t^2, floor): above it the loss is
     # the v-prediction loss (arXiv:2202.00512) of an x0-predicting network.
     config.sigma2_floor = 0.1
+    config.t_power = 3.0  # t / T = u^(1 / power), u uniform; 1 = uniform t
 
     config.text_dropout = 0.1  # empty prompt, for guidance (arXiv:2207.12598)
     config.view_dropout = 0.3  # captions without a view word

@@ -6,6 +6,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import FrozenConfigDict
 
 from configs import toybox_prior
 from vsd_jax.runtime import build, build_scene, diffusion_prior
@@ -35,7 +36,8 @@ def write_prior(path: pathlib.Path) -> pathlib.Path:
 
 def make_run(config, *, step=None) -> build.Run:
     """A run whose step adds 1e-3 to theta and to phi; `step` may replace it."""
-    config = config_lib.validate(config)
+    if not isinstance(config, FrozenConfigDict):
+        config = config_lib.validate(config)
     scene = build_scene.make_scene(config, size=config.render.size)
     tx = build_scene.make_particle_optimizer(config)
     n = config.num_particles

@@ -84,11 +84,15 @@ def weighted_x0_loss(
     return jnp.mean(jnp.square(x0_pred - x0) / jnp.maximum(sigma_t**2, floor))
 
 
-def stratified_t(key: jax.Array, batch: int, num_t: int) -> jax.Array:
-    """[B] int32, one timestep from each of B equal parts of [0, T)."""
+def stratified_t(key: jax.Array, batch: int, num_t: int, power: float) -> jax.Array:
+    """[B] int32, one timestep from each of B parts of [0, T) of equal probability.
+
+    t / T = u^(1 / power): 1 is uniform, more prefers the noisy end, where alone the
+    text decides (below, the network reads kind and colour from x_t itself).
+    """
     offsets = jax.random.uniform(key, (batch,))
-    t = (jnp.arange(batch) + offsets) / batch * num_t
-    return jnp.clip(t.astype(jnp.int32), 0, num_t - 1)
+    share = ((jnp.arange(batch) + offsets) / batch) ** (1.0 / power)
+    return jnp.clip((share * num_t).astype(jnp.int32), 0, num_t - 1)
 
 
 def make_train_step(config, unet_fn, text_fn, alphas_cumprod):
@@ -98,7 +102,7 @@ def make_train_step(config, unet_fn, text_fn, alphas_cumprod):
     def loss_fn(params, x0, ids, key):
         noise_key, t_key = jax.random.split(key)
         noise = jax.random.normal(noise_key, x0.shape)
-        t = stratified_t(t_key, x0.shape[0], len(alphas_cumprod))
+        t = stratified_t(t_key, len(x0), len(alphas_cumprod), config["t_power"])
         noisy = diffusion.add_noise(x0, noise, t, alphas_cumprod)
         context = {"text": text_fn(params["text"], ids)}
         x0_pred = unet_fn({"unet": params["unet"]}, noisy, t, context)
