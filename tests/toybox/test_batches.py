@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Captions are true, and a batch depends on seed and step alone."""
+
+import numpy as np
+import pytest
+
+from configs import toybox_prior
+from vsd_jax.toybox import batches
+from vsd_jax.toybox.text import COLOURS, ROOM, VIEWS, parse
+
+CONFIG = toybox_prior.get_config("smoke").to_dict() | {"batch_size": 64}
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Three flat images: a red car from the side, a blue room, a pink duck in one."""
+    rgba = np.zeros((3, 64, 64, 4), np.uint8)
+    rgba[:, 16:48, 16:48] = [200, 10, 10, 255]
+    rgba[1:, :, :] = [10, 10, 200, 255]
+    normal = np.full((3, 64, 64, 3), 128, np.uint8)
+    names = list(COLOURS)
+    meta = {
+        "kind": np.array(
+            [
+                batches.KIND_NAMES.index("car"),
+                batches.KIND_NAMES.index(ROOM),
+                batches.KIND_NAMES.index("duck"),
+            ]
+        ),
+        "colour": np.array([names.index(c) for c in ("red", "blue", "pink")]),
+        "room": np.array([0, 1, 1]),
+        "room_colour": np.array([-1, -1, names.index("blue")]),
+        "view": np.array([1, 0, 0]),
+    }
+    return batches.Dataset(rgba, normal, meta)
+
+
+def test_views_follow_the_thresholds():
+    azimuth = np.array([0.0, 44.0, 46.0, -134.0, 136.0, 180.0, 359.0, 10.0])
+    elevation = np.array([0.0, 10.0, 0.0, 0.0, 0.0, 20.0, 0.0, 61.0])
+    expected = ["front", "front", "side", "side", "back", "back", "front", "overhead"]
+    assert [VIEWS[i] for i in batches.view_index(azimuth, elevation)] == expected
+
+
+def test_captions_say_what_is_seen(data):
+    images, captions = batches.make_batch(data, 0, CONFIG)
+    assert images.shape == (64, 64, 64, 3) and 0 <= images.min() <= images.max() <= 1
+    assert "" in captions and len(set(captions)) > 10
+    for image, caption in zip(images, captions, strict=True):
+        if not caption:
+            continue
+        prompt = parse(caption)
+        if prompt.normal_map:
+            assert prompt.kind == "car" and np.allclose(image, 128 / 255)
+        elif prompt.kind == "car":
+            assert prompt.colour in ("red", None) and prompt.view in ("side", None)
+            corner = {"white": 1.0, "grey": 0.5, "black": 0.0}[prompt.background]
+            assert np.allclose(image[0, 0], corner)
+        else:
+            assert np.allclose(image[0, 0], [10 / 255, 10 / 255, 200 / 255])
+            assert prompt.background == "white" and prompt.room
+
+
+def test_batch_is_a_function_of_seed_and_step(data):
+    images, captions = batches.make_batch(data, 7, CONFIG)
+    again, same = batches.make_batch(data, 7, CONFIG)
+    assert captions == same and np.array_equal(images, again)
+    assert captions != batches.make_batch(data, 8, CONFIG)[1]
+    assert captions != batches.make_batch(data, 7, CONFIG | {"seed": 1})[1]
+
+
+def test_missing_dataset_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"vsd_jax\.toybox\.dataset"):
+        batches.open_dataset(str(tmp_path))
+
+
+def test_compositing_over_a_background():
+    rgba = np.array([[0, 0, 0, 0], [255, 0, 0, 255], [64, 0, 0, 128]], np.uint8)
+    out = batches.composite(rgba, np.array([1.0, 0.5, 0.0]))
+    expected = [[1, 0.5, 0], [1, 0, 0], [64 / 255 + 127 / 255, 0.5 * 127 / 255, 0]]
+    np.testing.assert_allclose(out, expected, atol=1e-6)

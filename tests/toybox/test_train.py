@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pieces of the prior's training against closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import toybox_prior
+from vsd_jax.toybox import train
+
+
+@pytest.mark.parametrize("power", [1.0, 3.0])
+def test_timesteps_are_stratified_with_the_stated_density(power):
+    draws = np.concatenate(
+        [
+            train.stratified_t(jax.random.key(seed), 8, 1000, power)
+            for seed in range(200)
+        ]
+    )
+    assert draws.min() >= 0 and draws.max() <= 999
+    # P(t / T < x) = x^power; each draw of 8 has exactly one in every eighth of it.
+    for x in (0.3, 0.5, 0.9):
+        assert np.mean(draws < 1000 * x) == pytest.approx(x**power, abs=0.02)
+    eighths = np.floor((draws.reshape(-1, 8) / 1000.0) ** power * 8 + 1e-3)
+    assert np.mean(eighths == np.arange(8)) > 0.97
+
+
+def test_loss_is_the_v_loss_above_the_floor():
+    x0, noise, error = np.random.default_rng(0).normal(size=(3, 2, 4, 4, 3))
+    sigma_t = np.array([0.6, 0.8]).reshape(2, 1, 1, 1)
+    alpha_t = np.sqrt(1 - sigma_t**2)
+    noisy = alpha_t * x0 + sigma_t * noise
+    v = alpha_t * noise - sigma_t * x0
+    v_pred = (alpha_t * noisy - (x0 + error)) / sigma_t
+    loss = train.weighted_x0_loss(x0 + error, x0, jnp.asarray(sigma_t), 0.1)
+    assert float(loss) == pytest.approx(np.mean((v_pred - v) ** 2), rel=1e-5)
+    floored = train.weighted_x0_loss(x0 + error, x0, jnp.asarray(sigma_t * 0.1), 0.1)
+    assert float(floored) == pytest.approx(np.mean(error**2) / 0.1, rel=1e-5)
+
+
+def test_learning_rate_warms_up_stays_and_decays():
+    config = toybox_prior.get_config().to_dict() | {
+        "num_steps": 100,
+        "warmup_steps": 10,
+        "learning_rate": 1.0,
+        "weight_decay": 0.0,
+    }
+    optimizer = train.make_optimizer(config)
+    params = jnp.ones(3)
+    state = optimizer.init(params)
+    sizes = []
+    for _ in range(100):
+        # Adam's step for a constant gradient is the learning rate.
+        updates, state = optimizer.update(jnp.ones(3), state, params)
+        sizes.append(float(-updates[0]))
+    assert sizes[0] == 0.0 and sizes[5] == pytest.approx(0.5, rel=1e-3)
+    assert sizes[10] == pytest.approx(1.0, rel=1e-3) == pytest.approx(sizes[69])
+    assert sizes[85] == pytest.approx(0.51, abs=0.02) and sizes[99] < 0.06
