@@ -74,10 +74,15 @@ def make_view():
     return jax.tree.map(lambda x: x.astype(jax.dtypes.canonicalize_dtype(float)), view)
 
 
-def jax_loss(scene, view, wave, train, params, stats, key):
-    """sum(image * wave) and what the render said."""
-    out = scene.render(params, stats, view, jnp.zeros(3), key, train=train)
-    return jnp.sum(out.rgb.reshape(-1, 3) * wave), out
+def make_jax_loss(scene, wave, *, train):
+    """`(params, stats, key) -> sum(image * wave), what the render said`."""
+    view = make_view()
+
+    def loss(params, stats, key):
+        out = scene.render(params, stats, view, jnp.zeros(3), key, train=train)
+        return jnp.sum(out.rgb.reshape(-1, 3) * wave), out
+
+    return loss
 
 
 def wave_like(work):
@@ -90,9 +95,7 @@ def compile_step(work, particles=0, **choices):
     scene = make_scene(work, **choices)
     tx = optax.adam(1e-2, b1=0.9, b2=0.99, eps=1e-15)
     wave = jnp.asarray(wave_like(work), jnp.float32)
-    value = jax.value_and_grad(
-        functools.partial(jax_loss, scene, make_view(), wave, True), has_aux=True
-    )
+    value = jax.value_and_grad(make_jax_loss(scene, wave, train=True), has_aux=True)
 
     def step(params, moments, stats, key):
         (_, out), gradient = value(params, stats, key)
@@ -141,7 +144,7 @@ def check_equality(work):
         scene = make_scene(work)
         params = jax.tree.map(lambda x: x.astype(jnp.float64), random_params(scene))
         value = jax.value_and_grad(
-            functools.partial(jax_loss, scene, make_view(), wave_like(work), False),
+            make_jax_loss(scene, wave_like(work), train=False),
             has_aux=True,
         )
         (_, out), gradient = jax.jit(value)(params, {}, jax.random.key(0))

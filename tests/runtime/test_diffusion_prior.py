@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import toybox_prior
-from vsd_jax.runtime import diffusion_prior, weights
+from vsd_jax.runtime import diffusion_prior, schedule, weights
 from vsd_jax.toybox import prior_files, train
 from vsd_jax.toybox.text import vocabulary
 
@@ -72,8 +72,8 @@ def test_every_known_word_is_one_token(folder):
 
 def test_schedules():
     config = prior_files.scheduler_config()
-    alphas_cumprod = diffusion_prior.noise_schedule(config)
-    plain = diffusion_prior.noise_schedule(config | {"rescale_betas_zero_snr": False})
+    alphas_cumprod = schedule.noise_schedule(config)
+    plain = schedule.noise_schedule(config | {"rescale_betas_zero_snr": False})
     assert plain.shape == (1000,)
     assert plain[0] == pytest.approx(0.99915, abs=1e-5)
     assert plain[-1] == pytest.approx(0.0046602, abs=1e-6)

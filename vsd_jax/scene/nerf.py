@@ -113,13 +113,14 @@ def make_nerf(
         )
         rays = _rays(camera, image_size)
         images, extras = volume.map_rays(render_chunk, rays, key, max_rays)
-        images = {
-            name: x.reshape(image_size, image_size, *x.shape[1:])
-            for name, x in images.items()
-        }
-        return RenderOutput(**images, extras=extras)
+        return RenderOutput(**_as_images(images, image_size), extras=extras)
 
     return Scene(init, init_stats, update_stats, render)
+
+
+def _as_images(rays: dict[str, jax.Array], size: int) -> dict[str, jax.Array]:
+    """[R, ...] -> [size, size, ...]."""
+    return {name: x.reshape(size, size, *x.shape[1:]) for name, x in rays.items()}
 
 
 def _check(capacity: float, half_extent: float, occupancy_resolution: int) -> None:

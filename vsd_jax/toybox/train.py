@@ -25,7 +25,7 @@ from absl import app, flags
 from ml_collections import config_flags
 from rich.progress import Progress
 
-from vsd_jax.runtime import diffusion_prior, weights
+from vsd_jax.runtime import diffusion_prior, schedule, weights
 from vsd_jax.score import noise as diffusion
 from vsd_jax.state import PyTree
 from vsd_jax.toybox import batches, prior_files, sheets
@@ -176,7 +176,7 @@ def make_models(folder: Path) -> sheets.Models:
         text_init=text_init,
         text_fn=text_fn,
         tokenize=diffusion_prior.load_tokenizer(folder / "tokenizer"),
-        alphas_cumprod=diffusion_prior.noise_schedule(prior_files.scheduler_config()),
+        alphas_cumprod=schedule.noise_schedule(prior_files.scheduler_config()),
     )
 
 
