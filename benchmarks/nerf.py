@@ -9,7 +9,6 @@ image and the same gradients; then times both in turn in this process (see
 """
 
 import argparse
-import functools
 import os
 import sys
 
