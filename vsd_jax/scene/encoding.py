@@ -161,7 +161,7 @@ def _unit(positions: jax.Array):
 
 def encode_differentiable(table, positions, grid: HashGrid) -> jax.Array:
     """As `encode`, but plain autodiff: gradients for the positions too, and slow."""
-    xyz = _unit(positions)
+    table, xyz = jnp.asarray(table), _unit(positions)
     out = []
     for level in range(len(grid.resolutions)):
         ids, weights = _corners(grid, level, xyz)

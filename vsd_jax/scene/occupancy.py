@@ -70,13 +70,13 @@ def occupied_cells(occupancy: jax.Array, *, threshold: float) -> jax.Array:
 
 def lookup(cells: jax.Array, positions: jax.Array) -> jax.Array:
     """Whether the cell of each point [..., 3] is occupied; False outside the cube."""
-    resolution = cells.shape[0]
+    resolution, flat_cells = cells.shape[0], jnp.asarray(cells).reshape(-1)
     scaled = (positions * 0.5 + 0.5) * resolution
     index = jnp.clip(scaled.astype(jnp.int32), 0, resolution - 1)
     strides = (resolution * resolution, resolution, 1)
     flat = sum(index[..., axis] * stride for axis, stride in enumerate(strides))
     inside = jnp.all(jnp.abs(positions) <= 1, axis=-1)
-    return cells.reshape(-1).at[flat].get(mode="promise_in_bounds") & inside
+    return flat_cells.at[flat].get(mode="promise_in_bounds") & inside
 
 
 def thin(
