@@ -263,6 +263,7 @@ def _stable_diffusion(config: ConfigDict, variant: str) -> None:
 def _embedded(config: ConfigDict) -> None:
     """The Toybox prior's world: its camera law, its backgrounds, 64 x 64 pixels."""
     config.num_steps = 800
+    config.log.image_every = config.get_oneway_ref("num_steps") // 10
     config.field.update(num_levels=8, log2_table_size=15, max_resolution=256)
     config.field.update(hidden=32, smooth=False, environment=False)
     config.render.update(size=64, num_samples=64, num_fine=0, density_noise=0.0)

@@ -120,3 +120,12 @@ def test_a_run_without_checkpoint_cannot_be_rendered(tmp_path, nerf_config):
     writer.write_json(tmp_path / "config.json", config_lib.nest(flat))
     with pytest.raises(RunError, match="no checkpoint yet"):
         start("render", None, tmp_path)
+
+
+def test_a_disk_that_fills_up_is_said(tmp_path, flat_config, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(session.workdir_lib.Workdir, "record", full)
+    with pytest.raises(RunError, match="No space left"):
+        start("train", flat_config, tmp_path)

@@ -122,6 +122,8 @@ def test_full_disk_at_the_end_says_how_to_go_on(loop, monkeypatch):
 
 
 def test_second_signal_kills_as_usual():
+    # A program started in the background may ignore SIGINT: then it stays ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with train_lib.catch_signals() as asked:
         os.kill(os.getpid(), signal.SIGINT)
         assert asked()

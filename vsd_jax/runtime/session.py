@@ -10,6 +10,7 @@ Every mode ends with a new `report.html`. All but `train` need no prior, unless 
 a latent that only the prior can decode.
 """
 
+import errno
 import os
 import pathlib
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ from vsd_jax.state import Particles, PyTree, VSDState
 
 MODES = ("train", "render", "export", "evaluate")
 _BYTES_FOR_PRODUCTS = 64 * 2**20
+_DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 def enable_compilation_cache() -> None:
@@ -93,6 +95,13 @@ def start(
             _train(valid, workdir, overwrite=overwrite, command=command)
         else:
             _reopen(mode, valid, workdir, command=command)
+    except OSError as error:
+        if error.errno not in _DISK_FAULTS:
+            raise
+        raise RunError(
+            f"--workdir={folder} could not be written to ({error}). What is saved"
+            " stays; free some space and run the same command again."
+        ) from error
     finally:
         workdir.close()
 
@@ -169,19 +178,13 @@ def _make_products(
     if config.field.kind == "latent" and run is not None:
         decode = views.make_decode(run.prior.decode, run.prior_params)
     folder = workdir.path
-    try:
-        if "render" in modes:
-            products.save_turntables(folder, config, particles, decode=decode)
-        if "export" in modes and (config.field.kind == "nerf" or len(modes) == 1):
-            products.save_meshes(folder, config, particles)
-        if "evaluate" in modes:
-            scores = evaluate.evaluate(folder, config, particles, step, decode=decode)
-            progress.say(evaluate.judged_line(scores))
-    except OSError as error:
-        raise RunError(
-            f"{folder} could not be written to ({error}). The training is saved; free"
-            " some space and run the same command again."
-        ) from error
+    if "render" in modes:
+        products.save_turntables(folder, config, particles, decode=decode)
+    if "export" in modes and (config.field.kind == "nerf" or len(modes) == 1):
+        products.save_meshes(folder, config, particles)
+    if "evaluate" in modes:
+        scores = evaluate.evaluate(folder, config, particles, step, decode=decode)
+        progress.say(evaluate.judged_line(scores))
     progress.say(f"Report: {report.write_report(folder)}")
 
 
