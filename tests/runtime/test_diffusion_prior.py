@@ -96,6 +96,12 @@ def test_missing_and_truncated_weights_are_named(folder, tmp_path):
         diffusion_prior.load_prior(tmp_path / "nowhere")
 
 
+def test_missing_embedded_prior_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(diffusion_prior, "TOYBOX", tmp_path)
+    with pytest.raises(weights.WeightsError, match="model_card"):
+        diffusion_prior.load_prior("toybox")
+
+
 def test_other_architectures_are_refused(folder, tmp_path):
     broken = _copy(folder, tmp_path)
     file = broken / "unet" / "config.json"

@@ -250,6 +250,12 @@ def load_text(folder: Path) -> EncodeText:
 
 
 def _resolve(path: str | Path) -> Path:
+    if str(path) == "toybox" and not (TOYBOX / "unet").is_dir():
+        raise WeightsError(
+            f"The embedded prior's weights are missing from {TOYBOX}. Train them "
+            "(docs/model_card.md says how) and give their folder as prior.path, or "
+            "use Stable Diffusion: --config=configs/object.py:sd21."
+        )
     folder = TOYBOX if str(path) == "toybox" else Path(path).expanduser()
     if folder.is_dir():
         return folder
