@@ -29,13 +29,14 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     # Sigma floor of the loss weight 1 / max(sigma_t^2, floor): above it the loss is
     # the v-prediction loss (arXiv:2202.00512) of an x0-predicting network.
     config.sigma2_floor = 0.1
-    config.t_power = 3.0  # t / T = u^(1 / power), u uniform; 1 = uniform t
+    config.t_power = 1.0  # t / T = u^(1 / power), u uniform; 1 = uniform t
+    config.snr_divisor = 16.0  # signal-to-noise ratio of Stable Diffusion / ours
 
     config.text_dropout = 0.1  # empty prompt, for guidance (arXiv:2207.12598)
     config.view_dropout = 0.3  # captions without a view word
     config.colour_dropout = 0.08  # captions without the colour
     config.normal_fraction = 0.15  # of object images, shown as normal map
-    config.background_weights = (0.5, 0.25, 0.25)  # white, grey, black
+    config.background_weights = (0.7, 0.15, 0.15)  # white, grey, black
 
     config.patch = 4  # pixels; 64 x 64 images -> 16 x 16 latents
     config.channels = (64, 128, 128)

@@ -71,16 +71,21 @@ def test_every_known_word_is_one_token(folder):
 
 
 def test_schedules():
-    config = prior_files.scheduler_config()
-    alphas_cumprod = schedule.noise_schedule(config)
-    plain = schedule.noise_schedule(config | {"rescale_betas_zero_snr": False})
-    assert plain.shape == (1000,)
+    config = prior_files.scheduler_config(snr_divisor=16.0)
+    ours = schedule.noise_schedule(config)
+    betas = {k: v for k, v in config.items() if k != "trained_betas"}
+    plain = schedule.noise_schedule(betas)
+    clear = schedule.noise_schedule(betas | {"rescale_betas_zero_snr": True})
+    assert plain.shape == ours.shape == (1000,)
     assert plain[0] == pytest.approx(0.99915, abs=1e-5)
     assert plain[-1] == pytest.approx(0.0046602, abs=1e-6)
     # No signal is left at the last step, and the first one does not change.
-    assert alphas_cumprod[-1] == 2.0**-24
-    assert alphas_cumprod[0] == pytest.approx(plain[0], abs=1e-7)
-    assert (np.diff(alphas_cumprod) < 0).all() and (alphas_cumprod <= plain).all()
+    assert clear[-1] == 2.0**-24
+    assert clear[0] == pytest.approx(plain[0], abs=1e-7)
+    assert (np.diff(clear) < 0).all() and (clear <= plain).all()
+    snr = [a[:-5] / (1.0 - a[:-5].astype(np.float64)) for a in (clear, ours)]
+    np.testing.assert_allclose(snr[0] / snr[1], 16.0, rtol=2e-3)
+    assert (np.diff(ours) <= 0).all() and ours[-1] == pytest.approx(2.0**-24, rel=0.01)
 
 
 def test_missing_and_truncated_weights_are_named(folder, tmp_path):

@@ -109,12 +109,18 @@ def tree(rng: np.random.Generator, colour: RGB) -> Part:
         radius, y = rng.uniform(0.38, 0.48), tall - 0.06
         for _ in range(int(rng.integers(2, 5))):
             high = rng.uniform(0.34, 0.42)
-            cone = [(0, 0), (radius, 0), (0.93 * radius, 0.03), (0.0, high)]
-            pieces.append(move(revolve(cone, colour), (0, y, 0)))
+            turned = rng.uniform(0, 360)
+            pieces.append(
+                move(turn(_star(radius, high, colour), "y", turned), (0, y, 0))
+            )
             y, radius = y + 0.58 * high, 0.78 * radius
     elif style == 1:
         wide, high = rng.uniform(0.36, 0.46), rng.uniform(0.36, 0.52)
         pieces.append(ellipsoid((wide, high, wide), (0, tall + 0.8 * high, 0), colour))
+        for k in range(5):
+            at = (0, tall + rng.uniform(0.5, 0.9) * high, 0.85 * wide)
+            tuft = ellipsoid(0.36 * wide, at, colour, segments=12)
+            pieces.append(turn(tuft, "y", 72.0 * k + rng.uniform(-9, 9)))
     else:
         pieces.append(ellipsoid(0.34, (0, tall + 0.32, 0), colour))
         for k in range(int(rng.integers(4, 7))):
@@ -122,6 +128,25 @@ def tree(rng: np.random.Generator, colour: RGB) -> Part:
             ball = ellipsoid(rng.uniform(0.18, 0.25), at, colour, segments=14)
             pieces.append(turn(ball, "y", 137.5 * k + rng.uniform(0, 40)))
     return join(*pieces)
+
+
+def _star(radius: float, high: float, colour: RGB, points: int = 8) -> Part:
+    """A fir's layer: a cone whose rim is a star."""
+    around = np.arange(2 * points) * (np.pi / points)
+    reach = radius * np.where(np.arange(2 * points) % 2, 0.66, 1.0)
+    rings = [(0.0, 0.06), (1.0, 0.0), (1.0, 0.03), (0.0, high)]
+    layers = [
+        np.stack(
+            [
+                s * reach * np.sin(around),
+                np.full_like(around, y),
+                s * reach * np.cos(around),
+            ],
+            -1,
+        )
+        for s, y in rings
+    ]
+    return surface(np.stack(layers), colour, closed=True)
 
 
 def donut(rng: np.random.Generator, colour: RGB) -> Part:
@@ -245,6 +270,11 @@ def cake(rng: np.random.Generator, colour: RGB) -> Part:
         for k in range(dots):
             cream = ellipsoid(0.05, (0, y + 0.03, 1.03 * radius), WHITE, segments=8)
             pieces.append(turn(cream, "y", 360.0 * k / dots))
+            if k % 2 == 0:
+                cream = ellipsoid(
+                    0.055, (0, y + 1.1 * high, 0.82 * radius), WHITE, segments=8
+                )
+                pieces.append(turn(cream, "y", 360.0 * k / dots))
         y, radius, high = y + 1.1 * high, 0.68 * radius, 0.85 * high
     spread, number = 0.75 * radius / 0.68 * 0.6, int(rng.integers(1, 6))
     for k in range(number):

@@ -38,7 +38,8 @@ def table(rng: np.random.Generator, colour: RGB) -> Part:
         foot = cylinder(0.45 * radius, 0.06, (0, 0.03, 0), colour, top=0.2 * radius)
         stem = cylinder(0.09, height, (0, height / 2, 0), colour)
         plate = cylinder(radius, thick, (0, height, 0), colour, segments=28)
-        return join(plate, stem, foot)
+        rim = height + thick / 2
+        return join(plate, stem, foot, *_planks(radius, rim, round_top=True))
     pieces = [box((wide, thick, deep), (0, height, 0), colour)]
     leg, inset = rng.uniform(0.07, 0.11), rng.uniform(0.0, 0.06)
     for sx in (-1, 1):
@@ -51,7 +52,18 @@ def table(rng: np.random.Generator, colour: RGB) -> Part:
             pieces.append(box((leg, height, leg), at, colour, taper=1.25))
     if rng.random() < 0.4:
         pieces.append(box((0.8 * wide, 0.05, 0.8 * deep), (0, 0.3 * height, 0), WOOD))
-    return join(*pieces)
+    rim = height + thick / 2
+    return join(*pieces, *_planks(0.5 * deep, rim, 0.5 * wide))
+
+
+def _planks(reach, y, half_length=0.0, *, round_top=False) -> list[Part]:
+    """Dark joints along X on a table's top: they tell it from above."""
+    strips = []
+    for share in (-0.5, 0.0, 0.5):
+        half = reach * np.sqrt(1 - share**2) if round_top else half_length
+        size = (1.96 * half, 0.012, 0.05 * reach + 0.01)
+        strips.append(box(size, (0.0, y, share * reach), DARK))
+    return strips
 
 
 def chair(rng: np.random.Generator, colour: RGB) -> Part:
@@ -152,8 +164,10 @@ def lamp(rng: np.random.Generator, colour: RGB) -> Part:
         (0.0, height + tall),
     ]
     foot = rng.uniform(0.2, 0.28)
+    glow = (0, height + tall, 0)
     pieces = [
         revolve(cover[2:], colour, segments=24),
+        cylinder(0.8 * upper, 0.02, glow, LIGHT, segments=24),
         cylinder(shade - 0.02, 0.02, (0, height + 0.01, 0), LIGHT, segments=24),
         torus(shade, 0.02, (0, height, 0), WHITE),
         rod((0, 0, 0), (0, height, 0), 0.035, GREY),

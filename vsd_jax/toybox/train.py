@@ -176,7 +176,9 @@ def make_models(folder: Path) -> sheets.Models:
         text_init=text_init,
         text_fn=text_fn,
         tokenize=diffusion_prior.load_tokenizer(folder / "tokenizer"),
-        alphas_cumprod=schedule.noise_schedule(prior_files.scheduler_config()),
+        alphas_cumprod=schedule.noise_schedule(
+            diffusion_prior.read_config(folder / "scheduler", "scheduler_config.json")
+        ),
     )
 
 
