@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Speed of the hash-grid NeRF's training step against a tuned PyTorch one.
 
-  OMP_WAIT_POLICY=passive python -m benchmarks.nerf [--rounds 7] [--quick]
+  OMP_WAIT_POLICY=passive python -m benchmarks.nerf [--rounds 7] [--parts small full]
 
 Needs the `[bench]` extra (torch). Checks first, in float64, that both compute the same
 image and the same gradients; then times both in turn in this process (see
@@ -183,27 +183,24 @@ def make_torch_step(work):
     )
 
 
-def against_torch(rounds):
+def against_torch(name, work, bar, rounds):
     """Rows of the comparison with PyTorch and with our own dense step."""
-    rows = []
-    for name, work, bar in (("small", SMALL, 0.30), ("full", FULL, 0.40)):
-        times = measure.median_cpu_ms(
-            {
-                "torch": make_torch_step(work),
-                "dense": make_step(work),
-                "skip": make_step(work, **SKIP),
-                "linear": make_step(work, hidden=0, **SKIP),
-            },
-            rounds,
-        )
-        ms = {k: f"{v:.0f}" for k, v in times.items()}
-        rows += [
-            [f"{name}: tuned torch", ms["torch"], "1", ""],
-            _row(f"{name}: ours, dense", times, "dense", "torch", bar),
-            _row(f"{name}: ours, capacity 25 %", times, "skip", "dense", 0.40),
-            [f"{name}: the same, linear decoder", ms["linear"], "", ""],
-        ]
-    return rows
+    times = measure.median_cpu_ms(
+        {
+            "torch": make_torch_step(work),
+            "dense": make_step(work),
+            "skip": make_step(work, **SKIP),
+            "linear": make_step(work, hidden=0, **SKIP),
+        },
+        rounds,
+    )
+    ms = {k: f"{v:.0f}" for k, v in times.items()}
+    return [
+        [f"{name}: tuned torch", ms["torch"], "1", ""],
+        _row(f"{name}: ours, dense", times, "dense", "torch", bar),
+        _row(f"{name}: ours, capacity 25 %", times, "skip", "dense", 0.40),
+        [f"{name}: the same, linear decoder", ms["linear"], "", ""],
+    ]
 
 
 def _row(label, times, name, base, bar):
@@ -260,21 +257,31 @@ def memory():
     return rows
 
 
+def compare(name, work, bar, rounds):
+    """Prints the check of equality, then the comparison with PyTorch."""
+    worst = max(check_equality(work | dict(size=16)).values())
+    print(f"\nEquality in float64, {name}: {worst:.0e} of the largest value.\n")
+    header = ["step (forward, backward, Adam)", "CPU ms", "ratio", "bar"]
+    print(measure.table(header, against_torch(name, work, bar, rounds)), flush=True)
+
+
 def main():
-    """Runs everything and prints Markdown."""
+    """Runs the parts that are asked for and prints Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--quick", action="store_true", help="no scaling, no memory")
+    parser.add_argument(
+        "--parts", nargs="+", default=["small", "full", "scaling", "memory"]
+    )
     args = parser.parse_args()
     print(measure.machine(), f"jax {jax.__version__}, torch {torch.__version__}")
-    for name, work in (("small", SMALL), ("full", FULL)):
-        worst = max(check_equality(work | dict(size=16)).values())
-        print(f"Equality in float64, {name}: {worst:.0e} of the largest value.")
-    header = ["step (forward, backward, Adam)", "CPU ms", "ratio", "bar"]
-    print("\n" + measure.table(header, against_torch(args.rounds)))
-    if not args.quick:
+    if "small" in args.parts:
+        compare("small", SMALL, 0.30, args.rounds)
+    if "full" in args.parts:
+        compare("full", FULL, 0.40, args.rounds)
+    if "scaling" in args.parts:
         header = ["axis", "CPU ms", "exponent or ratio", "bar"]
         print("\n" + measure.table(header, scaling(max(args.rounds // 2, 3))))
+    if "memory" in args.parts:
         header = ["XLA temporary memory", "MB", "bar"]
         print("\n" + measure.table(header, memory()))
     print("\n" + measure.machine())

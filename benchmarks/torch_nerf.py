@@ -2,8 +2,10 @@
 """The yardstick: the same NeRF step in PyTorch, tuned for a CPU.
 
 One `index_select` per level, a hand-written backward with `index_add_` into one
-gradient buffer, int32 hashing, fused Adam. Same grid, decoder, sampling and
-compositing as `vsd_jax.scene`; rays come as arrays.
+gradient buffer, int32 hashing (but int64 rows, with which `index_add_` is nine times
+faster), a decoder in cache-sized chunks that recomputes its hidden layer (1.7 times
+faster than whole), fused Adam. Same grid, decoder, sampling and compositing as
+`vsd_jax.scene`; rays come as arrays.
 """
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 
 from vsd_jax.scene.encoding import HashGrid
 
+CHUNK = 4096
 # 1, 2654435761 and 805459861 as int32; the product wraps as in uint32.
 _PRIMES = (1, 2654435761 - 2**32, 805459861)
 
@@ -35,7 +38,8 @@ def _corners(grid: HashGrid, level: int, unit: torch.Tensor):
         rows.append(a + b + c if dense else (a ^ b ^ c) & (grid.sizes[level] - 1))
         wx, wy, wz = (upper[i] if bit else lower[i] for i, bit in enumerate(bits))
         weights.append(wx * wy * wz)
-    return torch.stack(rows).add_(grid.offsets[level]), torch.stack(weights)
+    rows = torch.stack(rows).add_(grid.offsets[level])
+    return rows.long(), torch.stack(weights)
 
 
 class _Encode(torch.autograd.Function):
@@ -69,6 +73,38 @@ class _Encode(torch.autograd.Function):
         return gradient, None, None
 
 
+class _Decode(torch.autograd.Function):
+    """Linear, ReLU, linear on [N, W] -> [N, 4], `CHUNK` rows at a time."""
+
+    @staticmethod
+    def forward(ctx, features, kernel, bias, kernel_out, bias_out):
+        ctx.save_for_backward(features, kernel, bias, kernel_out)
+        out = features.new_empty(len(features), 4)
+        for start in range(0, len(features), CHUNK):
+            rows = slice(start, start + CHUNK)
+            hidden = torch.addmm(bias, features[rows], kernel).relu_()
+            torch.addmm(bias_out, hidden, kernel_out, out=out[rows])
+        return out
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        features, kernel, bias, kernel_out = ctx.saved_tensors
+        d_features = torch.empty_like(features)
+        d_kernel, d_bias, d_out = (
+            torch.zeros_like(x) for x in (kernel, bias, kernel_out)
+        )
+        transposed, transposed_out = kernel.T.contiguous(), kernel_out.T.contiguous()
+        for start in range(0, len(features), CHUNK):
+            rows = slice(start, start + CHUNK)
+            hidden = torch.addmm(bias, features[rows], kernel).relu_()
+            d_out.addmm_(hidden.T, cotangent[rows])
+            d_hidden = (cotangent[rows] @ transposed_out).mul_(hidden > 0)
+            d_kernel.addmm_(features[rows].T, d_hidden)
+            d_bias += d_hidden.sum(0)
+            torch.mm(d_hidden, transposed, out=d_features[rows])
+        return d_features, d_kernel, d_bias, d_out, cotangent.sum(0)
+
+
 def render(params, rays, *, grid, bounds, num_samples, jitter: bool):
     """Image [R, 3] over black, as `vsd_jax.scene.nerf` computes it.
 
@@ -90,8 +126,8 @@ def render(params, rays, *, grid, bounds, num_samples, jitter: bool):
     positions = torch.addcmul(origins[:, None], directions[:, None], tmid[..., None])
     positions = positions.view(-1, 3)
     features = _Encode.apply(params["table"], positions, grid)
-    hidden = torch.addmm(params["hidden/bias"], features, params["hidden/kernel"])
-    raw = torch.addmm(params["out/bias"], hidden.relu_(), params["out/kernel"])
+    layers = ("hidden/kernel", "hidden/bias", "out/kernel", "out/bias")
+    raw = _Decode.apply(features, *(params[name] for name in layers))
     blob = 10 * (1 - positions.norm(dim=-1) / 0.5)
     density = torch.nn.functional.softplus(raw[:, 0] + blob, threshold=40)
     color = raw[:, 1:].sigmoid().view(len(near), num_samples, 3)

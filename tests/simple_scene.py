@@ -53,12 +53,12 @@ def make_prior(model, shape=SHAPE) -> Prior:
 
 
 def sample_camera(key) -> Camera:
-    azimuth_key, elevation_key = jax.random.split(key)
+    unit = jax.random.uniform(key, (2,))
     return Camera(
         cam_to_world=jnp.eye(4),
         fov_deg=jnp.float32(40.0),
-        azimuth_deg=jax.random.uniform(azimuth_key, minval=-180.0, maxval=180.0),
-        elevation_deg=jax.random.uniform(elevation_key, minval=-10.0, maxval=80.0),
+        azimuth_deg=360.0 * unit[0] - 180.0,
+        elevation_deg=90.0 * unit[1] - 10.0,
         radius=jnp.float32(2.5),
     )
 

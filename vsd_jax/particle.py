@@ -29,8 +29,8 @@ from vsd_jax.state import (
 Draw = dict[str, PyTree]
 """What one particle draws in one step: `cameras` (leaves [V, ...]), `backgrounds`
 [V, 3], `context` (leaves [V, ...], see `prompt.select_context`), `t` [V], `noise`
-[V, h, w, c], `render_keys` [V], `encode_key`, and for the score network's K steps
-`score_t` [K, V], `score_noise` [K, V, h, w, c], `score_keep` [K, V]."""
+[V, h, w, c], `render_keys` [V], `encode_key`, `stats_key`, and for the score network's
+K steps `score_t` [K, V], `score_noise` [K, V, h, w, c], `score_keep` [K, V]."""
 
 TRange = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 """`(step) -> (lowest, highest)` timestep, both inclusive."""
@@ -93,20 +93,20 @@ def make_draw(
     """Makes `(key, step, contexts) -> Draw`; the arguments as in `step.make_step`."""
 
     def draw(key: jax.Array, step: jax.Array, contexts: PyTree) -> Draw:
-        keys = jax.random.split(key, 6)
-        cameras = jax.vmap(sample_camera)(jax.random.split(keys[0], num_views))
-        backgrounds, background_index = jax.vmap(sample_background)(
-            jax.random.split(keys[1], num_views)
-        )
+        # Few draws, since each is slow to compile: one split for all keys, one array of
+        # normal and one of uniform numbers.
+        keys = jax.random.split(key, 4 + 3 * num_views)
+        camera_keys, background_keys, render_keys = keys[4:].reshape(3, num_views)
+        cameras = jax.vmap(sample_camera)(camera_keys)
+        backgrounds, background_index = jax.vmap(sample_background)(background_keys)
 
         def select(azimuth: jax.Array, elevation: jax.Array, index: jax.Array):
             return select_context(contexts, views(azimuth, elevation), index)
 
-        # One draw each of normal and uniform numbers: draws are slow to compile.
         noise = jax.random.normal(
-            keys[2], (1 + score_steps, num_views, *prior.latent_shape)
+            keys[0], (1 + score_steps, num_views, *prior.latent_shape)
         )
-        unit = jax.random.uniform(keys[3], (1 + 2 * score_steps, num_views))
+        unit = jax.random.uniform(keys[1], (1 + 2 * score_steps, num_views))
         return {
             "cameras": cameras,
             "backgrounds": backgrounds,
@@ -115,8 +115,9 @@ def make_draw(
             ),
             "t": vsd.uniform_t(unit[0], t_range(step)),
             "noise": noise[0],
-            "render_keys": jax.random.split(keys[4], num_views),
-            "encode_key": keys[5],
+            "render_keys": render_keys,
+            "encode_key": keys[2],
+            "stats_key": keys[3],
             "score_t": vsd.uniform_t(unit[1 : 1 + score_steps], score_t_range),
             "score_noise": noise[1:],
             "score_keep": unit[1 + score_steps :] >= camera_dropout,
@@ -181,7 +182,7 @@ def make_particle_update(
       tx: optimizer of the particle.
 
     Returns:
-      `(particle, draw, step, stats_key, *, networks) -> (particle, latents, report)`;
+      `(particle, draw, step, *, networks) -> (particle, latents, report)`;
       `networks` = (score_params, prior_params), latents [V, h, w, c], `report["ok"]`
       false if the update was skipped.
     """
@@ -195,8 +196,10 @@ def make_particle_update(
         loss = vsd.surrogate_loss(latents, direction) + jnp.mean(penalty)
         return loss, (latents, direction, outputs, terms)
 
-    def update(particle, draw, step, stats_key, *, networks):
-        stats = scene.update_stats(particle.params, particle.stats, step, stats_key)
+    def update(particle, draw, step, *, networks):
+        stats = scene.update_stats(
+            particle.params, particle.stats, step, draw["stats_key"]
+        )
         grads, (latents, direction, outputs, terms) = jax.grad(loss_fn, has_aux=True)(
             particle.params, stats, draw, step, networks=networks
         )

@@ -197,13 +197,11 @@ def _make_joint_step(
 
         def update_one(particle: Particles, index: jax.Array):
             key = jax.random.fold_in(step_key, index)
-            draw_key, stats_key = jax.random.split(key)
-            draw = draw_fn(draw_key, state.step, contexts)
+            draw = draw_fn(key, state.step, contexts)
             particle, latents, report = particle_update(
                 particle,
                 draw,
                 state.step,
-                stats_key,
                 networks=(state.score.params, prior_params),
             )
             return particle, {**draw, **report, "latents": latents}

@@ -2,7 +2,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from simple_scene import ALPHAS_CUMPROD
 
@@ -24,7 +23,7 @@ BATCH = 4
 @pytest.fixture(scope="module")
 def network():
     init, model = make_small_unet(**OPTIONS)
-    return init(jax.random.key(0)), model
+    return jax.jit(init)(jax.random.key(0)), model
 
 
 @pytest.fixture(scope="module")
@@ -64,25 +63,21 @@ def test_learns_and_uses_every_input(network, batch):
             sigma_floor=0.1,
         ).mean()
 
-    tx = optax.adam(1e-2)
-
-    @jax.jit
-    def train(params, opt_state):
-        loss, grads = jax.value_and_grad(loss_fn)(params)
-        updates, opt_state = tx.update(grads, opt_state)
-        return optax.apply_updates(params, updates), opt_state, loss
-
-    opt_state, losses = tx.init(params), []
-    for _ in range(40):
-        params, opt_state, loss = train(params, opt_state)
+    grad_fn = jax.jit(jax.value_and_grad(loss_fn))
+    start, losses = params, []
+    for _ in range(6):
+        loss, grads = grad_fn(params)
+        params = jax.tree.map(lambda p, g: p - 0.05 * g, params, grads)
         losses.append(loss)
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses == sorted(losses, reverse=True)
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), params, start)
+    assert min(jax.tree.leaves(moved)) > 0, "every parameter takes part"
     apply = jax.jit(lambda *args: model.apply((params, {}), *args))
     here = apply(latents, draw["t"], context)
     for name in context:
-        moved = {**context, name: context[name] + 1.0}
-        assert np.abs(apply(latents, draw["t"], moved) - here).max() > 1e-4
-    assert np.abs(apply(latents, draw["t"] + 5, context) - here).max() > 1e-4
+        other = {**context, name: context[name] + 1.0}
+        assert np.abs(apply(latents, draw["t"], other) - here).max() > 1e-5
+    assert np.abs(apply(latents, draw["t"] + 5, context) - here).max() > 1e-5
 
 
 def test_sinusoidal_embedding():

@@ -99,7 +99,7 @@ def build(config: Config) -> Run:
             score_tx=score_tx,
         )
 
-    return Run(step, prior_params, contexts, init, prior)
+    return Run(step, prior_params, contexts, jax.jit(init), prior)
 
 
 def make_scene(config: Config, prior: Prior) -> Scene:

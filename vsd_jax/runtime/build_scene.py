@@ -97,6 +97,7 @@ def make_scene(
     )
 
 
+@functools.lru_cache(maxsize=2)
 def make_field(config: Config) -> Callable[[PyTree, jax.Array], tuple]:
     """`(params, points [N, 3]) -> density [N], colour [N, 3]` of a NeRF."""
     grid, bias = make_grid(config), make_density_bias(config)

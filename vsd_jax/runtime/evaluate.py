@@ -29,7 +29,10 @@ def evaluate(
     *,
     decode: views.Decode | None,
 ) -> dict[str, Any]:
-    """Renders `eval.num_views` views of each particle and writes `evaluation.json`.
+    """Renders `eval.num_views` views of each particle and judges them.
+
+    Writes the numbers, `evaluation.json`, and what was judged, `evaluation.png`: a row
+    a particle, a column a view, without gaps.
 
     Returns:
       `prompt`, `step`, `views`; `particles`: a dict of numbers for each; `mean`: their
@@ -42,6 +45,8 @@ def evaluate(
     cameras = views.judged_cameras(config, num_views)
     render = views.make_renderer(config, size=size, decode=decode)
     seen = views.render_views(render, particles, cameras)
+    sheet = writer.contact_sheet(seen["rgb"][..., :3], tile_size=size, gap=0)
+    writer.save_png(folder / "evaluation.png", sheet)
     rows = [{"opacity": float(opacity.mean())} for opacity in seen["opacity"]]
     report: dict[str, Any] = {
         "prompt": config.prompt,

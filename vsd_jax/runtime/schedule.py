@@ -41,7 +41,7 @@ def less_signal(alphas_cumprod: np.ndarray, factor: float) -> np.ndarray:
     """The same schedule with every signal-to-noise ratio divided by `factor`.
 
     Images with large even areas need more noise than Stable Diffusion's latents before
-    nothing can be seen in them (arXiv:2301.11093, Sec. 2.1: log SNR moved by a constant).
+    nothing can be seen in them (arXiv:2301.11093, Sec. 2.1: log SNR is moved).
 
     Args:
       alphas_cumprod: [T].

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures of a state: single views, contact sheets, turntables."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -35,30 +36,38 @@ def make_renderer(
       size: side of the image, pixels.
       decode: makes a latent visible; without it a latent shows its first channels.
     """
-    latent = config.field.kind == "latent"
+    render = _jitted_render(config, size)
+    background = jnp.asarray(config.eval.background, jnp.float32)
+
+    def show(particles: Particles, index: int, camera: Camera):
+        out = render(particles, jnp.int32(index), camera, background)
+        if config.field.kind == "latent":
+            rgb = out["rgb"]
+            out["rgb"] = decode(rgb) if decode else 0.5 + 0.25 * rgb[..., :3]
+        return jax.device_get(out)
+
+    return show
+
+
+@functools.lru_cache(maxsize=4)
+def _jitted_render(config: Config, size: int) -> Callable:
+    """One compilation for all that renders at a size: sheets, level search, judge."""
 
     @jax.jit
     def render(particles: Particles, index, camera: Camera, background):
         params, stats = jax.tree.map(
             lambda leaf: leaf[index], (particles.params, particles.stats)
         )
-        shape = params["pixels"].shape if latent else (0, 0, 0)
+        shape = (0, 0, 0)
+        if config.field.kind == "latent":
+            shape = params["pixels"].shape
         scene = build_scene.make_scene(config, size=size, latent_shape=shape)
         out = scene.render(
             params, stats, camera, background, jax.random.key(0), train=False
         )
         return {"rgb": out.rgb, "opacity": out.opacity, "depth": out.depth}
 
-    background = jnp.asarray(config.eval.background, jnp.float32)
-
-    def show(particles: Particles, index: int, camera: Camera):
-        out = render(particles, jnp.int32(index), camera, background)
-        if latent:
-            rgb = out["rgb"]
-            out["rgb"] = decode(rgb) if decode else 0.5 + 0.25 * rgb[..., :3]
-        return jax.device_get(out)
-
-    return show
+    return render
 
 
 def judged_cameras(config: Config, num_views: int) -> Camera:

@@ -4,7 +4,7 @@
 config.json environment.json command.txt      what ran, with what, where
 metrics.jsonl images/step_XXXXXX.png           while it runs
 checkpoints/step_XXXXXX/                       the whole state
-turntable_00.mp4 .gif  mesh/particle_00.glb .ply  evaluation.json  report.html
+turntable_00.mp4 .gif  mesh/particle_00.glb .ply  evaluation.json .png  report.html
 """
 
 import datetime
@@ -28,7 +28,7 @@ from vsd_jax.runtime.errors import ConfigError, RunError
 Path = pathlib.Path
 _PRODUCTS = (
     *("config.json", "environment.json", "command.txt", "metrics.jsonl", "images"),
-    *("checkpoints", "turntable_*", "views_*.png", "mesh", "evaluation.json"),
+    *("checkpoints", "turntable_*", "views_*.png", "mesh", "evaluation.*"),
     "report.html",
 )
 _PACKAGES = (
