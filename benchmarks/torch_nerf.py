@@ -74,10 +74,14 @@ class _Encode(torch.autograd.Function):
 
 
 class _Decode(torch.autograd.Function):
-    """Linear, ReLU, linear on [N, W] -> [N, 4], `CHUNK` rows at a time."""
+    """Linear, ReLU, linear on [N, W] -> [N, 4], `CHUNK` rows at a time.
+
+    `layers`: kernel [W, H], bias [H], kernel [H, 4] and bias [4].
+    """
 
     @staticmethod
-    def forward(ctx, features, kernel, bias, kernel_out, bias_out):
+    def forward(ctx, features, *layers):
+        kernel, bias, kernel_out, bias_out = layers
         ctx.save_for_backward(features, kernel, bias, kernel_out)
         out = features.new_empty(len(features), 4)
         for start in range(0, len(features), CHUNK):

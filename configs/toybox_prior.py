@@ -17,8 +17,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data = ""  # folder made by vsd_jax.toybox.dataset
     config.init_from = ""  # diffusers-format folder to start from ("" = random)
     config.seed = 0
-    config.num_steps = 20_000
-    config.batch_size = 8
+    config.num_steps = 14_000
+    config.batch_size = 16
     config.learning_rate = 6e-4  # AdamW, after the warm-up
     config.warmup_steps = 200
     config.decay_fraction = 0.3  # of num_steps, at the end, linear
@@ -30,7 +30,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     # the v-prediction loss (arXiv:2202.00512) of an x0-predicting network.
     config.sigma2_floor = 0.1
     config.t_power = 1.0  # t / T = u^(1 / power), u uniform; 1 = uniform t
-    config.snr_divisor = 16.0  # signal-to-noise ratio of Stable Diffusion / ours
+    config.snr_divisor = 8.0  # signal-to-noise ratio of Stable Diffusion / ours
 
     config.text_dropout = 0.1  # empty prompt, for guidance (arXiv:2207.12598)
     config.view_dropout = 0.3  # captions without a view word
@@ -47,8 +47,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.text_length = 16
 
     config.log_every = 50
-    config.save_every = 1000
-    config.sample_every = 2500
+    config.save_every = 500
+    config.sample_every = 1500
     if variant == "smoke":
         config.num_steps, config.batch_size, config.warmup_steps = 3, 2, 1
         config.channels = (32, 32, 32)
