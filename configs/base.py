@@ -136,7 +136,10 @@ def _camera() -> ConfigDict:
 def _prior() -> ConfigDict:
     """The frozen diffusion model."""
     prior = ConfigDict()
-    prior.path = "toybox"  # "toybox" (embedded), a local folder, or a hub id
+    # "toybox" (embedded), a local folder, or a hub id: owner/name[@revision].
+    prior.path = "toybox"
+    prior.variant = ""  # of its weight files: "fp16" halves what is downloaded
+    prior.sha256 = ""  # that the U-Net's weight file must have; "" = any
     prior.dtype = "float32"  # of its weights and activations: float32 or bfloat16
     return prior
 

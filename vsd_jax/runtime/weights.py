@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights on disk (PyTorch names, safetensors) <-> Flax parameter trees.
+"""Weights on disk <-> Flax parameter trees.
 
 diffusers and transformers store PyTorch names and layouts; their Flax classes want
 the same numbers under other names. One rule covers both libraries:
@@ -8,10 +8,11 @@ the same numbers under other names. One rule covers both libraries:
 - `kernel` is `weight`, [out, in] -> [in, out] or [out, in, h, w] -> [h, w, in, out];
 - `scale` (normalisation) and `embedding` are `weight`, unchanged.
 
-Only safetensors is read: no pickle anywhere.
+Safetensors with PyTorch's names and layouts is read, sharded or not, and Flax's own
+msgpack files: no pickle anywhere.
 """
 
-import itertools
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -20,11 +21,19 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import serialization
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from vsd_jax.runtime.errors import RunError
+
+COMPONENTS = {
+    "unet": ("diffusion_pytorch_model", "diffusion_flax_model.msgpack"),
+    "vae": ("diffusion_pytorch_model", "diffusion_flax_model.msgpack"),
+    "text_encoder": ("model", "flax_model.msgpack"),
+}
+"""Folder of a component: (stem of its safetensors, name of its Flax file)."""
 
 _LISTS = re.compile(
     r"\b(down_blocks|up_blocks|attentions|resnets|transformer_blocks"
@@ -82,27 +91,66 @@ def save_params(file: Path, params: Any, dtype: Any = np.float16) -> None:
     save_file(tensors, str(file), metadata={"format": "pt"})
 
 
-def find_files(folder: Path, stem: str, variant: str = "") -> list[Path]:
-    """The safetensors files of one component: one file, or the shards of an index.
+def find_files(folder: Path, variant: str = "") -> list[Path]:
+    """The weight files of one component: one file, or the shards of an index.
+
+    In this order: safetensors of the variant, of full precision, of "fp16", then
+    Flax's msgpack.
+
+    Args:
+      folder: of the component; its name is one of `COMPONENTS`.
+      variant: such as "fp16", or "".
 
     Raises:
       WeightsError: naming what was looked for and what is there.
     """
-    suffix = f".{variant}" if variant else ""
-    single = folder / f"{stem}{suffix}.safetensors"
-    if single.is_file():
-        return [single]
-    index = folder / f"{stem}.safetensors.index{suffix}.json"
-    if index.is_file():
-        names = set(json.loads(index.read_text())["weight_map"].values())
-        return [folder / name for name in sorted(names)]
+    stem, flax_file = COMPONENTS[folder.name]
+    for form in dict.fromkeys((variant, "", "fp16")):
+        suffix = f".{form}" if form else ""
+        single = folder / f"{stem}{suffix}.safetensors"
+        if single.is_file():
+            return [single]
+        index = folder / f"{stem}.safetensors.index{suffix}.json"
+        if index.is_file():
+            return _shards(index)
+    if (folder / flax_file).is_file():
+        return [folder / flax_file]
     present = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
     found = ", ".join(present) or "nothing"
     raise WeightsError(
-        f"No weights {single.name} in {folder} (found: {found}). A diffusers-format "
-        "folder with safetensors is needed; convert .bin or .ckpt files with diffusers "
-        "first."
+        f"No weights {stem}.safetensors in {folder} (found: {found}). A "
+        "diffusers-format folder with safetensors is needed; convert .bin or .ckpt "
+        "files with diffusers first."
     )
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        names = set(json.loads(index.read_text())["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(
+            f"{index} cannot be read ({type(error).__name__}: {error}); download it "
+            "again."
+        ) from error
+    for name in names:
+        if Path(name).name != name:
+            raise WeightsError(f"{index} names {name!r}, outside of its own folder.")
+    return [index.parent / name for name in sorted(names)]
+
+
+def check_digest(file: Path, sha256: str) -> None:
+    """Compares a file with the SHA-256 that the user expects.
+
+    Raises:
+      WeightsError: if it is another.
+    """
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != sha256.lower():
+        raise WeightsError(
+            f"{file} has SHA-256 {found}, prior.sha256 asks for {sha256}. It is "
+            "damaged or of another version: download it again, or correct the key."
+        )
 
 
 def _tensors(file: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -110,10 +158,22 @@ def _tensors(file: Path) -> Iterator[tuple[str, np.ndarray]]:
         with safe_open(str(file), framework="np") as handle:
             for name in handle.keys():  # noqa: SIM118 (safe_open is no dict)
                 yield name, handle.get_tensor(name)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, TypeError) as error:
         raise WeightsError(
             f"{file} cannot be read as safetensors ({error}); it is missing, "
             "truncated or of another format. Download it again."
+        ) from error
+
+
+def _flax_leaves(file: Path) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+    """The leaves of a msgpack file, by path."""
+    try:
+        tree = serialization.msgpack_restore(file.read_bytes())
+        yield from flatten_dict(tree).items()
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise WeightsError(
+            f"{file} cannot be read as Flax msgpack ({error}); it is missing, truncated"
+            " or of another format. Download it again."
         ) from error
 
 
@@ -124,10 +184,35 @@ def _alias(name: str) -> str:
     return name.replace("@", "mid_block.attentions.0.")
 
 
+def _named_leaves(
+    files: list[Path], expected: dict, *, vae: bool
+) -> Iterator[tuple[str, tuple[str, ...], np.ndarray]]:
+    """(name on disk, path in the tree, array in Flax's layout) of what is wanted."""
+    by_name = {torch_name(path): path for path in expected}
+    for file in files:
+        if file.suffix == ".msgpack":
+            leaves = _flax_leaves(file)
+            yield from ((".".join(p), p, x) for p, x in leaves if p in expected)
+            continue
+        for name, value in _tensors(file):
+            _refuse_lora(file, name)
+            path = by_name.get(_alias(name) if vae else name, ())
+            if path:
+                yield name, path, to_flax_layout(path, value, expected[path].shape)
+
+
+def _refuse_lora(file: Path, name: str) -> None:
+    if "lora" in name.lower():
+        raise WeightsError(
+            f"{file} is a LoRA ({name!r}), not a whole model: give the folder of the "
+            "checkpoint that it was trained on."
+        )
+
+
 def load_params(
     files: list[Path], shapes: Any, *, dtype: Any, component: str, vae: bool = False
 ) -> Any:
-    """Reads safetensors into the tree that `shapes` describes.
+    """Reads weight files into the tree that `shapes` describes.
 
     Each tensor is cast and placed as it is read: no random initialisation and no
     second copy of the whole model.
@@ -143,29 +228,43 @@ def load_params(
       A tree of `jax.Array` like `shapes`.
 
     Raises:
-      WeightsError: a tensor is missing or has another shape.
+      WeightsError: a tensor is missing, has another shape or type, or holds numbers
+        that are not finite.
     """
     expected = flatten_dict(shapes)
-    by_name = {torch_name(path): path for path in expected}
     found: dict[tuple[str, ...], jax.Array] = {}
-    for raw_name, value in itertools.chain.from_iterable(map(_tensors, files)):
-        path = by_name.get(_alias(raw_name) if vae else raw_name)
-        if path is None:
-            continue
-        shape = expected[path].shape
-        array = to_flax_layout(path, value, shape)
-        if array.shape != shape:
-            raise WeightsError(
-                f"{component}: {raw_name} has shape {value.shape}, the configuration "
-                f"beside it asks for {shape} (Flax layout). Weights and config.json "
-                "are of different models."
-            )
+    for name, path, array in _named_leaves(files, expected, vae=vae):
+        _check_tensor(component, name, array, expected[path].shape)
         found[path] = jax.numpy.asarray(array, dtype)
-    missing = sorted(name for name, path in by_name.items() if path not in found)
+    missing = sorted(torch_name(path) for path in expected if path not in found)
     if missing:
         raise WeightsError(
-            f"{component}: {len(missing)} of {len(by_name)} tensors are missing, the "
+            f"{component}: {len(missing)} of {len(expected)} tensors are missing, the "
             f"first {missing[0]!r}, in {', '.join(f.name for f in files)}. A complete "
             "Stable Diffusion 1.x/2.x component is needed (not SDXL, SD3 or a LoRA)."
         )
     return unflatten_dict(found)
+
+
+def _check_tensor(
+    component: str, name: str, array: np.ndarray, shape: tuple[int, ...]
+) -> None:
+    if array.shape != shape:
+        raise WeightsError(
+            f"{component}: {name} has shape {array.shape}, the configuration beside it "
+            f"asks for {shape} (Flax layout). Weights and config.json are of different "
+            "models."
+        )
+    if not jax.numpy.issubdtype(array.dtype, jax.numpy.floating) or (
+        array.dtype.itemsize < 2
+    ):
+        raise WeightsError(
+            f"{component}: {name} is stored as {array.dtype}; float32, float16 or "
+            "bfloat16 weights are needed (a quantised checkpoint must be converted)."
+        )
+    # A sum is not finite if one of its terms is not; it needs no mask of the size.
+    if not np.isfinite(np.sum(array, dtype=np.float64)):
+        raise WeightsError(
+            f"{component}: {name} holds numbers that are not finite; the file is "
+            "damaged. Download it again."
+        )

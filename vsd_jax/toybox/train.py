@@ -135,14 +135,14 @@ def init_params(config, unet, text_init) -> PyTree:
         text_shapes = jax.eval_shape(text_init, jax.random.key(0))
         return {
             name: weights.load_params(
-                weights.find_files(folder / part, stem),
+                weights.find_files(folder / part),
                 shapes,
                 dtype=jnp.float32,
                 component=part,
             )
-            for name, part, stem, shapes in (
-                ("unet", "unet", diffusion_prior.UNET_FILE, unet_shapes),
-                ("text", "text_encoder", diffusion_prior.TEXT_FILE, text_shapes),
+            for name, part, shapes in (
+                ("unet", "unet", unet_shapes),
+                ("text", "text_encoder", text_shapes),
             )
         }
     unet_key, text_key = jax.random.split(jax.random.key(config["seed"]))
@@ -158,10 +158,9 @@ def init_params(config, unet, text_init) -> PyTree:
 
 def save_prior(folder: Path, params: PyTree) -> None:
     """Writes float16 weights into the diffusers-format folder."""
-    unet_file = folder / "unet" / f"{diffusion_prior.UNET_FILE}.safetensors"
-    text_file = folder / "text_encoder" / f"{diffusion_prior.TEXT_FILE}.safetensors"
-    weights.save_params(unet_file, params["unet"])
-    weights.save_params(text_file, params["text"])
+    for name, part in (("unet", "unet"), ("text", "text_encoder")):
+        stem, _ = weights.COMPONENTS[part]
+        weights.save_params(folder / part / f"{stem}.safetensors", params[name])
 
 
 def make_models(folder: Path) -> sheets.Models:

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weight files of every form that is read, and of those that must be refused."""
+
+import hashlib
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import serialization
+from safetensors.numpy import save_file
+
+from vsd_jax.runtime import weights
+from vsd_jax.runtime.weights import WeightsError
+
+PARAMS = {
+    "conv_in": {
+        "kernel": np.arange(36, dtype=np.float32).reshape(3, 3, 2, 2),
+        "bias": np.array([1.0, 2.0], np.float32),
+    },
+    "norm": {"scale": np.array([3.0, 4.0, 5.0], np.float32)},
+}
+SHAPES = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, PARAMS))
+
+
+def load(folder, dtype=jnp.float32, variant=""):
+    files = weights.find_files(folder, variant)
+    return weights.load_params(files, SHAPES, dtype=dtype, component="unet")
+
+
+def on_disk(**changes) -> dict:
+    """PARAMS as PyTorch stores them."""
+    kernel = PARAMS["conv_in"]["kernel"].transpose(3, 2, 0, 1)
+    return {
+        "conv_in.weight": np.ascontiguousarray(kernel),
+        "conv_in.bias": PARAMS["conv_in"]["bias"],
+        "norm.weight": PARAMS["norm"]["scale"],
+    } | changes
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "unet"
+    path.mkdir()
+    return path
+
+
+def single(folder, tensors, suffix=""):
+    file = folder / f"diffusion_pytorch_model{suffix}.safetensors"
+    save_file(tensors, str(file))
+    return file
+
+
+def assert_is_params(loaded, dtype=jnp.float32):
+    jax.tree.map(np.testing.assert_array_equal, loaded, PARAMS)
+    assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {jnp.dtype(dtype)}
+
+
+@pytest.mark.parametrize("stored", [np.float32, np.float16, jnp.bfloat16])
+@pytest.mark.parametrize("wanted", [jnp.float32, jnp.bfloat16])
+def test_reads_any_float_into_the_wanted_one(folder, stored, wanted):
+    single(folder, {name: x.astype(stored) for name, x in on_disk().items()})
+    assert_is_params(load(folder, wanted), wanted)
+
+
+def test_variant_is_preferred_and_fp16_found_by_itself(folder):
+    single(folder, on_disk(), ".fp16")
+    assert_is_params(load(folder))
+    single(folder, on_disk(**{"norm.weight": np.zeros(3, np.float32)}))
+    assert load(folder)["norm"]["scale"][0] == 0.0
+    assert_is_params(load(folder, variant="fp16"))
+
+
+def test_reads_shards(folder):
+    tensors, names = on_disk(), {}
+    for number, group in enumerate(
+        (["conv_in.weight"], ["conv_in.bias"] + ["norm.weight"])
+    ):
+        name = f"diffusion_pytorch_model-{number}-of-2.safetensors"
+        save_file({key: tensors[key] for key in group}, str(folder / name))
+        names |= dict.fromkeys(group, name)
+    index = folder / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": names}))
+    assert_is_params(load(folder))
+    (folder / names["norm.weight"]).unlink()
+    with pytest.raises(WeightsError, match="1-of-2.*missing"):
+        load(folder)
+    index.write_text(json.dumps({"weight_map": {"norm.weight": "../x.safetensors"}}))
+    with pytest.raises(WeightsError, match="outside of its own folder"):
+        load(folder)
+    index.write_text("{")
+    with pytest.raises(WeightsError, match="cannot be read"):
+        load(folder)
+
+
+def test_reads_flax_msgpack(folder):
+    file = folder / "diffusion_flax_model.msgpack"
+    file.write_bytes(serialization.msgpack_serialize(PARAMS))
+    assert_is_params(load(folder))
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(WeightsError, match="cannot be read as Flax msgpack"):
+        load(folder)
+
+
+BAD = {
+    "not finite": {"norm.weight": np.array([1.0, np.nan, 2.0], np.float32)},
+    "quantised": {"norm.weight": np.zeros(3, np.int8)},
+    "has shape": {"norm.weight": np.zeros(4, np.float32)},
+    "is a LoRA": {"unet.to_q.lora_A.weight": np.zeros((4, 2), np.float32)},
+}
+
+
+@pytest.mark.parametrize("match", BAD)
+def test_refuses_and_names(folder, match):
+    single(folder, on_disk(**BAD[match]))
+    with pytest.raises(WeightsError, match=match):
+        load(folder)
+
+
+def test_missing_tensors_and_files_are_named(folder):
+    with pytest.raises(WeightsError, match="found: nothing"):
+        load(folder)
+    (folder / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(WeightsError, match=r"found: diffusion_pytorch_model\.bin"):
+        load(folder)
+    single(folder, {"conv_in.bias": PARAMS["conv_in"]["bias"]})
+    with pytest.raises(
+        WeightsError, match="2 of 3 tensors are missing.*conv_in.weight"
+    ):
+        load(folder)
+
+
+def test_digest(folder):
+    file = single(folder, on_disk())
+    weights.check_digest(file, hashlib.sha256(file.read_bytes()).hexdigest().upper())
+    with pytest.raises(WeightsError, match="prior.sha256 asks for"):
+        weights.check_digest(file, "0" * 64)
