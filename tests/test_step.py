@@ -19,7 +19,7 @@ from simple_scene import (
     simple_step,
 )
 
-from vsd_jax import particle, vsd
+from vsd_jax import particle, residuals, vsd
 from vsd_jax.score import exact, prompt
 from vsd_jax.state import NoiseModel
 from vsd_jax.step import choose_particles, init_state
@@ -149,7 +149,7 @@ def alone_update():
             )
         },
     )
-    residual = particle.make_residual(
+    residual = residuals.make_residual(
         prior, SCORE, guidance_scale=1.0, weighting="sigma_squared"
     )
     update = particle.make_particle_update(

@@ -246,6 +246,12 @@ def dreamtime_timesteps(
     return np.minimum.accumulate(nearest).astype(np.int32)
 
 
+def table_t_range(step: jax.Array, *, table: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    """The timestep of a training step from a table [N], as a range of one."""
+    t = jnp.asarray(table)[jnp.minimum(step, len(table) - 1)]
+    return t, t
+
+
 def _noisy(latents, noise, t, alphas_cumprod) -> jax.Array:
     return add_noise(jax.lax.stop_gradient(latents), noise, t, alphas_cumprod)
 

@@ -14,11 +14,9 @@ import jax.numpy as jnp
 import optax
 
 from vsd_jax import vsd
-from vsd_jax.score.noise import add_noise, as_noise_fn, check_weighting
 from vsd_jax.score.prompt import ViewWeights, select_context
 from vsd_jax.state import (
     Camera,
-    NoiseModel,
     Particles,
     Prior,
     PyTree,
@@ -34,6 +32,9 @@ K steps `score_t` [K, V], `score_noise` [K, V, h, w, c], `score_keep` [K, V]."""
 
 TRange = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 """`(step) -> (lowest, highest)` timestep, both inclusive."""
+
+Residual = Callable[[jax.Array, Draw, PyTree, PyTree], jax.Array]
+"""`(latents, draw, score_params, prior_params) -> direction`, both [V, h, w, c]."""
 
 Regularizer = Callable[
     [RenderOutput, jax.Array], tuple[jax.Array, dict[str, jax.Array]]
@@ -126,49 +127,11 @@ def make_draw(
     return draw
 
 
-def make_residual(
-    prior: Prior, score: NoiseModel | None, *, guidance_scale: float, weighting: str
-) -> Callable[..., jax.Array]:
-    """Makes `(latents, draw, score_params, prior_params) -> residual [V, h, w, c]`.
-
-    VSD with a score network, SDS without one (`vsd.py`).
-
-    Raises:
-      ValueError: for an unknown weighting or prediction type.
-    """
-    check_weighting(weighting)
-    prior_fn = as_noise_fn(prior.model, prior.alphas_cumprod)
-    score_fn = score and as_noise_fn(score, prior.alphas_cumprod)
-
-    def residual(
-        latents: jax.Array, draw: Draw, score_params: PyTree, prior_params: PyTree
-    ) -> jax.Array:
-        t, noise, context = draw["t"], draw["noise"], draw["context"]
-        noisy = add_noise(
-            jax.lax.stop_gradient(latents), noise, t, prior.alphas_cumprod
-        )
-        noise_prior = vsd.prior_noise(
-            prior_fn, prior_params, noisy, t, context, guidance_scale=guidance_scale
-        )
-        if score_fn is None:
-            return vsd.sds_residual(
-                noise_prior, noise, t, prior.alphas_cumprod, weighting=weighting
-            )
-        camera = vsd.camera_vector(draw["cameras"].cam_to_world, jnp.ones_like(t, bool))
-        score_context = {"text": context["score"], "camera": camera}
-        noise_score = score_fn((score_params, prior_params), noisy, t, score_context)
-        return vsd.vsd_residual(
-            noise_prior, noise_score, t, prior.alphas_cumprod, weighting=weighting
-        )
-
-    return residual
-
-
 def make_particle_update(
     scene: Scene,
     prior: Prior,
     *,
-    residual: Callable[..., jax.Array],
+    residual: Residual,
     regularizer: Regularizer,
     tx: optax.GradientTransformation,
 ) -> Callable[..., tuple[Particles, PyTree, PyTree]]:
@@ -177,7 +140,7 @@ def make_particle_update(
     Args:
       scene: the scene.
       prior: encodes the renders.
-      residual: from `make_residual`.
+      residual: from `residuals.py`.
       regularizer: see `Regularizer`.
       tx: optimizer of the particle.
 

@@ -24,10 +24,10 @@ from vsd_jax.diagnostics import Metrics, summarize
 from vsd_jax.parallel import first_particle
 from vsd_jax.particle import (
     Regularizer,
+    Residual,
     TRange,
     make_draw,
     make_particle_update,
-    make_residual,
     over_axis,
 )
 from vsd_jax.score.prompt import ViewWeights
@@ -103,8 +103,7 @@ def make_step(
     regularizer: Regularizer,
     t_range: TRange,
     score_t_range: tuple[int, int],
-    guidance_scale: float,
-    weighting: str,
+    residual: Residual,
     num_views: int,
     score_steps: int,
     camera_dropout: float,
@@ -118,7 +117,7 @@ def make_step(
     Args:
       scene: the scene.
       prior: frozen prior; its weights are an argument of the step.
-      score: score network over `(score_params, prior_params)`; None = SDS.
+      score: score network over `(score_params, prior_params)` to train; None = none.
       particle_tx: optimizer of one particle.
       score_tx: optimizer of the score network.
       sample_camera: `(key) -> Camera` of one view.
@@ -127,8 +126,7 @@ def make_step(
       regularizer: `(RenderOutput of one view, step) -> (loss, metrics)`.
       t_range: `(step) -> (lowest, highest)` timestep for the particles.
       score_t_range: the same, constant, for the score network's training.
-      guidance_scale: of the prior, unc + s (text - unc); the score network has none.
-      weighting: name of w(t), see `score.noise.w_t`.
+      residual: what the particles follow, from `residuals.py`.
       num_views: V, views per particle and step.
       score_steps: updates of the score network per step, each with fresh t and noise.
       camera_dropout: probability that the score network does not see a view's camera.
@@ -155,9 +153,6 @@ def make_step(
         num_views=num_views,
         score_steps=score_steps,
         camera_dropout=camera_dropout,
-    )
-    residual = make_residual(
-        prior, score, guidance_scale=guidance_scale, weighting=weighting
     )
     particle_update = make_particle_update(
         scene, prior, residual=residual, regularizer=regularizer, tx=particle_tx

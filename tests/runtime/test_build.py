@@ -7,13 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from simple_scene import make_prior
 
 from configs import base, image2d, scene
 from configs import object as object_config
-from vsd_jax.runtime import build, build_scene
+from vsd_jax.runtime import build, build_method, build_scene, config_rules
 from vsd_jax.runtime import config as config_lib
 from vsd_jax.runtime.errors import RunError
 from vsd_jax.score import prompt
+from vsd_jax.state import NoiseModel
 
 
 def encode_text(texts):
@@ -27,7 +29,7 @@ def code(text):
 
 def test_contexts_hold_the_right_text_for_view_and_background():
     config = config_lib.validate(object_config.get_config())
-    contexts = build.make_contexts(config, encode_text)
+    contexts = build_method.make_contexts(config, encode_text)
     assert contexts["text"].shape == (4, 3, 1, 1)
     side, grey = prompt.SIDE, 1
     expected = code("a red mushroom, side view, grey background")
@@ -99,9 +101,35 @@ def test_regularizers_that_are_off_cost_nothing_and_others_add_up():
 def test_time_range_is_annealed_as_configured():
     config = object_config.get_config()
     config.update(num_steps=100)
-    t_range = build.make_t_range(config_lib.validate(config), 1000)
+    t_range = build_method.make_t_range(config_lib.validate(config), np.ones(1000))
     assert tuple(map(int, t_range(jnp.int32(19)))) == (20, 980)
     assert tuple(map(int, t_range(jnp.int32(20)))) == (20, 500)
+
+
+def test_dreamtime_gives_one_falling_timestep():
+    config = object_config.get_config()
+    config.update(num_steps=50)
+    config.vsd.t_schedule = "dreamtime"
+    abar = np.cumprod(1 - np.linspace(1e-4, 2e-2, 1000))
+    t_range = build_method.make_t_range(config_lib.validate(config), abar)
+    pairs = [tuple(map(int, t_range(jnp.int32(step)))) for step in (0, 25, 49, 60)]
+    assert all(low == high for low, high in pairs)
+    assert pairs[0] > pairs[1] > pairs[2] == pairs[3]
+
+
+def test_every_method_that_may_be_named_is_built():
+    known = {"vsd", "sds", *build_method.FAMILY}
+    assert set(config_rules.CHOICES["vsd.method"]) == known
+    for method in build_method.FAMILY:
+        config = object_config.get_config("sd21")
+        config.vsd.method = method
+        config = config_lib.validate(config)
+        prior = make_prior(NoiseModel(None, "epsilon"))
+        assert callable(build_method.make_residual(config, prior, None))
+        contexts = build_method.make_contexts(config, encode_text)
+        assert contexts["empty"][0, 0, 0, 0] == 0.0
+        words = config.family.source_words
+        assert contexts["source"][0, 0, 0, 0] == code(config.prompt + words)
 
 
 @pytest.mark.parametrize("init", ["object", "scene", "object_in_scene"])
@@ -124,7 +152,7 @@ def test_score_network_from_scratch(prior_folder):
     config.prior.path = str(prior_folder)
     config.score.kind = "unet"
     prior, params, encode = build.load_prior(config.prior.path, "float32")
-    contexts = build.make_contexts(config, encode)
+    contexts = build_method.make_contexts(config, encode)
     score, init, unchanged = build.make_score(config, prior, params, contexts)
     assert score.prediction_type == "sample" and unchanged is params
     assert jax.tree.leaves(jax.eval_shape(init, jax.random.key(0)))
@@ -138,7 +166,7 @@ def test_score_network_on_another_prior(prior_folder, tmp_path):
     config.prior.path = str(prior_folder)
     config.score.path = shutil.copytree(prior_folder, tmp_path / "other").as_posix()
     prior, params, encode = build.load_prior(config.prior.path, "float32")
-    contexts = build.make_contexts(config, encode)
+    contexts = build_method.make_contexts(config, encode)
     _, init, params = build.make_score(config, prior, params, contexts)
     assert set(params) == {"unet", "vae", "score"}
     found = jax.eval_shape(init, jax.random.key(0))

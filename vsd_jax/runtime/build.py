@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vsd_jax import parallel, particle, score_training, vsd
+from vsd_jax import parallel, particle, score_training
 from vsd_jax import step as step_lib
-from vsd_jax.runtime import build_scene, progress
+from vsd_jax.runtime import build_method, build_scene, progress
 from vsd_jax.runtime.build_scene import Config
 from vsd_jax.runtime.errors import ConfigError, RunError
-from vsd_jax.score import lora, prompt, small_unet
+from vsd_jax.score import lora, small_unet
 from vsd_jax.state import NoiseModel, Prior, PyTree, Scene, VSDState
 
 # Folded into the base key where no step can be (steps count from 0).
@@ -69,7 +69,7 @@ def build(config: Config) -> Run:
       RunError: if the weights cannot be loaded.
     """
     prior, prior_params, encode_text = load_prior(**config.prior)
-    contexts = make_contexts(config, encode_text)
+    contexts = build_method.make_contexts(config, encode_text)
     score, init_score, prior_params = make_score(config, prior, prior_params, contexts)
     scene = make_scene(config, prior)
     if config.field.kind == "latent":
@@ -111,73 +111,19 @@ def make_scene(config: Config, prior: Prior) -> Scene:
     )
 
 
-def make_contexts(config: Config, encode_text: Callable) -> PyTree:
-    """The embedded prompts, leaves [V, G, L, D] (`score/prompt.py`)."""
-    _, _, words = build_scene.make_backgrounds(config)
-    plain = [config.prompt] * len(prompt.VIEWS)
-    seen = prompt.view_prompts(config.prompt) if config.vsd.view_prompts else plain
-    texts = {
-        "text": [[text + word for word in words] for text in seen],
-        "score": [[text + word for word in words] for text in plain],
-        "negative": [[config.negative_prompt] * len(words)] * len(prompt.VIEWS),
-    }
-    unique = sorted({text for rows in texts.values() for row in rows for text in row})
-    embedded = dict(zip(unique, encode_text(unique), strict=True))
-    return {
-        name: jnp.asarray([[embedded[text] for text in row] for row in rows])
-        for name, rows in texts.items()
-    }
-
-
-def make_views(config: Config) -> Callable[[jax.Array, jax.Array], prompt.ViewWeights]:
-    """`(azimuth_deg, elevation_deg) -> ViewWeights`."""
-    vsd_config = config.vsd
-    if vsd_config.perp_neg:
-        return functools.partial(
-            prompt.perp_neg_views,
-            overhead_deg=vsd_config.overhead_deg,
-            front_over_side=vsd_config.front_over_side,
-            side_over_front=vsd_config.side_over_front,
-            side_over_back=vsd_config.side_over_back,
-            front_over_back=vsd_config.front_over_back,
-        )
-    return functools.partial(
-        prompt.hard_views,
-        overhead_deg=vsd_config.overhead_deg,
-        front_half_angle_deg=vsd_config.front_half_angle_deg,
-    )
-
-
-def make_t_range(config: Config, num_t: int) -> Callable:
-    """`(step) -> (lowest, highest)` timestep for the particles."""
-    low, high = (round(share * num_t) for share in config.vsd.t_range)
-    late = round(config.vsd.t_range_late[1] * num_t)
-    if config.vsd.t_schedule == "sqrt":
-        return functools.partial(
-            vsd.sqrt_t_range, t_min=low, t_max=high, num_steps=config.num_steps
-        )
-    return functools.partial(
-        vsd.two_stage_t_range,
-        t_min=low,
-        t_max=min(high, num_t - 1),
-        t_max_late=min(late, num_t - 1),
-        anneal_step=config.vsd.anneal_step,
-    )
-
-
 def make_score(
     config: Config, prior: Prior, prior_params: PyTree, contexts: PyTree
 ) -> tuple[NoiseModel | None, Callable[[jax.Array], PyTree], PyTree]:
     """The score network phi.
 
     Returns:
-      (score network, or None for SDS; its `init(key)`; `prior_params` with the weights
-      that it needs added).
+      (score network, or None where the method has none; its `init(key)`;
+      `prior_params` with the weights that it needs added).
 
     Raises:
       RunError: if its weights cannot be loaded, or it does not fit the prior.
     """
-    if config.vsd.method == "sds":
+    if config.vsd.method not in build_method.WITH_SCORE:
         return None, lambda key: {}, prior_params
     if config.score.kind == "unet":
         return *_make_small_unet(config, prior, contexts), prior_params
@@ -259,12 +205,11 @@ def make_step(
         score_tx=score_tx,
         sample_camera=build_scene.make_camera_sampler(config),
         sample_background=particle.make_background_sampler(colors, shares),
-        views=make_views(config),
+        views=build_method.make_views(config),
         regularizer=build_scene.make_regularizer(config),
-        t_range=make_t_range(config, num_t),
+        t_range=build_method.make_t_range(config, prior.alphas_cumprod),
         score_t_range=(low, min(high, num_t - 1)),
-        guidance_scale=config.vsd.guidance_scale,
-        weighting=config.vsd.weighting,
+        residual=build_method.make_residual(config, prior, score),
         num_views=config.vsd.views_per_step,
         score_steps=config.score.steps_per_step,
         camera_dropout=config.score.camera_dropout,

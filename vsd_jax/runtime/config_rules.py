@@ -18,9 +18,9 @@ CHOICES = {
     "field.init": ("object", "scene", "object_in_scene"),
     "camera.law": ("orbit", "inside"),
     "prior.dtype": ("float32", "bfloat16"),
-    "vsd.method": ("vsd", "sds"),
+    "vsd.method": ("vsd", "sds", "csd", "nfsd", "bridge", "esd", "ism", "sdi"),
     "vsd.weighting": WEIGHTINGS,
-    "vsd.t_schedule": ("two_stage", "sqrt"),
+    "vsd.t_schedule": ("two_stage", "sqrt", "dreamtime"),
     "score.kind": ("lora", "unet"),
     "subset": ("rotating", "random"),
 }
@@ -65,6 +65,13 @@ RANGES = {
     "vsd.anneal_step": (0, _UNBOUNDED),
     "vsd.overhead_deg": (0, 90),
     "vsd.front_half_angle_deg": (0, 90),
+    "family.t_switch": (0, 1),
+    "family.score_scale": (-10, 10),
+    "family.interval": (1e-3, 1),
+    "family.num_inversions": (1, 1000),
+    "family.inversion_scale": (-1000, 1000),
+    "family.dreamtime_middle": (0, 1),
+    "family.dreamtime_width": (1e-3, 10),
     "score.lora_scale": (0, 100),
     "score.sigma_floor": (0, 1),
     "score.num_groups": (1, 128),
@@ -236,11 +243,14 @@ def _time_faults(flat: Flat) -> Iterator[str]:
         )
     if late_high <= low:
         yield f"vsd.t_range_late ends at {late_high}, below its start {low}; raise it."
-    if flat["vsd.method"] == "sds" and flat["score.steps_per_step"] != 1:
+    method = flat["vsd.method"]
+    if method not in ("vsd", "esd") and flat["score.steps_per_step"] != 1:
         yield (
             f"score.steps_per_step={flat['score.steps_per_step']} has no meaning with"
-            " vsd.method=sds, which has no score network; leave it out."
+            f" vsd.method={method}, which has no score network; leave it out."
         )
+    if flat["vsd.perp_neg"] and method not in ("vsd", "sds"):
+        yield f"vsd.perp_neg=True is for vsd and sds, not for vsd.method={method}."
 
 
 def _scene_faults(flat: Flat) -> Iterator[str]:

