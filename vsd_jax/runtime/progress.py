@@ -45,7 +45,7 @@ class Meter:
     """Progress of one piece of work; use as a context manager."""
 
     def __init__(self, title: str, total: int, *, done: int = 0):
-        """Starts the clock.
+        """Starts the clock; the speed is taken from the first unit on, which compiles.
 
         Args:
           title: of the work, e.g. "training".
@@ -53,8 +53,8 @@ class Meter:
           done: units that an earlier session finished; not counted as speed.
         """
         self._title, self._total, self._done = title, total, done
-        self._first, self._start = done, time.monotonic()
-        self._last_line = self._start
+        self._start: tuple[int, float] | None = None
+        self._last_line = time.monotonic()
         self._bar = None
         if sys.stdout.isatty():
             self._bar = Progress(
@@ -92,12 +92,17 @@ class Meter:
             self._bar.update(self._task, completed=done, note=note)
             return
         now = time.monotonic()
-        due = now - self._last_line > SECONDS_BETWEEN_LINES or done == self._total
-        if due and done > self._first:
+        self._start = self._start or (done, now)
+        if now - self._last_line > SECONDS_BETWEEN_LINES or done == self._total:
             self._last_line = now
-            rate = (now - self._start) / (done - self._first)
-            left = duration(rate * (self._total - done))
-            say(f"{self._title} {done}/{self._total}, {left} left  {note}".rstrip())
+            say(f"{self._title} {done}/{self._total}{self._left(now)}  {note}".rstrip())
+
+    def _left(self, now: float) -> str:
+        first, start = self._start
+        if self._done == first:
+            return ""
+        rate = (now - start) / (self._done - first)
+        return f", {duration(rate * (self._total - self._done))} left"
 
 
 def track(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
