@@ -63,3 +63,10 @@ def triangles(surface):
         np.asarray(surface.faces.T)[:num_faces],
         np.asarray(surface.neighbours.T)[:num_faces],
     )
+
+
+def linked_tori(resolution):
+    """Two rings through each other: each hides a part of itself and of the other."""
+    one = torus(resolution, 0.5, 0.16, centre=(-0.25, 0.0, 0.0), axis=1)
+    two = torus(resolution, 0.5, 0.16, centre=(0.25, 0.0, 0.0), axis=2)
+    return np.maximum(one, two)
