@@ -2,9 +2,9 @@
 """One view of a closed mesh as normals: the whole chain from surface to image.
 
 project -> visible faces -> normals there -> over the background -> antialiased
-silhouettes. The image is what DreamFields-like geometry stages give to the prior:
-(n + 1) / 2 with world-space normals (the paper's second stage, arXiv:2305.16213,
-Sec. 4.2). Unbatched over views and particles.
+silhouettes. The image is what the geometry stage gives to the prior: (n + 1) / 2 with
+smooth world-space normals (the paper's published code, arXiv:2305.16213). Unbatched
+over views and particles.
 """
 
 import chex
