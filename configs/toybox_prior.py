@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training of the embedded prior on the Toybox.
 
-  python -m vsd_jax.toybox.dataset --out=DATA --num_objects=5000 --views=5
+  python -m vsd_jax.toybox.dataset --out=DATA --num_objects=6000 --views=5
   python -m vsd_jax.toybox.train --config=configs/toybox_prior.py \
       --config.data=DATA --workdir=RUN
 
@@ -29,7 +29,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     # Sigma floor of the loss weight 1 / max(sigma_t^2, floor): above it the loss is
     # the v-prediction loss (arXiv:2202.00512) of an x0-predicting network.
     config.sigma2_floor = 0.1
-    config.t_power = 1.0  # t / T = u^(1 / power), u uniform; 1 = uniform t
+    config.t_power = 2.0  # t / T = u^(1 / power), u uniform; 1 = uniform t
     config.snr_divisor = 8.0  # signal-to-noise ratio of Stable Diffusion / ours
 
     config.text_dropout = 0.1  # empty prompt, for guidance (arXiv:2207.12598)

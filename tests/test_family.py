@@ -5,6 +5,8 @@ For N(m, v) the noise prediction is sigma (x - alpha m) / (alpha^2 v + sigma^2),
 deterministic path keeps (x_t - alpha m) / sqrt(alpha^2 v + sigma^2) constant.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -165,6 +167,16 @@ def test_a_method_becomes_a_residual_of_the_step():
     apart = MEANS["score"] + 0.3 - MEANS["text"]
     expected = sigma**3 * alpha * apart / (alpha**2 * VARIANCE + sigma**2)
     close(residual(LATENTS, draw, 0.6, 0.0), expected)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [residuals.make_residual, partial(residuals.make_family_residual, family.csd)],
+)
+def test_an_unknown_weighting_is_refused(make):
+    options = {"guidance_scale": 1.0, "weighting": "sigma"}
+    with pytest.raises(ValueError, match="sigma_squared"):
+        make(None, None, **options)
 
 
 def test_only_the_renderer_is_differentiated():

@@ -387,7 +387,6 @@ def test_draw_follows_its_distributions():
     ("change", "message"),
     [
         ({"subset": "some"}, "rotating"),
-        ({"weighting": "sigma"}, "sigma_squared"),
         ({"num_views": 0}, "num_views"),
         ({"camera_dropout": 1.5}, "camera_dropout"),
     ],

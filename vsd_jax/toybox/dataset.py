@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Multi-view truth renders of the Toybox, reproducible from a seed.
 
-  python -m vsd_jax.toybox.dataset --out=DATA --num_objects=5000 --views=5
+  python -m vsd_jax.toybox.dataset --out=DATA --num_objects=6000 --views=5
 
 Object i is a pure function of (seed, i), whatever the number of workers. A run that
 was stopped goes on where it stopped.

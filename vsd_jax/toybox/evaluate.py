@@ -68,6 +68,7 @@ def sample(
             num_steps=steps,
             context_uncond={"text": jnp.broadcast_to(empty, text.shape)},
             guidance_scale=guidance,
+            x0_limit=1.0,  # patches of pixels
         )
         return prior.decode(params, latents)
 
