@@ -179,7 +179,7 @@ def _family() -> ConfigDict:
     family.t_switch = 0.2  # NFSD: share of T below which x_t counts as clean
     family.score_scale = 0.5  # ESD: guidance in the score network; 1 = VSD
     family.interval = 0.05  # ISM: t - s as a share of T (50 of 1,000)
-    family.num_inversions = 5  # ISM, SDI: steps of DDIM inversion, 10 in SDI's paper
+    family.num_inversions = 5  # ISM, SDI: steps of DDIM inversion
     family.inversion_scale = -7.5  # SDI: guidance of the inversion
     # Bridge: what the renders look like, appended to the prompt.
     family.source_words = (

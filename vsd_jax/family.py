@@ -89,7 +89,7 @@ def bridge(
 
     The renders are a distribution of their own, which a text can describe ("...,
     oversaturated, smooth"); its score takes the place of the learned one of VSD
-    (arXiv:2406.09417, Sec. 4).
+    (arXiv:2406.09417).
     """
     noisy = _noisy(latents, noise, t, alphas_cumprod)
     direction = predict(noisy, t, "text") - predict(noisy, t, "source")
@@ -135,7 +135,7 @@ def ism(
     """Interval Score Matching: w(t) (eps(x_t, y) - eps(x_s, empty)), s = t - interval.
 
     x_s is reached from x_0 by `num_inversions` steps of unconditional DDIM inversion,
-    x_t from x_s by one more (arXiv:2311.11284, Eq. 17). Nothing is random but t:
+    x_t from x_s by one more (arXiv:2311.11284). Nothing is random but t:
     `noise` is not used.
     """
     del noise
@@ -169,7 +169,7 @@ def sdi(
 
     kappa = the noise that x_t, inverted from x_0 with guidance `inversion_scale` (-7.5
     in the paper), implies; residual w(t) (eps_guided(x_t) - kappa)
-    (arXiv:2405.15891, Sec. 4). `noise` is not used.
+    (arXiv:2405.15891). `noise` is not used.
     """
     del noise
     x0 = jax.lax.stop_gradient(latents)
@@ -225,7 +225,7 @@ def dreamtime_timesteps(
     """DreamTime's falling timesteps, one for each training step (arXiv:2306.12422).
 
     t(i) is where the weight W(t) = sqrt((1 - abar_t) / abar_t) exp(-(t - m)^2 / 2 s^2),
-    normalised and summed from T down, reaches i / N (Eq. 6 to 8).
+    normalised and summed from T down, reaches i / N.
 
     Args:
       alphas_cumprod: [T].

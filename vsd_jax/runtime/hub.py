@@ -142,7 +142,7 @@ def choose_weights(names: Iterable[str], variant: str) -> list[str]:
 
 
 def licence(folder: Path) -> str:
-    """The licence that a checkpoint's README.md or model_index.json states, or ""."""
+    """The licence that a checkpoint's README.md states, or ""."""
     try:
         head = (Path(folder) / "README.md").read_text(encoding="utf-8")[:4000]
     except (OSError, UnicodeDecodeError):
