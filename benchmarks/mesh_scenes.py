@@ -90,10 +90,10 @@ def fit_view(found, size):
 
 def draw(found, size, sizes):
     """(normals, mask [size, size]), counts."""
-    out, counts = mesh.render_normals(
+    out, counts = mesh.render_mesh(
         found,
         view(),
-        jnp.zeros(3),
+        mesh.shade_normals(jnp.zeros(3)),
         height=size,
         width=size,
         near=NEAR,

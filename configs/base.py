@@ -20,7 +20,7 @@ themselves. On the command line: `--config.vsd.guidance_scale=7.5`,
 
 from ml_collections import ConfigDict
 
-from configs import variants
+from configs import outputs, variants
 
 VARIANTS = ("", "sd21", "sd15", "smoke")
 
@@ -41,6 +41,7 @@ def get_config(variant: str = "") -> ConfigDict:
         )
     config = ConfigDict()
     config.prompt = "a red mushroom"  # what to make
+    config.prompt_prefix = ""  # before it, for the networks: what kind of picture
     config.negative_prompt = ""  # what guidance moves away from; "" in [O][T]
     config.seed = 0  # of everything random in a run
     config.num_steps = 25_000  # updates of each particle [O run.sh]
@@ -51,6 +52,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.subset = "rotating"  # which: "rotating" (in turn) or "random" [O]
     config.field = _field()
     config.render = _render()
+    config.mesh = _mesh()
     config.camera = _camera()
     config.prior = _prior()
     config.vsd = _vsd(config.get_oneway_ref("num_steps"))
@@ -58,9 +60,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.score = _score()
     config.optim = _optim()
     config.regularize = _regularize()
-    config.eval = _eval()
-    config.export = _export()
-    config.log = _log(config.get_oneway_ref("num_steps"))
+    config.eval = outputs.evaluation()
+    config.export = outputs.export()
+    config.log = outputs.log(config.get_oneway_ref("num_steps"))
     if variant in ("sd21", "sd15"):
         variants.stable_diffusion(config, variant)
     else:
@@ -73,7 +75,9 @@ def get_config(variant: str = "") -> ConfigDict:
 def _field() -> ConfigDict:
     """The scene's parameters theta: a hash grid with a small decoder, or an image."""
     field = ConfigDict()
-    field.kind = "nerf"  # "nerf"; "image" or "latent": theta is what is seen (2D)
+    # "nerf"; "geometry" and "texture" are the stages on a mesh (configs/geometry.py,
+    # configs/texture.py); "image" or "latent": theta is what is seen (2D).
+    field.kind = "nerf"
     field.num_levels = 16  # levels of the hash grid [O]
     field.features = 2  # features per level [O]
     field.log2_table_size = 19  # rows of a level, as a power of two [O]
@@ -118,6 +122,24 @@ def _render() -> ConfigDict:
     return render
 
 
+def _mesh() -> ConfigDict:
+    """The mesh stages: marching tetrahedra, then a texture on the frozen mesh."""
+    mesh = ConfigDict()
+    # Folder of the finished run to go on with: a NeRF's for the geometry ("" = a ball
+    # of field.object_radius), the geometry's for the texture.
+    mesh.source = ""
+    # Cells of the tetrahedral grid along an axis. 104 is as fine as the grid called 256
+    # in [O], 52 as that called 128 in [T].
+    mesh.resolution = 104
+    mesh.max_offset = 0.2  # of a grid vertex, in cells; more turns tetrahedra over
+    mesh.smoothing = 1.0  # of the NeRF's level set, cells of the export grid [ours]
+    # Room for faces and for pixels, as a multiple of what a plain object needs
+    # (memory, not a result; a run that needs more says so).
+    mesh.surface_capacity = 1.0
+    mesh.raster_capacity = 1.0
+    return mesh
+
+
 def _camera() -> ConfigDict:
     """The distribution of training cameras (`vsd_jax/scene/camera.py`)."""
     camera = ConfigDict()
@@ -153,6 +175,9 @@ def _vsd(num_steps) -> ConfigDict:
     # "vsd" or "sds"; "csd", "nfsd", "bridge", "esd", "ism", "sdi" (vsd_jax/family.py).
     vsd.method = "vsd"
     vsd.guidance_scale = 7.5  # s in unc + s (text - unc) [P]; SDS needs about 100 [P]
+    # Bound of the guided x_0 of "vsd" and "sds" (Imagen, arXiv:2205.11487); 0 = none
+    # [P]: for priors of images, which have a range; latents have none.
+    vsd.x0_limit = 0.0
     vsd.weighting = "sigma_squared"  # w(t) = sigma_t^2 [O][T]
     vsd.views_per_step = 1  # renders of each particle in a step [O][T]
     # t, as a share of the diffusion's length: U(low, high), at first and from
@@ -220,6 +245,8 @@ def _optim() -> ConfigDict:
     optim.table_lr = 1e-2  # hash grid [O][T]
     optim.decoder_lr = 1e-3  # [O][T]
     optim.environment_lr = 1e-3  # [O][T]
+    optim.sdf_lr = 5e-3  # signed distances [O][T]
+    optim.offset_lr = 5e-3  # moves of the grid vertices [O][T]
     optim.image_lr = 3e-2  # theta is an image or latent [2D code]
     optim.b1, optim.b2 = 0.9, 0.99  # [O][T]
     optim.tiny = 1e-15  # Adam's epsilon [O][T]
@@ -235,41 +262,7 @@ def _regularize() -> ConfigDict:
     regularize.opaque_start = 10_000  # first step of `opaque` [T]
     regularize.opacity_squared = 0.0  # [O: 0]
     regularize.z_variance = 0.0  # 1 in [T scene]; 300 in HiFA
+    regularize.normal_consistency = 0.0  # geometry stage: 5000 in [O], 10,000 in [T]
+    regularize.laplacian = 0.0  # geometry stage: 0.5 in [O], 10,000 in [T]
     regularize.orientation = 0.0  # needs normals in training: five times the cost
     return regularize
-
-
-def _eval() -> ConfigDict:
-    """What is rendered and measured at the end; may differ when a run is resumed."""
-    evaluate = ConfigDict()
-    evaluate.turntable_frames = 100  # of a full turn [O]
-    evaluate.turntable_size = 512  # side of a frame, pixels [T]; 800 in [O]
-    evaluate.fps = 25.0  # [O]
-    evaluate.radius = 1.8  # [O]
-    evaluate.elevation_deg = 15.0  # [T]
-    evaluate.fov_deg = 55.0  # middle of the training range [O]
-    evaluate.num_views = 16  # views that the metrics judge
-    evaluate.background = (1.0, 1.0, 1.0)  # white [O]
-    return evaluate
-
-
-def _export() -> ConfigDict:
-    """The mesh; may differ when a run is resumed."""
-    export = ConfigDict()
-    export.resolution = 256  # nodes of the marching cubes grid along an axis [O][T]
-    export.level = 0.0  # density of the surface; 0 = chosen against the renders
-    export.min_component = 0.02  # smaller pieces, by faces, are dropped; .01 in [T]
-    export.chunk = 65_536  # points evaluated at a time (memory, not a result)
-    return export
-
-
-def _log(num_steps) -> ConfigDict:
-    """What is written while a run goes on; may differ when it is resumed. 0 = never."""
-    log = ConfigDict()
-    log.metrics_every = 10  # steps
-    log.image_every = num_steps // 25  # steps between contact sheets
-    log.checkpoint_every = num_steps // 10  # steps
-    log.keep_checkpoints = 2
-    log.sheet_views = 6  # views of each particle on a contact sheet
-    log.sheet_size = 128  # side of a view on it, pixels
-    return log

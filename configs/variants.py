@@ -29,7 +29,7 @@ def embedded(config: ConfigDict) -> None:
     config.camera.update(radius=(2.4, 2.8), fov_deg=(40.0, 40.0))
     config.camera.update(elevation_deg=(-10.0, 50.0), area_uniform_share=0.0)
     config.camera.update(overhead_share=0.15, overhead_deg=(50.0, 85.0))
-    config.vsd.update(views_per_step=2, front_half_angle_deg=45.0)
+    config.vsd.update(views_per_step=2, front_half_angle_deg=45.0, x0_limit=1.0)
     config.family.source_words = ""  # it has no words for it: the plain prompt
     config.score.update(zero_camera=True, learning_rate=1e-3, warmup_steps=20)
     config.regularize.update(entropy=0.0)

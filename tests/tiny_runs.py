@@ -44,13 +44,14 @@ def make_run(config, *, step=None) -> build.Run:
 
     def init_one(key):
         params = scene.init(key)
-        stats = scene.init_stats(params)
-        return Particles(params=params, opt_state=tx.init(params), stats=stats)
+        return params, scene.init_stats(params)
 
-    def init() -> VSDState:
+    def init(start=None) -> VSDState:
         keys = jax.random.split(jax.random.key(config.seed), n)
+        params, stats = jax.vmap(init_one)(keys) if start is None else start
+        opt_state = jax.vmap(tx.init)(params)
         return VSDState(
-            particles=jax.vmap(init_one)(keys),
+            particles=Particles(params=params, opt_state=opt_state, stats=stats),
             score=ScoreState(params={"phi": jnp.zeros(3)}, opt_state=()),
             step=jnp.int32(0),
             key=jax.random.key(config.seed),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The program; its flags are in `runtime/command_line.py`, the rest in `session.py`.
+"""The program; flags: `runtime/command_line.py`, what they start: `pipeline.py`.
 
 python -m vsd_jax.main --config=configs/object.py --workdir=runs/mushroom \
     --config.prompt="a red mushroom"
@@ -9,7 +9,7 @@ import sys
 
 from absl import app, flags, logging
 
-from vsd_jax.runtime import command_line, session
+from vsd_jax.runtime import command_line, pipeline, session
 from vsd_jax.runtime.errors import RunError
 
 
@@ -19,7 +19,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     arguments = command_line.read(flags.FLAGS)
     session.enable_compilation_cache()
-    session.start(**arguments, command=["python", "-m", "vsd_jax.main", *sys.argv[1:]])
+    pipeline.start(**arguments, command=["python", "-m", "vsd_jax.main", *sys.argv[1:]])
 
 
 def run() -> None:

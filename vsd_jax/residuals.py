@@ -12,14 +12,26 @@ import jax.numpy as jnp
 
 from vsd_jax import vsd
 from vsd_jax.particle import Draw, Residual
-from vsd_jax.score.noise import add_noise, as_noise_fn, check_weighting
+from vsd_jax.score.noise import add_noise, as_noise_fn, check_weighting, limit_x0
 from vsd_jax.state import NoiseModel, Prior, PyTree
 
 
 def make_residual(
-    prior: Prior, score: NoiseModel | None, *, guidance_scale: float, weighting: str
+    prior: Prior,
+    score: NoiseModel | None,
+    *,
+    guidance_scale: float,
+    weighting: str,
+    x0_limit: float = 0.0,
 ) -> Residual:
     """VSD with a score network, SDS without one (`vsd.py`).
+
+    Args:
+      prior: frozen prior.
+      score: score network, or None.
+      guidance_scale: s of the prior's guidance.
+      weighting: name of w(t), see `score.noise.w_t`.
+      x0_limit: bound of the guided x_0, see `score.noise.limit_x0`; 0 = none.
 
     Raises:
       ValueError: for an unknown weighting or prediction type.
@@ -38,6 +50,10 @@ def make_residual(
         noise_prior = vsd.prior_noise(
             prior_fn, prior_params, noisy, t, context, guidance_scale=guidance_scale
         )
+        if x0_limit:
+            noise_prior = limit_x0(
+                noise_prior, noisy, t, prior.alphas_cumprod, limit=x0_limit
+            )
         if score_fn is None:
             return vsd.sds_residual(
                 noise_prior, noise, t, prior.alphas_cumprod, weighting=weighting

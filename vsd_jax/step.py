@@ -57,6 +57,7 @@ def init_state(
     num_particles: int,
     particle_tx: optax.GradientTransformation,
     score_tx: optax.GradientTransformation,
+    start: tuple[PyTree, PyTree] | None = None,
 ) -> VSDState:
     """The state before the first step.
 
@@ -67,23 +68,25 @@ def init_state(
       num_particles: n >= 1.
       particle_tx: optimizer of one particle.
       score_tx: optimizer of the score network.
+      start: (theta, stats) to start from, leaves [n, ...]; None = the scene's own.
 
     Returns:
       VSDState at step 0; it owns its buffers, so that a donating step may take it.
     """
 
-    def init_particle(index: jax.Array) -> Particles:
+    def init_particle(index: jax.Array) -> tuple[PyTree, PyTree]:
         init_key = jax.random.fold_in(key, _INIT_FOLD)
         params = scene.init(jax.random.fold_in(init_key, index))
-        return Particles(
-            params=params,
-            opt_state=particle_tx.init(params),
-            stats=scene.init_stats(params),
-        )
+        return params, scene.init_stats(params)
 
     score_params = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), score_params)
+    if start is None:
+        start = jax.vmap(init_particle)(jnp.arange(num_particles, dtype=jnp.uint32))
+    params, stats = start
     return VSDState(
-        particles=jax.vmap(init_particle)(jnp.arange(num_particles, dtype=jnp.uint32)),
+        particles=Particles(
+            params=params, opt_state=jax.vmap(particle_tx.init)(params), stats=stats
+        ),
         score=ScoreState(params=score_params, opt_state=score_tx.init(score_params)),
         step=jnp.zeros((), jnp.int32),
         key=jax.random.clone(key),

@@ -11,7 +11,7 @@ from simple_scene import make_prior
 
 from configs import base, image2d, scene
 from configs import object as object_config
-from vsd_jax.runtime import build, build_method, build_scene, config_rules
+from vsd_jax.runtime import build, build_field, build_method, build_scene, config_ranges
 from vsd_jax.runtime import config as config_lib
 from vsd_jax.runtime.errors import RunError
 from vsd_jax.score import prompt
@@ -119,7 +119,7 @@ def test_dreamtime_gives_one_falling_timestep():
 
 def test_every_method_that_may_be_named_is_built():
     known = {"vsd", "sds", *build_method.FAMILY}
-    assert set(config_rules.CHOICES["vsd.method"]) == known
+    assert set(config_ranges.CHOICES["vsd.method"]) == known
     for method in build_method.FAMILY:
         config = object_config.get_config("sd21")
         config.vsd.method = method
@@ -136,7 +136,7 @@ def test_every_method_that_may_be_named_is_built():
 def test_density_starts_as_the_paper_says(init):
     config = base.get_config("sd21")
     config.field.init = init
-    bias = build_scene.make_density_bias(config_lib.validate(config))
+    bias = build_field.make_density_bias(config_lib.validate(config))
     middle, edge = bias(jnp.array([[0.0, 0.0, 0.0], [0.9, 0.0, 0.0]]))
     assert float(middle) == (-10 if init == "scene" else 10)
     assert float(edge) == pytest.approx(-8 if init == "object" else -6.4, rel=1e-4)

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from configs import base
 from configs import object as object_config
 from vsd_jax.runtime import config as config_lib
-from vsd_jax.runtime import config_rules
+from vsd_jax.runtime import config_ranges
 from vsd_jax.runtime.errors import ConfigError
 
 
@@ -73,8 +73,8 @@ def test_every_number_has_bounds():
     flat = config_lib.flatten(base.get_config())
     numbers = {key for key, value in flat.items() if type(value) in (int, float)}
     free = {"field.object_strength", "field.scene_strength"}
-    assert numbers - free == set(config_rules.RANGES)
-    assert set(config_rules.PAIRS) | set(config_rules.CHOICES) <= set(flat)
+    assert numbers - free == set(config_ranges.RANGES)
+    assert set(config_ranges.PAIRS) | set(config_ranges.CHOICES) <= set(flat)
 
 
 def test_flatten_and_nest_survive_json():

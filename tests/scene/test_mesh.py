@@ -20,10 +20,10 @@ RADIUS = 0.6
 @functools.partial(jax.jit, static_argnames="capacities")
 def render(sdf, camera, background, capacities=SIZES):
     surface = shapes.marcher(N)(sdf, jnp.zeros((3, sdf.size), jnp.float32))
-    return mesh.render_normals(
+    return mesh.render_mesh(
         surface,
         camera,
-        background,
+        mesh.shade_normals(background),
         height=H,
         width=W,
         near=0.1,

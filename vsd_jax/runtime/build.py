@@ -13,7 +13,7 @@ import optax
 from vsd_jax import parallel, particle, score_training
 from vsd_jax import step as step_lib
 from vsd_jax.runtime import build_method, build_scene, progress
-from vsd_jax.runtime.build_scene import Config
+from vsd_jax.runtime.build_field import Config
 from vsd_jax.runtime.errors import ConfigError, RunError
 from vsd_jax.score import lora, small_unet
 from vsd_jax.state import NoiseModel, Prior, PyTree, Scene, VSDState
@@ -30,14 +30,15 @@ class Run(NamedTuple):
       prior_params: frozen weights of the prior, and of the score network's base if it
         is another model.
       contexts: embedded prompts (`score/prompt.py`).
-      init: makes the state before the first step.
+      init: makes the state before the first step, from (theta, stats) of all particles
+        or, without an argument, from the scene's own.
       prior: the prior itself; decodes latents for pictures.
     """
 
     step: step_lib.Step
     prior_params: PyTree
     contexts: PyTree
-    init: Callable[[], VSDState]
+    init: Callable[..., VSDState]
     prior: Prior
 
 
@@ -90,7 +91,7 @@ def build(config: Config) -> Run:
         score_tx=score_tx,
     )
 
-    def init() -> VSDState:
+    def init(start: tuple[PyTree, PyTree] | None = None) -> VSDState:
         key = jax.random.key(config.seed)
         return step_lib.init_state(
             key,
@@ -99,6 +100,7 @@ def build(config: Config) -> Run:
             num_particles=config.num_particles,
             particle_tx=particle_tx,
             score_tx=score_tx,
+            start=start,
         )
 
     return Run(step, prior_params, contexts, jax.jit(init), prior)

@@ -11,7 +11,7 @@ import numpy as np
 from vsd_jax import family, residuals, vsd
 from vsd_jax.particle import Residual, TRange
 from vsd_jax.runtime import build_scene
-from vsd_jax.runtime.build_scene import Config
+from vsd_jax.runtime.build_field import Config
 from vsd_jax.score import prompt
 from vsd_jax.state import NoiseModel, Prior, PyTree
 
@@ -32,8 +32,9 @@ FAMILY = {
 def make_contexts(config: Config, encode_text: Callable) -> PyTree:
     """The embedded prompts, leaves [V, G, L, D] (`score/prompt.py`)."""
     _, _, words = build_scene.make_backgrounds(config)
-    plain = [config.prompt] * len(prompt.VIEWS)
-    seen = prompt.view_prompts(config.prompt) if config.vsd.view_prompts else plain
+    wanted = config.prompt_prefix + config.prompt
+    plain = [wanted] * len(prompt.VIEWS)
+    seen = prompt.view_prompts(wanted) if config.vsd.view_prompts else plain
     texts = {
         "text": [[text + word for word in words] for text in seen],
         "score": [[text + word for word in words] for text in plain],
@@ -105,7 +106,11 @@ def make_residual(config: Config, prior: Prior, score: NoiseModel | None) -> Res
     weighting, scale = config.vsd.weighting, config.vsd.guidance_scale
     if config.vsd.method not in FAMILY:
         return residuals.make_residual(
-            prior, score, guidance_scale=scale, weighting=weighting
+            prior,
+            score,
+            guidance_scale=scale,
+            weighting=weighting,
+            x0_limit=config.vsd.x0_limit,
         )
     num_t, settings = len(prior.alphas_cumprod), config.family
     known = {

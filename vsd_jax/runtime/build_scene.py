@@ -8,54 +8,24 @@ and exported without its weights.
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vsd_jax.scene import camera, field, image, nerf, regularizers
-from vsd_jax.scene.encoding import HashGrid, hash_grid
+from vsd_jax.runtime import build_mesh
+from vsd_jax.runtime.build_field import Config, make_density_bias, make_grid
+from vsd_jax.scene import camera, image, nerf, regularizers
 from vsd_jax.state import Camera, PyTree, RenderOutput, Scene
-
-Config = Any
-"""A validated `FrozenConfigDict` (`runtime/config.py`)."""
 
 ENVIRONMENT = (-1.0, -1.0, -1.0)
 """The background that asks a scene for its learned environment (`scene/nerf.py`)."""
 
 
-def make_grid(config: Config) -> HashGrid:
-    """The hash grid's layout."""
-    return hash_grid(
-        num_levels=config.field.num_levels,
-        features=config.field.features,
-        log2_table_size=config.field.log2_table_size,
-        min_resolution=config.field.min_resolution,
-        max_resolution=config.field.max_resolution,
-        smooth=config.field.smooth,
-    )
-
-
-def make_density_bias(config: Config) -> field.DensityBias:
-    """The initialisation of the density."""
-    centre = config.field.init_centre
-    inner = field.blob_bias(
-        strength=config.field.object_strength, radius=config.field.object_radius
-    )
-    outer = field.blob_bias(
-        strength=config.field.scene_strength, radius=config.field.scene_radius
-    )
-    if config.field.init == "object_in_scene":
-        bias = field.centred_bias(
-            inner=inner, outer=outer, switch_radius=config.field.switch_radius
-        )
-    else:
-        bias = inner if config.field.init == "object" else outer
-    return lambda positions: bias(
-        positions - jnp.broadcast_to(jnp.array(centre), positions.shape)
-    )
+def is_flat(config: Config) -> bool:
+    """Whether theta is what is seen: there is nothing to turn or to export."""
+    return config.field.kind in ("image", "latent")
 
 
 def make_scene(
@@ -68,7 +38,9 @@ def make_scene(
       size: side of a render, pixels; an image is always `render.size` large.
       latent_shape: (h, w, c) of the prior, for field.kind="latent" alone.
     """
-    if config.field.kind != "nerf":
+    if config.field.kind in build_mesh.KINDS:
+        return build_mesh.make_scene(config, size=size)
+    if is_flat(config):
         latent = config.field.kind == "latent"
         return image.make_image(
             shape=latent_shape if latent else (config.render.size,) * 2 + (3,),
@@ -94,15 +66,6 @@ def make_scene(
         capacity=render.capacity,
         train_normals=config.regularize.orientation > 0,
         max_rays=render.max_rays,
-    )
-
-
-@functools.lru_cache(maxsize=2)
-def make_field(config: Config) -> Callable[[PyTree, jax.Array], tuple]:
-    """`(params, points [N, 3]) -> density [N], colour [N, 3]` of a NeRF."""
-    grid, bias = make_grid(config), make_density_bias(config)
-    return jax.jit(
-        lambda params, points: field.query(params, points, grid, density_bias=bias)
     )
 
 
@@ -147,6 +110,8 @@ def make_particle_optimizer(config: Config) -> optax.GradientTransformation:
         "decoder": optim.decoder_lr,
         "environment": optim.environment_lr,
         "pixels": optim.image_lr,
+        "sdf": optim.sdf_lr,
+        "offsets": optim.offset_lr,
     }
 
     def adam(rate: float) -> optax.GradientTransformation:
@@ -171,6 +136,11 @@ def make_regularizer(config: Config) -> Callable:
             "entropy": (factors.entropy, output.extras.get("entropy")),
             "z_variance": (factors.z_variance, output.extras.get("z_variance")),
             "orientation": (factors.orientation, output.extras.get("orientation")),
+            "normal_consistency": (
+                factors.normal_consistency,
+                output.extras.get("normal_consistency"),
+            ),
+            "laplacian": (factors.laplacian, output.extras.get("laplacian")),
             "sparsity": (factors.sparsity, regularizers.sparsity(output.opacity)),
             "opacity_squared": (
                 factors.opacity_squared,

@@ -16,8 +16,8 @@ from vsd_jax.runtime import config_rules
 from vsd_jax.runtime.errors import ConfigError
 from vsd_jax.toybox import text
 
-MAY_CHANGE = ("log.", "eval.", "export.")
-"""Sections that do not touch what is learned: they may differ when a run is resumed."""
+MAY_CHANGE = ("log.", "eval.", "export.", "mesh.raster_capacity")
+"""Keys that do not touch what is learned: they may differ when a run is resumed."""
 
 
 def validate(config: ConfigDict) -> FrozenConfigDict:

@@ -9,126 +9,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vsd_jax.score.noise import WEIGHTINGS
+from vsd_jax.runtime.config_ranges import CHOICES, PAIRS, RANGES
 
 Flat = Mapping[str, Any]
-
-CHOICES = {
-    "field.kind": ("nerf", "image", "latent"),
-    "field.init": ("object", "scene", "object_in_scene"),
-    "camera.law": ("orbit", "inside"),
-    "prior.dtype": ("float32", "bfloat16"),
-    "vsd.method": ("vsd", "sds", "csd", "nfsd", "bridge", "esd", "ism", "sdi"),
-    "vsd.weighting": WEIGHTINGS,
-    "vsd.t_schedule": ("two_stage", "sqrt", "dreamtime"),
-    "score.kind": ("lora", "unet"),
-    "subset": ("rotating", "random"),
-}
-
-_UNBOUNDED = math.inf
-RANGES = {
-    "num_steps": (1, _UNBOUNDED),
-    "num_particles": (1, 4096),
-    "particles_per_step": (1, 4096),
-    "num_devices": (1, 1024),
-    "seed": (0, 2**31 - 1),
-    "field.num_levels": (1, 32),
-    "field.features": (1, 16),
-    "field.log2_table_size": (4, 26),
-    "field.min_resolution": (1, 1 << 14),
-    "field.max_resolution": (1, 1 << 16),
-    "field.hidden": (0, 1024),
-    "field.object_radius": (1e-3, _UNBOUNDED),
-    "field.scene_radius": (1e-3, _UNBOUNDED),
-    "field.switch_radius": (0, _UNBOUNDED),
-    "field.init_std": (0, _UNBOUNDED),
-    "render.size": (4, 4096),
-    "render.num_samples": (2, 4096),
-    "render.num_fine": (0, 4096),
-    "render.near": (0, _UNBOUNDED),
-    "render.density_noise": (0, _UNBOUNDED),
-    "render.occupancy_resolution": (0, 512),
-    "render.occupancy_threshold": (0, _UNBOUNDED),
-    "render.occupancy_decay": (0, 1),
-    "render.occupancy_interval": (1, _UNBOUNDED),
-    "render.half_extent": (1e-3, 1),
-    "render.capacity": (1e-3, 1),
-    "render.max_rays": (1, _UNBOUNDED),
-    "render.environment_share": (0, 1),
-    "camera.area_uniform_share": (0, 1),
-    "camera.overhead_share": (0, 1),
-    "camera.target_std": (0, _UNBOUNDED),
-    "camera.box_half_extent": (0, 1),
-    "camera.position_radius": (0, 1),
-    "vsd.guidance_scale": (0, 1000),
-    "vsd.views_per_step": (1, 1024),
-    "vsd.anneal_step": (0, _UNBOUNDED),
-    "vsd.overhead_deg": (0, 90),
-    "vsd.front_half_angle_deg": (0, 90),
-    "family.t_switch": (0, 1),
-    "family.score_scale": (-10, 10),
-    "family.interval": (1e-3, 1),
-    "family.num_inversions": (1, 1000),
-    "family.inversion_scale": (-1000, 1000),
-    "family.dreamtime_middle": (0, 1),
-    "family.dreamtime_width": (1e-3, 10),
-    "score.lora_scale": (0, 100),
-    "score.sigma_floor": (0, 1),
-    "score.num_groups": (1, 128),
-    "score.num_heads": (1, 64),
-    "score.rank": (1, 1024),
-    "score.steps_per_step": (1, 100),
-    "score.camera_dropout": (0, 1),
-    "score.learning_rate": (0, 1),
-    "score.warmup_steps": (0, _UNBOUNDED),
-    "score.weight_decay": (0, 1),
-    "optim.table_lr": (0, 10),
-    "optim.decoder_lr": (0, 10),
-    "optim.environment_lr": (0, 10),
-    "optim.image_lr": (0, 10),
-    "optim.tiny": (0, 1),
-    "regularize.entropy": (0, _UNBOUNDED),
-    "regularize.sparsity": (0, _UNBOUNDED),
-    "regularize.opaque": (0, _UNBOUNDED),
-    "regularize.opaque_start": (0, _UNBOUNDED),
-    "regularize.opacity_squared": (0, _UNBOUNDED),
-    "regularize.z_variance": (0, _UNBOUNDED),
-    "regularize.orientation": (0, _UNBOUNDED),
-    "eval.turntable_frames": (1, 10_000),
-    "eval.turntable_size": (8, 4096),
-    "eval.fps": (1, 120),
-    "eval.radius": (0, _UNBOUNDED),
-    "eval.elevation_deg": (-90, 90),
-    "eval.fov_deg": (1, 170),
-    "eval.num_views": (1, 1000),
-    "export.resolution": (8, 1024),
-    "export.level": (0, _UNBOUNDED),
-    "export.min_component": (0, 1),
-    "export.chunk": (64, _UNBOUNDED),
-    "log.metrics_every": (1, _UNBOUNDED),
-    "log.image_every": (0, _UNBOUNDED),
-    "log.checkpoint_every": (0, _UNBOUNDED),
-    "log.keep_checkpoints": (1, 1000),
-    "log.sheet_views": (1, 64),
-    "log.sheet_size": (8, 1024),
-    "score.b1": (0, 1),
-    "score.b2": (0, 1),
-    "optim.b1": (0, 1),
-    "optim.b2": (0, 1),
-}
-"""Inclusive bounds of single numbers."""
-
-PAIRS = {
-    "camera.radius": (0, _UNBOUNDED),
-    "camera.fov_deg": (1, 170),
-    "camera.elevation_deg": (-90, 90),
-    "camera.azimuth_deg": (-360, 360),
-    "camera.overhead_deg": (-90, 90),
-    "vsd.t_range": (0, 1),
-    "vsd.t_range_late": (0, 1),
-    "score.t_range": (0, 1),
-}
-"""(low, high) tuples and the bounds of both."""
 
 
 def _is_number(value: Any) -> bool:
@@ -193,8 +76,10 @@ def combination_faults(flat: Flat) -> Iterator[str]:
     yield from _background_faults(flat)
     yield from _time_faults(flat)
     yield from _scene_faults(flat)
-    if flat["field.kind"] != "nerf":
+    if flat["field.kind"] in ("image", "latent"):
         yield from _image_faults(flat)
+    if flat["field.kind"] in ("geometry", "texture"):
+        yield from _mesh_faults(flat)
 
 
 def _particle_faults(flat: Flat) -> Iterator[str]:
@@ -262,7 +147,8 @@ def _scene_faults(flat: Flat) -> Iterator[str]:
             f"field.max_resolution={flat['field.max_resolution']} is below"
             f" field.min_resolution={flat['field.min_resolution']}; raise it."
         )
-    if flat["render.capacity"] < 1 and flat["render.occupancy_resolution"] == 0:
+    thins = flat["field.kind"] == "nerf" and flat["render.capacity"] < 1
+    if thins and flat["render.occupancy_resolution"] == 0:
         yield (
             f"render.capacity={flat['render.capacity']} skips samples, which needs an"
             " occupancy grid; set render.occupancy_resolution=32, or capacity to 1."
@@ -276,6 +162,30 @@ def _scene_faults(flat: Flat) -> Iterator[str]:
         )
     if flat["vsd.perp_neg"] and not flat["vsd.view_prompts"]:
         yield ("vsd.perp_neg=True pushes views apart and needs vsd.view_prompts=True.")
+
+
+def _mesh_faults(flat: Flat) -> Iterator[str]:
+    kind = flat["field.kind"]
+    if flat["camera.law"] != "orbit" or flat["field.init"] != "object":
+        yield (
+            f"field.kind={kind} is for an object seen from outside; set"
+            " camera.law=orbit and field.init=object."
+        )
+    if kind == "texture" and not flat["mesh.source"]:
+        yield (
+            "field.kind=texture needs a mesh; give the folder of a finished run of"
+            " configs/geometry.py with --config.mesh.source=..."
+        )
+    mine = {"geometry": ("normal_consistency", "laplacian"), "texture": ()}[kind]
+    factors = [
+        key
+        for key in flat
+        if key.startswith("regularize.")
+        and flat[key]
+        and not key.endswith(("opaque_start", *mine))
+    ]
+    if factors:
+        yield f"{factors[0]} has no meaning with field.kind={kind}; set it to 0."
 
 
 def _image_faults(flat: Flat) -> Iterator[str]:

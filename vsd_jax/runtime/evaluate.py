@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from vsd_jax.runtime import progress, views, writer
-from vsd_jax.runtime.build_scene import Config
+from vsd_jax.runtime import build_scene, progress, views, writer
+from vsd_jax.runtime.build_field import Config
 from vsd_jax.score import prompt as prompt_lib
 from vsd_jax.state import Particles
 
@@ -41,7 +41,7 @@ def evaluate(
     """
     toybox = config.prior.path == "toybox"
     size = JUDGED_SIZE if toybox else config.render.size
-    num_views = config.eval.num_views if config.field.kind == "nerf" else 1
+    num_views = 1 if build_scene.is_flat(config) else config.eval.num_views
     cameras = views.judged_cameras(config, num_views)
     render = views.make_renderer(config, size=size, decode=decode)
     seen = views.render_views(render, particles, cameras)
@@ -78,6 +78,8 @@ def _judge(config: Config, rgb: np.ndarray, cameras, rows: list[dict]) -> dict:
     """Adds the Toybox's judgement to the rows; returns what concerns all of them."""
     if config.prior.path != "toybox":
         raise _NoJudgeError("the judge knows only the embedded prior's world.")
+    if config.field.kind == "geometry":
+        raise _NoJudgeError("the judge reads colours, not normals.")
     from vsd_jax.toybox import classifier, metrics, text
 
     if not classifier.WEIGHTS.exists():

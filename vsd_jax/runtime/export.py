@@ -159,15 +159,22 @@ def extract_mesh(
         volume, 0.0, gradient_direction="ascent"
     )
     vertices = (vertices - pad) * (2 / (grid.shape[0] - 1)) - 1
-    vertices, faces = _drop_floaters(vertices, faces, min_component)
+    vertices, faces = drop_floaters(vertices, faces, min_component)
     vertices = vertices.astype(np.float32)
     colors = np.clip(query(color, vertices, chunk=chunk), 0, 1)
     return Mesh(vertices=vertices, faces=faces.astype(np.int32), colors=colors)
 
 
-def _drop_floaters(
+def drop_floaters(
     vertices: np.ndarray, faces: np.ndarray, min_component: float
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Drops pieces with fewer faces than a share of the largest, and their vertices.
+
+    Args:
+      vertices: [V, 3].
+      faces: [F, 3].
+      min_component: the share, in [0, 1].
+    """
     from scipy import sparse
 
     ones = np.ones(len(faces) * 2, bool)

@@ -6,11 +6,19 @@ import pathlib
 import jax
 import numpy as np
 
-from vsd_jax.runtime import build_scene, export, progress, views, writer
-from vsd_jax.runtime.build_scene import Config
+from vsd_jax.runtime import (
+    build_field,
+    build_mesh,
+    build_scene,
+    export,
+    progress,
+    views,
+    writer,
+)
+from vsd_jax.runtime.build_field import Config
 from vsd_jax.runtime.errors import RunError
 from vsd_jax.scene.camera import pixel_rays
-from vsd_jax.state import Particles
+from vsd_jax.state import Mesh, Particles
 
 Path = pathlib.Path
 LEVEL_VIEWS = 6
@@ -24,7 +32,7 @@ def save_turntables(
     """Writes `turntable_XX.mp4` and `.gif`, or `views_XX.png` for a 2D scene."""
     render = views.make_renderer(config, size=config.eval.turntable_size, decode=decode)
     n = jax.tree.leaves(particles.params)[0].shape[0]
-    flat = config.field.kind != "nerf"
+    flat = build_scene.is_flat(config)
     num_frames = 1 if flat else config.eval.turntable_frames
     cameras = views.judged_cameras(config, num_frames)
     jobs = [(i, view) for i in range(n) for view in range(num_frames)]
@@ -55,7 +63,7 @@ def save_meshes(folder: Path, config: Config, particles: Particles) -> list[dict
     Raises:
       RunError: if the scene is an image.
     """
-    if config.field.kind != "nerf":
+    if build_scene.is_flat(config):
         raise RunError(
             f"field.kind={config.field.kind} is flat: there is no mesh to export."
             " --mode=render writes its picture."
@@ -73,15 +81,12 @@ def save_meshes(folder: Path, config: Config, particles: Particles) -> list[dict
 
 
 def _save_mesh(folder: Path, config: Config, particles: Particles, index: int) -> dict:
+    if config.field.kind in build_mesh.KINDS:
+        return _save_surface(folder, config, particles, index)
     params = jax.tree.map(lambda leaf: leaf[index], particles.params)
-    field = build_scene.make_field(config)
+    field = build_field.make_field(config)
     chunk, settings = config.export.chunk, config.export
-    grid = export.density_grid(
-        lambda points: field(params, points)[0],
-        resolution=settings.resolution,
-        chunk=chunk,
-    )
-    level, overlap = export.choose_level(*_rays(config, particles, index, grid))
+    grid, level, overlap = find_level(config, particles, index)
     level = settings.level or level
     is_object = config.field.init == "object"
     mesh = export.extract_mesh(
@@ -101,6 +106,54 @@ def _save_mesh(folder: Path, config: Config, particles: Particles, index: int) -
         "level": level,
         "overlap": overlap,
     }
+
+
+def _save_surface(
+    folder: Path, config: Config, particles: Particles, index: int
+) -> dict:
+    """The mesh of a mesh stage: coloured by its texture, or by its normals."""
+    params, stats = jax.tree.map(
+        lambda leaf: leaf[index], (particles.params, particles.stats)
+    )
+    vertices, faces = build_mesh.extract(config, params, stats)
+    vertices, faces = export.drop_floaters(vertices, faces, config.export.min_component)
+    if config.field.kind == "texture":
+        color = build_mesh.make_color(config)
+        colors = export.query(
+            lambda points: color(params, points), vertices, chunk=config.export.chunk
+        )
+    else:
+        import trimesh
+
+        shell = trimesh.Trimesh(vertices, faces, process=False)
+        colors = np.asarray(0.5 + 0.5 * shell.vertex_normals, np.float32)
+    mesh = Mesh(vertices=vertices, faces=faces, colors=colors)
+    name = folder / "mesh" / f"particle_{index:02d}"
+    export.save_glb(name.with_suffix(".glb"), mesh, double_sided=False)
+    export.save_ply(name.with_suffix(".ply"), mesh)
+    return {"vertices": len(vertices), "faces": len(faces)}
+
+
+def find_level(
+    config: Config, particles: Particles, index: int
+) -> tuple[np.ndarray, float, float]:
+    """The density of a NeRF on a grid, and the level that agrees with its renders.
+
+    Returns:
+      density [R, R, R] over [-1, 1]^3; the level; the overlap of its silhouette with
+      the renders, in [0, 1].
+
+    Raises:
+      RunError: if the renders show nothing.
+    """
+    params = jax.tree.map(lambda leaf: leaf[index], particles.params)
+    field = build_field.make_field(config)
+    grid = export.density_grid(
+        lambda points: field(params, points)[0],
+        resolution=config.export.resolution,
+        chunk=config.export.chunk,
+    )
+    return grid, *export.choose_level(*_rays(config, particles, index, grid))
 
 
 def _rays(config: Config, particles: Particles, index: int, grid: np.ndarray):

@@ -7,13 +7,10 @@ text of the user is escaped, and a content security policy forbids any request.
 """
 
 import base64
-import html
 import pathlib
-import string
-from importlib import resources
 from typing import Any
 
-from vsd_jax.runtime import charts, config, mesh_data, writer
+from vsd_jax.runtime import charts, config, mesh_data, page, writer
 
 Path = pathlib.Path
 MAX_SHOWN = 8
@@ -43,22 +40,13 @@ def write_report(folder: Path) -> Path:
         _section("Files", _downloads(folder)),
         _section("Settings", _settings(folder, settings)),
     ]
-    page = string.Template(_template("report.html")).substitute(
-        title=f"{_escape(settings.get('prompt', 'run'))} · vsd_jax",
-        over="vsd_jax · Variational Score Distillation",
-        prompt=_escape(settings.get("prompt", "(no configuration)")),
+    return page.write_page(
+        folder,
+        prompt=settings.get("prompt", "(no configuration)"),
         chips=_chips(settings, rows, _read(folder / "environment.json", {})),
         body="\n".join(filter(None, body)) + scripts,
-        script=_template("viewer.js") if scripts else "",
+        script=page.template("viewer.js") if scripts else "",
     )
-    path = folder / "report.html"
-    writer.write_bytes(path, page.encode())
-    return path
-
-
-def _template(name: str) -> str:
-    files = resources.files("vsd_jax.runtime") / "templates"
-    return (files / name).read_text(encoding="utf-8")
 
 
 def _read(path: Path, default: Any) -> Any:
@@ -66,14 +54,6 @@ def _read(path: Path, default: Any) -> Any:
         return writer.read_json(path)
     except (OSError, ValueError):
         return default
-
-
-def _escape(value: Any) -> str:
-    return html.escape(str(value))
-
-
-def _data_url(path: Path, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def _section(title: str, content: str, *, grid: bool = False) -> str:
@@ -101,7 +81,7 @@ def _chips(settings: dict, rows: list[dict], environment: dict) -> str:
         ("", ", ".join(environment.get("devices", []))),
     ]
     return "".join(
-        f'<li class="{kind}">{_escape(text)}</li>' for kind, text in chips if text
+        f'<li class="{kind}">{page.escape(text)}</li>' for kind, text in chips if text
     )
 
 
@@ -123,7 +103,7 @@ def _warnings(rows: list[dict], infos: list[dict], settings: dict) -> str:
             f"{share:.0%} of the samples were above render.capacity and were thinned at"
             " random. A higher --config.render.capacity avoids it."
         )
-    return "".join(f'<p class="warning">{_escape(text)}</p>' for text in texts)
+    return "".join(f'<p class="warning">{page.escape(text)}</p>' for text in texts)
 
 
 def _overflow_share(rows: list[dict], settings: dict) -> float:
@@ -138,14 +118,14 @@ def _overflow_share(rows: list[dict], settings: dict) -> float:
 def _films(folder: Path) -> str:
     cards = []
     for path in sorted(folder.glob("turntable_*.mp4"))[:MAX_SHOWN]:
-        url = _data_url(path, "video/mp4")
+        url = page.data_url(path, "video/mp4")
         cards.append(
             '<figure class="card"><video class="stage" autoplay loop muted playsinline'
             f' controls src="{url}"></video><figcaption><span>Turntable, particle'
             f" {int(path.stem[-2:])}</span></figcaption></figure>"
         )
     for path in sorted(folder.glob("views_*.png"))[:MAX_SHOWN]:
-        name, url = f"Particle {int(path.stem[-2:])}", _data_url(path, "image/png")
+        name, url = f"Particle {int(path.stem[-2:])}", page.data_url(path, "image/png")
         cards.append(
             f'<figure class="card"><img class="stage" src="{url}" alt="{name}">'
             f"<figcaption>{name}</figcaption></figure>"
@@ -206,7 +186,7 @@ def _evaluation(folder: Path) -> str:
     for key, what in (("diversity", "features"), ("diversity_pixels", "pixels")):
         if key in found:
             notes.append(f"Difference between particles in {what}: {found[key]:.3f}.")
-    text = "".join(f'<p class="note">{_escape(note)}</p>' for note in notes)
+    text = "".join(f'<p class="note">{page.escape(note)}</p>' for note in notes)
     table = f"<table><tr><th></th>{head}</tr>{lines}</table>"
     return f'<div class="scroll">{table}</div>{text}'
 
@@ -223,7 +203,7 @@ def _sheets(folder: Path) -> str:
         paths = [path for i, path in enumerate(paths) if i in keep]
     figures = "".join(
         f'<figure class="card" style="margin-bottom:16px"><img class="sheet" alt="views'
-        f' at step {int(path.stem[5:])}" src="{_data_url(path, "image/png")}">'
+        f' at step {int(path.stem[5:])}" src="{page.data_url(path, "image/png")}">'
         f"<figcaption>step {int(path.stem[5:]):,}</figcaption></figure>"
         for path in paths
     )
@@ -280,7 +260,7 @@ def _downloads(folder: Path) -> str:
 
 def _settings(folder: Path, settings: dict) -> str:
     rows = "".join(
-        f'<tr><td class="key">{_escape(key)}</td><td>{_escape(value)}</td></tr>'
+        f'<tr><td class="key">{page.escape(key)}</td><td>{page.escape(value)}</td></tr>'
         for key, value in config.flatten(settings).items()
     )
     command = folder / "command.txt"
@@ -290,8 +270,8 @@ def _settings(folder: Path, settings: dict) -> str:
     facts = [f"{name} {version}" for name, version in versions.items()]
     facts += [environment.get("platform", ""), environment.get("git_commit", "")]
     return (
-        f"<pre>{_escape(text.strip())}</pre>"
-        f'<p class="note">{_escape(", ".join(filter(None, facts)))}</p>'
+        f"<pre>{page.escape(text.strip())}</pre>"
+        f'<p class="note">{page.escape(", ".join(filter(None, facts)))}</p>'
         "<details><summary>All settings</summary>"
         f'<div class="scroll"><table>{rows}</table></div></details>'
     )

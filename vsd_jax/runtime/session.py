@@ -26,15 +26,13 @@ from vsd_jax.runtime import (
     products,
     progress,
     report,
+    source,
     views,
 )
 from vsd_jax.runtime import (
     config as config_lib,
 )
-from vsd_jax.runtime import (
-    workdir as workdir_lib,
-)
-from vsd_jax.runtime.build_scene import Config
+from vsd_jax.runtime.build_field import Config
 from vsd_jax.runtime.errors import ConfigError, RunError
 from vsd_jax.runtime.train import Loop
 from vsd_jax.runtime.workdir import Workdir
@@ -117,7 +115,7 @@ def _train(
     state = None
     if workdir.resumed:
         state = checkpoint.load_state(workdir.checkpoints, target, warn=progress.say)
-    state = run.init() if state is None else state
+    state = run.init(source.load_start(config)) if state is None else state
     progress.say(_first_line(config, run, state))
     try:
         if int(state.step) < config.num_steps:
@@ -131,8 +129,7 @@ def _reopen(
     mode: str, config: Config | None, workdir: Workdir, *, command: Sequence[str]
 ) -> None:
     if config is None:
-        stored = workdir_lib.read_config(workdir.path)
-        config = config_lib.validate(ConfigDict(config_lib.as_tuples(stored)))
+        config = source.read_config(workdir.path)
     else:
         workdir.adopt(config, overwrite=False)
     workdir.record(command)
@@ -140,30 +137,9 @@ def _reopen(
     if config.field.kind == "latent":
         run = build.build(config)
         shape = run.prior.latent_shape
-    target = jax.eval_shape(lambda: _init_particles(config, shape))
-    found = checkpoint.load_particles(workdir.checkpoints, target, warn=progress.say)
-    if found is None:
-        raise RunError(
-            f"{workdir.path} has no checkpoint yet, so there is nothing to {mode}."
-            " Train first."
-        )
-    progress.say(f'"{config.prompt}", step {found[1]} of {config.num_steps}')
-    _make_products((mode,), config, workdir, found, run)
-
-
-def _init_particles(config: Config, latent_shape: tuple[int, int, int]) -> Particles:
-    scene = build_scene.make_scene(
-        config, size=config.render.size, latent_shape=latent_shape
-    )
-    tx = build_scene.make_particle_optimizer(config)
-
-    def init(key) -> Particles:
-        params = scene.init(key)
-        return Particles(
-            params=params, opt_state=tx.init(params), stats=scene.init_stats(params)
-        )
-
-    return jax.vmap(init)(jax.random.split(jax.random.key(0), config.num_particles))
+    found = source.load(workdir.path, config, latent_shape=shape)
+    progress.say(f'"{config.prompt}", step {found.step} of {config.num_steps}')
+    _make_products((mode,), config, workdir, (found.particles, found.step), run)
 
 
 def _make_products(
@@ -180,7 +156,7 @@ def _make_products(
     folder = workdir.path
     if "render" in modes:
         products.save_turntables(folder, config, particles, decode=decode)
-    if "export" in modes and (config.field.kind == "nerf" or len(modes) == 1):
+    if "export" in modes and (not build_scene.is_flat(config) or len(modes) == 1):
         products.save_meshes(folder, config, particles)
     if "evaluate" in modes:
         scores = evaluate.evaluate(folder, config, particles, step, decode=decode)

@@ -16,9 +16,17 @@ import jax
 import numpy as np
 
 from vsd_jax import parallel
-from vsd_jax.runtime import checkpoint, monitor, progress, views, writer
+from vsd_jax.runtime import (
+    build_mesh,
+    build_scene,
+    checkpoint,
+    monitor,
+    progress,
+    views,
+    writer,
+)
 from vsd_jax.runtime.build import Run
-from vsd_jax.runtime.build_scene import Config
+from vsd_jax.runtime.build_field import Config
 from vsd_jax.runtime.errors import RunError
 from vsd_jax.runtime.workdir import Workdir
 from vsd_jax.state import VSDState
@@ -76,11 +84,12 @@ class Loop:
         self._render = views.make_renderer(
             config, size=_sheet_size(config), decode=decode
         )
-        nerf = config.field.kind == "nerf"
+        spatial = not build_scene.is_flat(config)
         self._alarms = monitor.Alarms(
             config.num_particles,
-            empty=nerf,
-            solid=nerf and config.field.init == "object",
+            empty=spatial,
+            solid=spatial and config.field.init == "object",
+            overflow=config.field.kind in build_mesh.KINDS,
         )
         self._window = monitor.Window(config.num_particles)
         self._times: list[float] = []
@@ -190,7 +199,7 @@ class Loop:
 
     def _save_sheet(self, step: int, state: VSDState) -> None:
         log = self._config.log
-        flat = self._config.field.kind != "nerf"
+        flat = build_scene.is_flat(self._config)
         cameras = views.judged_cameras(self._config, 1 if flat else log.sheet_views)
         rgb = views.render_views(self._render, state.particles, cameras)["rgb"]
         if flat:

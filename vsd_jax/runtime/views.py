@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vsd_jax.runtime import build_scene
-from vsd_jax.runtime.build_scene import Config
+from vsd_jax.runtime.build_field import Config
 from vsd_jax.scene import camera as camera_lib
 from vsd_jax.state import Camera, DecodeFn, Particles
 

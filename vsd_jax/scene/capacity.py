@@ -73,6 +73,13 @@ def overflows(counts: Sizes, capacities: Sizes) -> jax.Array:
     return jnp.any(jnp.stack([jnp.asarray(c) > size for c, size in pairs]))
 
 
+def overflow_count(counts: Sizes, capacities: Sizes) -> jax.Array:
+    """Scalar float32: how many entries were dropped, of all lists together."""
+    pairs = zip(counts, capacities, strict=True)
+    dropped = [jnp.maximum(jnp.asarray(c) - size, 0) for c, size in pairs]
+    return jnp.sum(jnp.stack(dropped)).astype(jnp.float32)
+
+
 def grow(counts: Sizes, capacities: Sizes) -> Sizes:
     """The next capacities: what was too small becomes a power of two above the count.
 

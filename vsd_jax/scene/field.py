@@ -127,6 +127,26 @@ def environment_color(params: dict, directions: jax.Array) -> jax.Array:
     return jax.nn.sigmoid(_dense(params["out"], x))
 
 
+def background_color(
+    params: dict, directions: jax.Array, background: jax.Array
+) -> jax.Array:
+    """What is behind the scene: a colour, or the environment if there is one.
+
+    Args:
+      params: see `init_field`.
+      directions: [R, 3], unit.
+      background: [3] in [0, 1]; a negative component asks for the environment.
+
+    Returns:
+      [R, 3], or [1, 3] without an environment.
+    """
+    behind = background[None]
+    if "environment" not in params:
+        return behind
+    learned = environment_color(params["environment"], directions)
+    return jnp.where(jnp.any(behind < 0), learned, behind)
+
+
 def decode(decoder: dict, features: jax.Array) -> jax.Array:
     """[..., W] features -> [..., 4] raw density and raw colour."""
     if "hidden" in decoder:
@@ -175,6 +195,12 @@ def query(
     if noise is not None:
         before = before + noise
     return jax.nn.softplus(before), jax.nn.sigmoid(raw[:, 1:])
+
+
+def query_color(params: dict, positions: jax.Array, grid: HashGrid) -> jax.Array:
+    """Colour alone, [N, 3] in (0, 1), at points [N, 3]; see `query`."""
+    no_bias = lambda positions: jnp.zeros(positions.shape[:-1])  # noqa: E731
+    return query(params, positions, grid, density_bias=no_bias)[1]
 
 
 def query_density(

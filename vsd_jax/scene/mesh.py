@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One view of a closed mesh as normals: the whole chain from surface to image.
+"""One view of a closed mesh: the whole chain from surface to image.
 
-project -> visible faces -> normals there -> over the background -> antialiased
-silhouettes. The image is what the geometry stage gives to the prior: (n + 1) / 2 with
-smooth world-space normals (the paper's published code, arXiv:2305.16213). Unbatched
-over views and particles.
+project -> visible faces -> colours there, over the background -> antialiased
+silhouettes. Deferred: colours are asked for at pixels, not at vertices. Unbatched over
+views and particles.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import chex
 import jax
@@ -18,52 +20,86 @@ from vsd_jax.scene.surface import Surface, unit_or_zero, vertex_normals
 from vsd_jax.state import Camera, RenderOutput
 
 
-def render_normals(
+class Seen(NamedTuple):
+    """What the pixels of a view see; zero where they are empty.
+
+    Attributes:
+      hit: [H W] bool, whether there is a face.
+      position: [3, H W] scene units.
+      normal: [3, H W] smooth, unit.
+    """
+
+    hit: jax.Array
+    position: jax.Array
+    normal: jax.Array
+
+
+Shade = Callable[[Seen], jax.Array]
+"""`(seen) -> colours [3, H W] in [0, 1]`, the background where nothing is hit."""
+
+
+def render_mesh(
     surface: Surface,
     camera: Camera,
-    background: jax.Array,
+    shade: Shade,
     *,
     height: int,
     width: int,
     near: float,
     capacities: RasterSizes,
 ) -> tuple[RenderOutput, RasterSizes]:
-    """Renders smooth normals over a background.
+    """Renders a mesh, differentiable in its vertices and in what `shade` closes over.
 
     Args:
       surface: the mesh.
       camera: one camera, outside the mesh.
-      background: [3] in [0, 1].
+      shade: see `Shade`.
       height: H pixels.
       width: W pixels.
       near: least depth > 0, scene units; faces with a nearer vertex are not drawn.
       capacities: static sizes of the lists.
 
     Returns:
-      `rgb` = (n + 1) / 2 and `opacity`, antialiased; `normal` and `depth` (along the
-      ray) at the pixels' centres. And the counts to compare with `capacities`.
+      `rgb` and `opacity`, antialiased; `normal` and `depth` (along the ray) at the
+      pixels' centres. And the counts to compare with `capacities`.
     """
-    chex.assert_shape(background, (3,))
     size = {"height": height, "width": width}
     screen = raster.project(surface.vertices, camera, near=near, **size)
-    seen, counts = raster.find_visible(
+    visible, counts = raster.find_visible(
         screen, surface.faces, capacities=capacities, **size
     )
-    points = fragments.locate(screen, surface.faces, seen, **size)
-    normal = unit_or_zero(fragments.interpolate(points, vertex_normals(surface)))
+    points = fragments.locate(screen, surface.faces, visible, **size)
+    seen = Seen(
+        hit=visible.face >= 0,
+        position=fragments.interpolate(points, surface.vertices),
+        normal=unit_or_zero(fragments.interpolate(points, vertex_normals(surface))),
+    )
     depth = fragments.interpolate(points, screen.depth[None])[0]
-    hit = seen.face >= 0
-    color = jnp.where(hit[None], 0.5 + 0.5 * normal, background[:, None])
-    image = jnp.concatenate([color, hit[None].astype(color.dtype)])
-    image, more = antialias(image, screen, surface, seen, capacities=capacities, **size)
+    color = shade(seen)
+    image = jnp.concatenate([color, seen.hit[None].astype(color.dtype)])
+    image, more = antialias(
+        image, screen, surface, visible, capacities=capacities, **size
+    )
     out = RenderOutput(
         rgb=_as_image(image[:3], height, width),
         opacity=image[3].reshape(height, width),
         depth=depth.reshape(height, width) * _ray_lengths(camera, height, width),
-        normal=_as_image(normal, height, width),
+        normal=_as_image(seen.normal, height, width),
         extras={},
     )
     return out, jax.tree.map(jnp.add, counts, more)
+
+
+def shade_normals(background: jax.Array) -> Shade:
+    """(n + 1) / 2 over a background [3] in [0, 1].
+
+    World-space normals, the geometry stage's image (the paper's published code,
+    arXiv:2305.16213).
+    """
+    chex.assert_shape(background, (3,))
+    return lambda seen: jnp.where(
+        seen.hit[None], 0.5 + 0.5 * seen.normal, background[:, None]
+    )
 
 
 def _as_image(flat: jax.Array, height: int, width: int) -> jax.Array:

@@ -210,10 +210,7 @@ def _surface_normals(density_fn, rays, seen, step: float):
 
 def _images(params, background, directions, seen, normals) -> dict:
     """Composites the background; all images with a ray axis [R, ...]."""
-    behind = background[None]
-    if "environment" in params:
-        learned = field.environment_color(params["environment"], directions)
-        behind = jnp.where(jnp.any(background < 0), learned, behind)
+    behind = field.background_color(params, directions, background)
     return {
         "rgb": seen.values[:, :3] + (1 - seen.opacity[:, None]) * behind,
         "opacity": seen.opacity,

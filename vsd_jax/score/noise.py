@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The noise process, the three prediction types, guidance, and a DDIM sampler.
+"""The noise process, the three prediction types, and guidance.
 
 Notation (all of `score/` and `vsd.py`): `t` in [0, T) is a diffusion timestep,
 `alphas_cumprod[t]` = alpha-bar_t, and
@@ -202,81 +202,32 @@ def guide(
     return noise_uncond + scale * (noise_text - noise_uncond)
 
 
-def ddim_sample(
-    noise_fn: NoiseFn,
-    params: PyTree,
-    noise: jax.Array,
-    context: Context,
-    *,
-    alphas_cumprod: np.ndarray,
-    num_steps: int,
-    context_uncond: Context | None = None,
-    guidance_scale: float = 1.0,
-    x0_limit: float | None = None,
-) -> jax.Array:
-    """Samples deterministically (DDIM, arXiv:2010.02502, Eq. 12 with sigma = 0).
-
-    Timesteps are equally spaced and include T - 1; the last step goes to x_0 itself.
-
-    Args:
-      noise_fn: the noise prediction.
-      params: its parameters.
-      noise: [B, ...] standard normal start.
-      context: leaves [B, ...].
-      alphas_cumprod: [T] float32.
-      num_steps: number of network calls, 1 ... T.
-      context_uncond: as `context`, for guidance; None = no guidance.
-      guidance_scale: s of `guide`; needs `context_uncond` unless it is 1.
-      x0_limit: clip each predicted x_0 to [-limit, limit]; None = no clipping.
-
-    Returns:
-      [B, ...] samples.
-
-    Raises:
-      ValueError: for an impossible number of steps, or guidance without its context.
-    """
-    num_t = len(alphas_cumprod)
-    if not 1 <= num_steps <= num_t:
-        raise ValueError(f"num_steps must be in 1 ... {num_t}, not {num_steps}.")
-    if context_uncond is None and guidance_scale != 1.0:
-        raise ValueError("guidance_scale other than 1 needs context_uncond.")
-    ts = np.linspace(num_t - 1, 0, num_steps, endpoint=num_steps == num_t)
-    ts = np.round(ts).astype(np.int32)
-    # alpha-bar after each step; the last one is the clean latent itself.
-    signal_next = np.append(np.asarray(alphas_cumprod)[ts[1:]], 1.0).astype(np.float32)
-
-    def denoise(x: jax.Array, at: tuple[jax.Array, jax.Array]):
-        t = jnp.full(x.shape[:1], at[0])
-        if context_uncond is None:
-            noise_pred = noise_fn(params, x, t, context)
-        else:
-            noise_pred = guided_noise(
-                noise_fn, params, x, t, (context_uncond, context), scale=guidance_scale
-            )
-        x0 = to_x0(noise_pred, x, t, alphas_cumprod, "epsilon")
-        if x0_limit is not None:
-            x0 = jnp.clip(x0, -x0_limit, x0_limit)
-            noise_pred = to_noise(x0, x, t, alphas_cumprod, "sample")
-        return jnp.sqrt(at[1]) * x0 + jnp.sqrt(1.0 - at[1]) * noise_pred, None
-
-    return jax.lax.scan(denoise, noise, (jnp.asarray(ts), jnp.asarray(signal_next)))[0]
-
-
-def guided_noise(
-    noise_fn: NoiseFn,
-    params: PyTree,
+def limit_x0(
+    noise_pred: jax.Array,
     noisy: jax.Array,
     t: jax.Array,
-    contexts: tuple[Context, Context],
+    alphas_cumprod: np.ndarray,
     *,
-    scale: float | jax.Array,
+    limit: float,
 ) -> jax.Array:
-    """The guided prediction, (uncond, text) computed as one batch of 2 B."""
-    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), *contexts)
-    noise_pred = noise_fn(
-        params, jnp.concatenate([noisy, noisy]), jnp.concatenate([t, t]), both
-    )
-    return guide(*jnp.split(noise_pred, 2), scale)
+    """The noise whose implied x_0 is that of `noise_pred`, clipped to [-limit, limit].
+
+    Static thresholding (Imagen, arXiv:2205.11487, Sec. 2.3): guidance pushes x_0 out of
+    the range of the data, which images have and Stable Diffusion's latents have not.
+
+    Args:
+      noise_pred: [B, ...].
+      noisy: [B, ...] x_t.
+      t: [B] int32.
+      alphas_cumprod: [T] float32.
+      limit: > 0; the embedded prior's images fill [-1, 1].
+
+    Returns:
+      [B, ...].
+    """
+    x0 = to_x0(noise_pred, noisy, t, alphas_cumprod, "epsilon")
+    clipped = jnp.clip(x0, -limit, limit)
+    return to_noise(clipped, noisy, t, alphas_cumprod, "sample")
 
 
 def _unknown_prediction_type(name: str) -> ValueError:

@@ -21,7 +21,8 @@ import numpy as np
 from rich.progress import track
 
 from vsd_jax.runtime import diffusion_prior, writer
-from vsd_jax.score import noise as diffusion
+from vsd_jax.score.noise import as_noise_fn
+from vsd_jax.score.sampler import ddim_sample
 from vsd_jax.toybox import batches, classifier, metrics
 from vsd_jax.toybox.text import COLOURS, HELD_OUT_PAIRS, KINDS, ROOM, VIEWS
 
@@ -54,12 +55,12 @@ def sample(
 ) -> np.ndarray:
     """Samples one image a request: [N, 64, 64, 3] in [0, 1]."""
     prior, params, encode_text = diffusion_prior.load_prior(prior_path)
-    noise_fn = diffusion.as_noise_fn(prior.model, prior.alphas_cumprod)
+    noise_fn = as_noise_fn(prior.model, prior.alphas_cumprod)
     empty = encode_text([""])
 
     @jax.jit
     def run(key, text):
-        latents = diffusion.ddim_sample(
+        latents = ddim_sample(
             noise_fn,
             params,
             jax.random.normal(key, (BATCH, *prior.latent_shape)),

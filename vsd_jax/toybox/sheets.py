@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vsd_jax.runtime import diffusion_prior, writer
-from vsd_jax.score import noise as diffusion
+from vsd_jax.score.noise import as_noise_fn
+from vsd_jax.score.sampler import ddim_sample
 from vsd_jax.state import NoiseModel, PyTree
 
 SHEET_PROMPTS = tuple(
@@ -56,12 +57,10 @@ class Models(NamedTuple):
 
 def make_sampler(models: Models, *, num_steps: int, guidance_scale: float) -> Callable:
     """`sample(params, noise, text, empty) -> images`, jitted."""
-    noise_fn = diffusion.as_noise_fn(
-        NoiseModel(models.unet_fn, "sample"), models.alphas_cumprod
-    )
+    noise_fn = as_noise_fn(NoiseModel(models.unet_fn, "sample"), models.alphas_cumprod)
 
     def sample(params, noise, text, empty):
-        latents = diffusion.ddim_sample(
+        latents = ddim_sample(
             noise_fn,
             params,
             noise,

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The keys of `configs/base.py` that do not touch what is learned."""
+
+from ml_collections import ConfigDict
+
+
+def evaluation() -> ConfigDict:
+    """What is rendered and measured at the end; may differ when a run is resumed."""
+    evaluate = ConfigDict()
+    evaluate.turntable_frames = 100  # of a full turn [O]
+    evaluate.turntable_size = 512  # side of a frame, pixels [T]; 800 in [O]
+    evaluate.fps = 25.0  # [O]
+    evaluate.radius = 1.8  # [O]
+    evaluate.elevation_deg = 15.0  # [T]
+    evaluate.fov_deg = 55.0  # middle of the training range [O]
+    evaluate.num_views = 16  # views that the metrics judge
+    evaluate.background = (1.0, 1.0, 1.0)  # white [O]
+    return evaluate
+
+
+def export() -> ConfigDict:
+    """The mesh; may differ when a run is resumed."""
+    export = ConfigDict()
+    export.resolution = 256  # nodes of the marching cubes grid along an axis [O][T]
+    export.level = 0.0  # density of the surface; 0 = chosen against the renders
+    export.min_component = 0.02  # smaller pieces, by faces, are dropped; .01 in [T]
+    export.chunk = 65_536  # points evaluated at a time (memory, not a result)
+    return export
+
+
+def log(num_steps) -> ConfigDict:
+    """What is written while a run goes on; may differ when it is resumed. 0 = never."""
+    log = ConfigDict()
+    log.metrics_every = 10  # steps
+    log.image_every = num_steps // 25  # steps between contact sheets
+    log.checkpoint_every = num_steps // 10  # steps
+    log.keep_checkpoints = 2
+    log.sheet_views = 6  # views of each particle on a contact sheet
+    log.sheet_size = 128  # side of a view on it, pixels
+    return log

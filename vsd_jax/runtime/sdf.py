@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a density field to the signed distances that the geometry stage starts with.
+
+The peers' max(-1, min(1, density - level)) is nearly binary, so that its level set has
+the stairs of the grid. Here the logarithm of the density, which is smooth across the
+surface, is smoothed, freed of floaters and cavities, and turned into distances.
+"""
+
+import numpy as np
+
+from vsd_jax.runtime.errors import RunError
+
+NEAR = 2.5
+"""Grid cells around the surface where its planes give the distance."""
+
+
+def signed_distance(
+    density: np.ndarray, level: float, *, smoothing: float
+) -> np.ndarray:
+    """Distance to the level set of a density grid over [-1, 1]^3.
+
+    Only the largest piece is kept, and its cavities are filled: nothing outside shows
+    them, and the geometry stage cannot remove them.
+
+    Args:
+      density: [R, R, R] at the nodes of a regular grid, see `export.density_grid`.
+      level: density of the surface.
+      smoothing: standard deviation of the Gaussian, grid cells; 0 = none.
+
+    Returns:
+      [R, R, R] float32 scene units, > 0 inside.
+
+    Raises:
+      RunError: if nothing reaches the level.
+    """
+    from scipy import ndimage
+
+    # As far below the level as above: what is uneven moves when it is smoothed.
+    field = np.log(np.clip(density / level, 0.4, 2.5))
+    field = ndimage.gaussian_filter(field, smoothing) if smoothing else field
+    if not (field > 0).any():
+        raise RunError(
+            f"No point of the scene reaches the density {level:.3g}: there is no"
+            " surface to start from. Set --config.export.level to a lower one, or to 0"
+            " (automatic)."
+        )
+    solid = _one_piece(field > 0)
+    field = np.where(solid == (field > 0), field, np.where(solid, 1.0, -1.0))
+    far = ndimage.distance_transform_edt(solid) - ndimage.distance_transform_edt(~solid)
+    # The surface runs half a cell before the first node on its other side.
+    distance = far - 0.5 * np.sign(far)
+    close = np.abs(far) < NEAR
+    points = np.argwhere(close)
+    near = _to_tangent_planes(field, points)
+    distance[close] = np.where(solid[close], near, -near)
+    return (distance * 2 / (density.shape[0] - 1)).astype(np.float32)
+
+
+def _to_tangent_planes(field: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Distances [N] of nodes [N, 3] to the level set's planes nearby, in cells.
+
+    A plane at the nearest vertex is exact to second order, where the distance to the
+    vertex itself is not even right to the first.
+    """
+    from scipy import spatial
+    from skimage import measure
+
+    padded = np.pad(field, 1, constant_values=min(field.min(), -1e-3))
+    vertices, _, normals, _ = measure.marching_cubes(padded, 0.0)
+    _, nearest = spatial.cKDTree(vertices - 1).query(points)
+    away = points - (vertices - 1)[nearest]
+    return np.abs(np.einsum("nc,nc->n", away, normals[nearest]))
+
+
+def _one_piece(inside: np.ndarray) -> np.ndarray:
+    from scipy import ndimage
+
+    label, count = ndimage.label(inside)
+    if count > 1:
+        size = np.bincount(label.ravel())
+        inside = label == 1 + size[1:].argmax()
+    return ndimage.binary_fill_holes(inside)
+
+
+def sample_grid(grid: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Values of a grid over [-1, 1]^3 at points [3, N], linear between nodes, [N]."""
+    from scipy import ndimage
+
+    places = (np.asarray(points) * 0.5 + 0.5) * (grid.shape[0] - 1)
+    values = ndimage.map_coordinates(grid, places, order=1, mode="nearest")
+    return values.astype(np.float32)
