@@ -6,16 +6,18 @@ import pathlib
 import jax
 import numpy as np
 
-from vsd_jax.runtime import build_scene, export, progress, views, writer
+from vsd_jax.runtime import build_scene, export, progress, textured, views, writer
 from vsd_jax.runtime.build_scene import Config
 from vsd_jax.runtime.errors import RunError
 from vsd_jax.scene.camera import pixel_rays
-from vsd_jax.state import Particles
+from vsd_jax.state import Mesh, Particles
 
 Path = pathlib.Path
 LEVEL_VIEWS = 6
 LEVEL_SIZE = 64
 LEVEL_SAMPLES = 256
+TEXEL_SAMPLES = 2
+"""Along each side of a texel: the finest cells of the paper's field are smaller."""
 
 
 def save_turntables(
@@ -46,11 +48,15 @@ def save_turntables(
 
 
 def save_meshes(folder: Path, config: Config, particles: Particles) -> list[dict]:
-    """Writes `mesh/particle_XX.glb`, `.ply` and `mesh/info.json`.
+    """Writes `mesh/particle_XX.glb`, `.obj` (with `.mtl`, `.png`), `.ply`, `info.json`.
+
+    The PLY is the level set itself with vertex colours. The others are thinned and have
+    a texture, unless `export.texture_size` is 0: then there is no OBJ.
 
     Returns:
       For each particle its numbers: `vertices`, `faces`, `level`, `overlap` (of the
-      level set's silhouette with the renders), or `error` if there was no surface.
+      level set's silhouette with the renders), `texture` (its size, the faces left,
+      `error`: see `textured.texture_error`); or `error` if there was no surface.
 
     Raises:
       RunError: if the scene is an image.
@@ -84,23 +90,59 @@ def _save_mesh(folder: Path, config: Config, particles: Particles, index: int) -
     level, overlap = export.choose_level(*_rays(config, particles, index, grid))
     level = settings.level or level
     is_object = config.field.init == "object"
+
+    def color(points: np.ndarray) -> np.ndarray:
+        return field(params, points)[1]
+
     mesh = export.extract_mesh(
         grid,
-        lambda points: field(params, points)[1],
+        color,
         level=level,
         closed=is_object,
         min_component=settings.min_component,
         chunk=chunk,
     )
     name = folder / "mesh" / f"particle_{index:02d}"
-    export.save_glb(name.with_suffix(".glb"), mesh, double_sided=is_object)
+    info = _save_files(name, config, mesh, color, double_sided=is_object)
+    return info | {"level": level, "overlap": overlap}
+
+
+def _save_files(
+    name: Path,
+    config: Config,
+    mesh: Mesh,
+    color: export.ColorFn,
+    *,
+    double_sided: bool,
+) -> dict:
+    """Writes all formats of one mesh, from whatever stage, and returns its numbers."""
+    settings = config.export
     export.save_ply(name.with_suffix(".ply"), mesh)
-    return {
-        "vertices": len(mesh.vertices),
-        "faces": len(mesh.faces),
-        "level": level,
-        "overlap": overlap,
+    info = {"vertices": len(mesh.vertices), "faces": len(mesh.faces)}
+    if not settings.texture_size:
+        export.save_glb(name.with_suffix(".glb"), mesh, double_sided=double_sided)
+        for suffix in (".obj", ".mtl", ".png"):  # of an earlier export
+            name.with_suffix(suffix).unlink(missing_ok=True)
+        return info
+    baked = textured.bake_mesh(
+        mesh.vertices,
+        mesh.faces,
+        color,
+        texture_size=settings.texture_size,
+        max_faces=settings.max_faces,
+        chunk=settings.chunk,
+        samples_per_axis=TEXEL_SAMPLES,
+    )
+    glb = name.with_suffix(".glb")
+    textured.save_textured_glb(glb, baked, double_sided=double_sided)
+    textured.save_obj(name.with_suffix(".obj"), baked)
+    texture = {
+        "size": settings.texture_size,
+        "vertices": len(baked.vertices),
+        "faces": len(baked.atlas.faces),
+        "error": textured.texture_error(baked, color, chunk=settings.chunk),
     }
+    return info | {"texture": texture}
 
 
 def _rays(config: Config, particles: Particles, index: int, grid: np.ndarray):
