@@ -24,6 +24,8 @@ def export() -> ConfigDict:
     export.resolution = 256  # nodes of the marching cubes grid along an axis [O][T]
     export.level = 0.0  # density of the surface; 0 = chosen against the renders
     export.min_component = 0.02  # smaller pieces, by faces, are dropped; .01 in [T]
+    export.texture_size = 1024  # side of the texture, texels [T]; 0 = vertex colours
+    export.max_faces = 50_000  # of the textured mesh [ours]; 100,000 [O]; 0 = no limit
     export.chunk = 65_536  # points evaluated at a time (memory, not a result)
     return export
 

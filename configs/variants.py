@@ -35,7 +35,7 @@ def embedded(config: ConfigDict) -> None:
     config.regularize.update(entropy=0.0)
     config.eval.update(turntable_frames=60, turntable_size=128, fps=20.0)
     config.eval.update(radius=2.6, fov_deg=40.0)
-    config.export.resolution = 128
+    config.export.update(resolution=128, max_faces=20_000)
 
 
 def smoke(config: ConfigDict) -> None:
@@ -45,6 +45,6 @@ def smoke(config: ConfigDict) -> None:
     config.render.update(num_samples=8, occupancy_resolution=8)
     config.score.update(rank=1, channels=(8, 16), num_groups=4, num_heads=2)
     config.eval.update(turntable_frames=4, turntable_size=16, num_views=4)
-    config.export.update(resolution=16, chunk=1024)
+    config.export.update(resolution=16, chunk=1024, texture_size=64, max_faces=500)
     config.log.update(metrics_every=1, image_every=2, checkpoint_every=2)
     config.log.update(sheet_views=2, sheet_size=64)

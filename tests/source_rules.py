@@ -29,9 +29,10 @@ TOYBOX_CORE = tuple(
 TOYBOX_LIBRARIES = ("trimesh",)  # its objects are meshes
 SHELL_PACKAGES = ("vsd_jax.runtime", "vsd_jax.main", "vsd_jax.toybox", "configs")
 SHELL_LIBRARIES = (
-    *("absl", "diffusers", "embreex", "huggingface_hub", "imageio", "matplotlib"),
-    *("ml_collections", "orbax", "PIL", "rich", "safetensors", "skimage"),
-    *("tokenizers", "tqdm", "transformers", "trimesh"),
+    *("absl", "diffusers", "embreex", "fast_simplification", "huggingface_hub"),
+    *("imageio", "matplotlib", "ml_collections", "orbax", "PIL", "rich"),
+    *("safetensors", "skimage", "tokenizers", "tqdm", "transformers", "trimesh"),
+    "xatlas",
 )
 # Names that stand in one place only. `over_axis` is `vmap` or, for one element, a call.
 ONLY_IN = {

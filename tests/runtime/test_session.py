@@ -33,7 +33,8 @@ def test_train_leaves_all_products(trained, nerf_config, capsys):
     for name in (
         *("config.json", "command.txt", "environment.json", "metrics.jsonl"),
         *("images/step_000004.png", "turntable_00.mp4", "turntable_00.gif"),
-        *("mesh/particle_00.glb", "mesh/particle_00.ply", "mesh/info.json"),
+        *(f"mesh/particle_00.{kind}" for kind in ("glb", "obj", "mtl", "png", "ply")),
+        "mesh/info.json",
         *("evaluation.json", "report.html"),
     ):
         assert (trained / name).stat().st_size > 0, name
@@ -46,6 +47,11 @@ def test_mesh_is_the_initial_blob(trained):
     assert info["faces"] == len(mesh.faces) and info["overlap"] > 0.7
     assert mesh.is_watertight
     assert np.abs(mesh.bounds).max() < 0.9
+    thin = trimesh.load(trained / "mesh" / "particle_00.glb", force="mesh")
+    assert info["texture"]["faces"] == len(thin.faces) <= 500
+    assert thin.visual.material.baseColorTexture.size == (64, 64)
+    assert abs(thin.volume / mesh.volume - 1) < 0.02
+    assert info["texture"]["error"]["median"] < 0.01
 
 
 def test_evaluation_says_why_there_is_no_judge(trained):
@@ -62,6 +68,15 @@ def test_modes_work_on_the_folder_alone(trained, monkeypatch):
     start("evaluate", None, trained)
     for name in ("mesh/particle_00.glb", "evaluation.json", "report.html"):
         assert (trained / name).exists()
+
+
+def test_vertex_colours_take_the_place_of_the_texture(trained, nerf_config):
+    nerf_config.export.texture_size = 0
+    start("export", nerf_config, trained)
+    left = {path.name for path in (trained / "mesh").iterdir()}
+    assert left == {"particle_00.glb", "particle_00.ply", "info.json"}
+    assert b"COLOR_0" in (trained / "mesh" / "particle_00.glb").read_bytes()
+    assert "texture" not in writer.read_json(trained / "mesh" / "info.json")[0]
 
 
 def test_training_again_finds_it_finished(trained, nerf_config, capsys):

@@ -106,6 +106,8 @@ RANGES = {
     "export.resolution": (8, 1024),
     "export.level": (0, _UNBOUNDED),
     "export.min_component": (0, 1),
+    "export.texture_size": (0, 8192),
+    "export.max_faces": (0, _UNBOUNDED),
     "export.chunk": (64, _UNBOUNDED),
     "log.metrics_every": (1, _UNBOUNDED),
     "log.image_every": (0, _UNBOUNDED),

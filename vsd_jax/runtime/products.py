@@ -12,6 +12,7 @@ from vsd_jax.runtime import (
     build_scene,
     export,
     progress,
+    textured,
     views,
     writer,
 )
@@ -24,6 +25,8 @@ Path = pathlib.Path
 LEVEL_VIEWS = 6
 LEVEL_SIZE = 64
 LEVEL_SAMPLES = 256
+TEXEL_SAMPLES = 2
+"""Along each side of a texel: the finest cells of the paper's field are smaller."""
 
 
 def save_turntables(
@@ -54,11 +57,15 @@ def save_turntables(
 
 
 def save_meshes(folder: Path, config: Config, particles: Particles) -> list[dict]:
-    """Writes `mesh/particle_XX.glb`, `.ply` and `mesh/info.json`.
+    """Writes `mesh/particle_XX.glb`, `.obj` (with `.mtl`, `.png`), `.ply`, `info.json`.
+
+    The PLY is the level set itself with vertex colours. The others are thinned and have
+    a texture, unless `export.texture_size` is 0: then there is no OBJ.
 
     Returns:
       For each particle its numbers: `vertices`, `faces`, `level`, `overlap` (of the
-      level set's silhouette with the renders), or `error` if there was no surface.
+      level set's silhouette with the renders), `texture` (its size, the faces left,
+      `error`: see `textured.texture_error`); or `error` if there was no surface.
 
     Raises:
       RunError: if the scene is an image.
@@ -89,23 +96,59 @@ def _save_mesh(folder: Path, config: Config, particles: Particles, index: int) -
     grid, level, overlap = find_level(config, particles, index)
     level = settings.level or level
     is_object = config.field.init == "object"
+
+    def color(points: np.ndarray) -> np.ndarray:
+        return field(params, points)[1]
+
     mesh = export.extract_mesh(
         grid,
-        lambda points: field(params, points)[1],
+        color,
         level=level,
         closed=is_object,
         min_component=settings.min_component,
         chunk=chunk,
     )
     name = folder / "mesh" / f"particle_{index:02d}"
-    export.save_glb(name.with_suffix(".glb"), mesh, double_sided=is_object)
+    info = _save_files(name, config, mesh, color, double_sided=is_object)
+    return info | {"level": level, "overlap": overlap}
+
+
+def _save_files(
+    name: Path,
+    config: Config,
+    mesh: Mesh,
+    color: export.ColorFn,
+    *,
+    double_sided: bool,
+) -> dict:
+    """Writes all formats of one mesh, from whatever stage, and returns its numbers."""
+    settings = config.export
     export.save_ply(name.with_suffix(".ply"), mesh)
-    return {
-        "vertices": len(mesh.vertices),
-        "faces": len(mesh.faces),
-        "level": level,
-        "overlap": overlap,
+    info = {"vertices": len(mesh.vertices), "faces": len(mesh.faces)}
+    if not settings.texture_size:
+        export.save_glb(name.with_suffix(".glb"), mesh, double_sided=double_sided)
+        for suffix in (".obj", ".mtl", ".png"):  # of an earlier export
+            name.with_suffix(suffix).unlink(missing_ok=True)
+        return info
+    baked = textured.bake_mesh(
+        mesh.vertices,
+        mesh.faces,
+        color,
+        texture_size=settings.texture_size,
+        max_faces=settings.max_faces,
+        chunk=settings.chunk,
+        samples_per_axis=TEXEL_SAMPLES,
+    )
+    glb = name.with_suffix(".glb")
+    textured.save_textured_glb(glb, baked, double_sided=double_sided)
+    textured.save_obj(name.with_suffix(".obj"), baked)
+    texture = {
+        "size": settings.texture_size,
+        "vertices": len(baked.vertices),
+        "faces": len(baked.atlas.faces),
+        "error": textured.texture_error(baked, color, chunk=settings.chunk),
     }
+    return info | {"texture": texture}
 
 
 def _save_surface(
@@ -117,21 +160,21 @@ def _save_surface(
     )
     vertices, faces = build_mesh.extract(config, params, stats)
     vertices, faces = export.drop_floaters(vertices, faces, config.export.min_component)
-    if config.field.kind == "texture":
-        color = build_mesh.make_color(config)
-        colors = export.query(
-            lambda points: color(params, points), vertices, chunk=config.export.chunk
-        )
-    else:
-        import trimesh
-
-        shell = trimesh.Trimesh(vertices, faces, process=False)
-        colors = np.asarray(0.5 + 0.5 * shell.vertex_normals, np.float32)
-    mesh = Mesh(vertices=vertices, faces=faces, colors=colors)
     name = folder / "mesh" / f"particle_{index:02d}"
-    export.save_glb(name.with_suffix(".glb"), mesh, double_sided=False)
-    export.save_ply(name.with_suffix(".ply"), mesh)
-    return {"vertices": len(vertices), "faces": len(faces)}
+    if config.field.kind == "geometry":
+        colors = 0.5 + 0.5 * textured.vertex_normals(vertices, faces)
+        mesh = Mesh(vertices=vertices, faces=faces, colors=colors.astype(np.float32))
+        export.save_ply(name.with_suffix(".ply"), mesh)
+        export.save_glb(name.with_suffix(".glb"), mesh, double_sided=False)
+        return {"vertices": len(vertices), "faces": len(faces)}
+    query = build_mesh.make_color(config)
+
+    def color(points: np.ndarray) -> np.ndarray:
+        return query(params, points)
+
+    colors = export.query(color, vertices, chunk=config.export.chunk)
+    mesh = Mesh(vertices=vertices, faces=faces, colors=colors)
+    return _save_files(name, config, mesh, color, double_sided=False)
 
 
 def find_level(

@@ -241,7 +241,7 @@ def _curves(rows: list[dict]) -> str:
 
 def _downloads(folder: Path) -> str:
     patterns = (
-        *("mesh/*.glb", "mesh/*.ply", "turntable_*.mp4", "turntable_*.gif"),
+        *("mesh/particle_*", "turntable_*.mp4", "turntable_*.gif"),
         *("views_*.png", "metrics.jsonl", "evaluation.json", "config.json"),
     )
     paths = [path for pattern in patterns for path in sorted(folder.glob(pattern))]

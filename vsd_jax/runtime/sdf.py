@@ -35,8 +35,8 @@ def signed_distance(
     """
     from scipy import ndimage
 
-    # As far below the level as above: what is uneven moves when it is smoothed.
-    field = np.log(np.clip(density / level, 0.4, 2.5))
+    # As far below the level as above, or smoothing would move the surface.
+    field = np.clip(np.log(np.maximum(density, 1e-9) / level), -0.5, 0.5)
     field = ndimage.gaussian_filter(field, smoothing) if smoothing else field
     if not (field > 0).any():
         raise RunError(
