@@ -24,6 +24,7 @@ def config():
     for name in STAGES:
         config[name].num_steps = 2
         config[name].eval.update(turntable_frames=2, num_views=2)
+        config[name].export.resolution = 32
     return config
 
 

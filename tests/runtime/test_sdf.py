@@ -51,9 +51,9 @@ def normal_error(field):
 
     vertices, faces, _ = shapes.triangles(surface)
     mesh = trimesh.Trimesh(vertices, faces, process=False)
-    radius = np.linalg.norm(vertices, axis=1, keepdims=True)
-    outer = radius[:, 0] > 0.35  # not the cavity
-    cosine = np.einsum("vc,vc->v", mesh.vertex_normals, vertices / radius)[outer]
+    radius = np.linalg.norm(vertices, axis=1)
+    outer = radius > 0.35  # not the cavity
+    cosine = np.einsum("vc,vc->v", mesh.vertex_normals, vertices)[outer] / radius[outer]
     pieces = len(mesh.split(only_watertight=False))
     return np.degrees(np.arccos(np.clip(cosine, -1, 1))).mean(), pieces
 

@@ -112,7 +112,7 @@ def test_texture_shows_the_field_at_the_surface(ball):
     params["table"] = jax.random.normal(key(), params["table"].shape)
     out = render(scene, params, ball)
     origin, directions = pixel_rays(CAMERA, SIZE, SIZE)
-    points = origin + directions * out.depth[..., None]
+    points = np.asarray(origin) + np.asarray(directions * out.depth[..., None])
     color = field.query_color(params, points.reshape(-1, 3), GRID)
     expected = np.asarray(color).reshape(SIZE, SIZE, 3)
     # Inside of the silhouette, where no pixel is blended with its neighbour.

@@ -15,6 +15,7 @@ from vsd_jax.runtime import config as config_lib
 from vsd_jax.runtime.errors import ConfigError, RunError
 
 Path = pathlib.Path
+ORDER = ("nerf", "geometry", "texture")
 
 
 def start(
@@ -63,7 +64,7 @@ def _linked(config: ConfigDict, folder: Path) -> dict[str, ConfigDict]:
     names = tuple(config.stages)
     unknown = [name for name in names if name not in config]
     if not names or unknown:
-        known = [key for key in config if isinstance(config[key], ConfigDict)]
+        known = [name for name in ORDER if name in config]
         raise ConfigError(
             f"stages={names!r} must name some of {', '.join(known)}, in that order."
         )
