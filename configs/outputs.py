@@ -26,6 +26,9 @@ def export() -> ConfigDict:
     export.min_component = 0.02  # smaller pieces, by faces, are dropped; .01 in [T]
     export.texture_size = 1024  # side of the texture, texels [T]; 0 = vertex colours
     export.max_faces = 50_000  # of the textured mesh [ours]; 100,000 [O]; 0 = no limit
+    # Side of the pictures in which a baked texture is compared with the texture stage's
+    # own renders, pixels; 0 = not compared.
+    export.check_size = 512
     export.chunk = 65_536  # points evaluated at a time (memory, not a result)
     return export
 

@@ -45,6 +45,8 @@ def smoke(config: ConfigDict) -> None:
     config.render.update(num_samples=8, occupancy_resolution=8)
     config.score.update(rank=1, channels=(8, 16), num_groups=4, num_heads=2)
     config.eval.update(turntable_frames=4, turntable_size=16, num_views=4)
-    config.export.update(resolution=16, chunk=1024, texture_size=64, max_faces=500)
+    config.export.update(
+        check_size=32, resolution=16, chunk=1024, texture_size=64, max_faces=500
+    )
     config.log.update(metrics_every=1, image_every=2, checkpoint_every=2)
     config.log.update(sheet_views=2, sheet_size=64)

@@ -107,6 +107,7 @@ RANGES = {
     "export.level": (0, _UNBOUNDED),
     "export.min_component": (0, 1),
     "export.texture_size": (0, 8192),
+    "export.check_size": (0, 4096),
     "export.max_faces": (0, _UNBOUNDED),
     "export.chunk": (64, _UNBOUNDED),
     "log.metrics_every": (1, _UNBOUNDED),

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a finished run is made into: turntables and meshes."""
 
+import functools
 import pathlib
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -11,6 +13,7 @@ from vsd_jax.runtime import (
     build_mesh,
     build_scene,
     export,
+    fidelity,
     progress,
     textured,
     views,
@@ -23,6 +26,7 @@ from vsd_jax.state import Mesh, Particles
 
 Path = pathlib.Path
 LEVEL_VIEWS = 6
+COMPARED_VIEWS = 4
 LEVEL_SIZE = 64
 LEVEL_SAMPLES = 256
 TEXEL_SAMPLES = 2
@@ -65,7 +69,8 @@ def save_meshes(folder: Path, config: Config, particles: Particles) -> list[dict
     Returns:
       For each particle its numbers: `vertices`, `faces`, `level`, `overlap` (of the
       level set's silhouette with the renders), `texture` (its size, the faces left,
-      `error`: see `textured.texture_error`); or `error` if there was no surface.
+      `error`: see `textured.texture_error`, `psnr` of its renders, for the texture
+      stage); or `error` if there was no surface.
 
     Raises:
       RunError: if the scene is an image.
@@ -120,6 +125,7 @@ def _save_files(
     color: export.ColorFn,
     *,
     double_sided: bool,
+    compare: Callable[[textured.TexturedMesh], float] | None = None,
 ) -> dict:
     """Writes all formats of one mesh, from whatever stage, and returns its numbers."""
     settings = config.export
@@ -148,6 +154,8 @@ def _save_files(
         "faces": len(baked.atlas.faces),
         "error": textured.texture_error(baked, color, chunk=settings.chunk),
     }
+    if compare:
+        texture["psnr"] = compare(baked)
     return info | {"texture": texture}
 
 
@@ -174,7 +182,24 @@ def _save_surface(
 
     colors = export.query(color, vertices, chunk=config.export.chunk)
     mesh = Mesh(vertices=vertices, faces=faces, colors=colors)
-    return _save_files(name, config, mesh, color, double_sided=False)
+    compare = None
+    if config.export.check_size:
+        compare = _make_comparison(config, particles, index)
+    return _save_files(name, config, mesh, color, double_sided=False, compare=compare)
+
+
+def _make_comparison(config: Config, particles: Particles, index: int):
+    """`(baked mesh) -> dB`, against the stage's own renders from a few sides."""
+    size = config.export.check_size
+    render = views.make_renderer(config, size=size)
+    cameras = views.judged_cameras(config, COMPARED_VIEWS)
+    return functools.partial(
+        fidelity.baked_psnr,
+        show=lambda camera: render(particles, index, camera)["rgb"],
+        cameras=[views.pick(cameras, view) for view in range(COMPARED_VIEWS)],
+        size=size,
+        background=np.asarray(config.eval.background),
+    )
 
 
 def find_level(

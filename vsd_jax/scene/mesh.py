@@ -25,11 +25,15 @@ class Seen(NamedTuple):
 
     Attributes:
       hit: [H W] bool, whether there is a face.
+      face: [H W] int32, which one; -1 where there is none.
+      weights: [3, H W] barycentric coordinates on it, in space.
       position: [3, H W] scene units.
       normal: [3, H W] smooth, unit.
     """
 
     hit: jax.Array
+    face: jax.Array
+    weights: jax.Array
     position: jax.Array
     normal: jax.Array
 
@@ -71,6 +75,8 @@ def render_mesh(
     points = fragments.locate(screen, surface.faces, visible, **size)
     seen = Seen(
         hit=visible.face >= 0,
+        face=visible.face,
+        weights=points.weights,
         position=fragments.interpolate(points, surface.vertices),
         normal=unit_or_zero(fragments.interpolate(points, vertex_normals(surface))),
     )

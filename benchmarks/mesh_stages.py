@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The three stages on eight prompts: does geometry get closer to truth?
+
+  python -m benchmarks.mesh_stages --out=runs/mesh_stages [--prompts 8] [options]
+
+Each run is the program itself with `configs/textured_mesh.py`, in a folder of its own,
+so the same command goes on where it stopped; further options are passed on. A mesh is
+compared with the nearest of 16 truth objects of its kind (Chamfer distance), and its
+normals with those of that object's nearest points. Writes scores.json, scores.md and
+renders.png (a row a prompt: two views of NeRF, normals and texture).
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import trimesh
+from scipy.spatial import cKDTree
+
+from benchmarks.main_job import PROMPTS, read_views
+from benchmarks.measure import machine, table
+from vsd_jax.runtime import writer
+from vsd_jax.toybox import metrics, objects, text
+
+STAGES = ("nerf", "geometry", "texture")
+TRUTH_OBJECTS, POINTS = 16, 4000
+
+
+def run_program(prompt: text.Prompt, folder: Path, options: list[str]) -> None:
+    """Runs, resumes or (when it is finished) leaves a run of the program."""
+    if (folder / "report.html").exists():
+        return
+    command = [sys.executable, "-m", "vsd_jax.main"]
+    command += ["--config=configs/textured_mesh.py"]
+    command += [f"--config.prompt={prompt.text()}", f"--workdir={folder}", *options]
+    subprocess.run(command, check=True)
+
+
+def sample(mesh: trimesh.Trimesh, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Points [POINTS, 3] evenly on a mesh, and the normals of their faces."""
+    points, faces = trimesh.sample.sample_surface(mesh, POINTS, seed=seed)
+    return np.asarray(points), mesh.face_normals[faces]
+
+
+def true_samples(prompt: text.Prompt) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Points and normals of truth objects of a prompt."""
+    meshes = [
+        objects.to_trimesh(objects.make_object(np.random.default_rng([7, i]), prompt))
+        for i in range(TRUTH_OBJECTS)
+    ]
+    return [sample(mesh, seed) for seed, mesh in enumerate(meshes)]
+
+
+def geometry_scores(path: Path, truth: list) -> dict[str, float]:
+    """Chamfer distance to the nearest truth, and the cosine of normals there."""
+    points, normals = sample(trimesh.load(path, process=False), seed=0)
+    distances = [metrics.chamfer(points, other) for other, _ in truth]
+    nearest = int(np.argmin(distances))
+    others, directions = truth[nearest]
+    _, index = cKDTree(others).query(points)
+    # Truth is a soup of parts, some turned inside out where they meet: no sign.
+    cosine = np.abs(np.einsum("nc,nc->n", normals, directions[index]))
+    return {"chamfer": distances[nearest], "normals": float(cosine.mean())}
+
+
+def stage_scores(folder: Path, prompt: text.Prompt) -> dict[str, float]:
+    """All numbers of one run."""
+    truth = true_samples(prompt)
+    found = {}
+    for name in ("nerf", "geometry"):
+        mesh = folder / name / "mesh" / "particle_00.ply"
+        for key, value in geometry_scores(mesh, truth).items():
+            found[f"{name}_{key}"] = value
+    for name in ("nerf", "texture"):
+        judged = json.loads((folder / name / "evaluation.json").read_text())["mean"]
+        for key in ("kind_precision", "colour_precision", "multi_face_index"):
+            found[f"{name}_{key}"] = judged[key]
+    nerf, textured = (read_views(folder / name) for name in ("nerf", "texture"))
+    found["texture_psnr"] = float(-10 * np.log10(np.mean((nerf - textured) ** 2)))
+    ends = [(folder / name / "evaluation.json").stat().st_mtime for name in STAGES]
+    begin = (folder / "nerf" / "command.txt").stat().st_mtime
+    for name, end, start in zip(STAGES, ends, [begin, *ends[:-1]], strict=True):
+        found[f"{name}_seconds"] = end - start
+    return found
+
+
+def markdown(rows: dict[str, dict[str, float]]) -> str:
+    """One row a prompt, and their means."""
+    mean = {
+        key: float(np.mean([row[key] for row in rows.values()]))
+        for key in next(iter(rows.values()))
+    }
+    header = ["", "Chamfer", "normals", "kind", "colour", "PSNR to NeRF", "seconds"]
+    lines = []
+    for name, row in {**rows, "**mean**": mean}.items():
+        pairs = [
+            f"{row[f'nerf_{key}']:.4f} → {row[f'geometry_{key}']:.4f}"
+            for key in ("chamfer", "normals")
+        ]
+        pairs += [
+            f"{row[f'nerf_{key}']:.2f} → {row[f'texture_{key}']:.2f}"
+            for key in ("kind_precision", "colour_precision")
+        ]
+        seconds = " + ".join(f"{row[f'{stage}_seconds']:.0f}" for stage in STAGES)
+        lines.append([name, *pairs, f"{row['texture_psnr']:.1f} dB", seconds])
+    return table(header, lines)
+
+
+def save_picture(path: Path, folders: list[Path]) -> None:
+    """A row a prompt: two views of each stage."""
+    rows = []
+    for folder in folders:
+        views = [read_views(folder / stage) for stage in STAGES]
+        rows.append(np.concatenate([v[:: len(v) // 4][:2] for v in views]))
+    writer.save_png(path, writer.contact_sheet(np.stack(rows), tile_size=64))
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of all runs")
+    parser.add_argument("--prompts", type=int, default=8, help="how many")
+    args, options = parser.parse_known_args()
+    chosen = PROMPTS[:: max(len(PROMPTS) // args.prompts, 1)][: args.prompts]
+    rows, folders = {}, []
+    for prompt in chosen:
+        folder = args.out / prompt.kind
+        run_program(prompt, folder, options)
+        rows[prompt.text()] = stage_scores(folder, prompt)
+        folders.append(folder)
+    writer.write_json(args.out / "scores.json", rows)
+    save_picture(args.out / "renders.png", folders)
+    text_found = f"{markdown(rows)}\n\n{machine()}\n"
+    (args.out / "scores.md").write_text(text_found)
+    print(text_found)
+
+
+if __name__ == "__main__":
+    main()
