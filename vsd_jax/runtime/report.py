@@ -148,8 +148,8 @@ def _mesh_cards(folder: Path, settings: dict, infos: list[dict]) -> tuple[str, s
             f'<figure class="card"><canvas class="stage" tabindex="0" {data}'
             f' aria-label="mesh of particle {number}, turn it by dragging"></canvas>'
             "<figcaption><span>Mesh, particle"
-            f" {number}: {info.get('faces', 0):,} triangles.{_baked(info)} Drag to turn."
-            "</span>"
+            f" {number}: {info.get('faces', 0):,} triangles.{_baked(info)}"
+            " Drag to turn.</span>"
             '<button type="button">show shape</button></figcaption></figure>'
         )
     return "".join(scripts), "".join(cards)
