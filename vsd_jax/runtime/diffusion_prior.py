@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +34,7 @@ with warnings.catch_warnings():
 
     diffusers_logging.set_verbosity_error()  # the Flax classes announce their end
     from diffusers import FlaxAutoencoderKL, FlaxUNet2DConditionModel
+    from diffusers.models.attention_flax import FlaxGEGLU
     from transformers import CLIPTextConfig, CLIPTokenizer
     from transformers.models.clip.modeling_flax_clip import FlaxCLIPTextModule
 
@@ -72,12 +74,21 @@ def make_unet(config: dict[str, Any], dtype: Any) -> FlaxUNet2DConditionModel:
         return FlaxUNet2DConditionModel.from_config(config, dtype=dtype)
 
 
+def _exact_geglu(next_fun: Callable, args: Any, kwargs: Any, context: Any) -> Any:
+    """The gate of the checkpoints: diffusers' Flax class approximates GELU by tanh."""
+    module = context.module
+    if not isinstance(module, FlaxGEGLU) or context.method_name != "__call__":
+        return next_fun(*args, **kwargs)
+    linear, gate = jnp.split(module.proj(args[0]), 2, axis=-1)
+    return linear * jax.nn.gelu(gate, approximate=False)
+
+
 def unet_apply(unet: FlaxUNet2DConditionModel) -> Callable[..., jax.Array]:
     """`({"unet": ...}, latents NHWC, t [B], context) -> raw output NHWC`."""
     apply = with_matmul_convs(unet.apply)
 
     def denoise(params, latents, t, context):
-        with jax.numpy_rank_promotion("allow"):
+        with jax.numpy_rank_promotion("allow"), nn.intercept_methods(_exact_geglu):
             out = apply(
                 {"params": params["unet"]},
                 latents.transpose(0, 3, 1, 2),
