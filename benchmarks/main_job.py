@@ -3,9 +3,10 @@
 
   python -m benchmarks.main_job --out=runs/main_job
 
-Each run is the program itself with its default settings, in a folder of its own, so the
-same command goes on where it stopped. Both methods make the same number of steps.
-Writes scores.json, scores.md and renders.png (a row a prompt: VSD, SDS, truth).
+Each run is the program itself, in a folder of its own, so the same command goes on where
+it stopped: with its default settings, and as VSD at 7.5 and SDS at 100 (`--methods`
+chooses). All make the same number of steps. Writes scores.json, scores.md and
+renders.png (a row a prompt: four views of each method, then truth).
 """
 
 import argparse
@@ -26,6 +27,7 @@ PROMPTS = tuple(
     for index, kind in enumerate(text.KINDS)
 )
 METHODS = {
+    "default": [],
     "vsd": ["--config.vsd.method=vsd", "--config.vsd.guidance_scale=7.5"],
     "sds": ["--config.vsd.method=sds", "--config.vsd.guidance_scale=100.0"],
 }

@@ -58,7 +58,7 @@ def test_derived_keys_follow_and_can_be_set():
     config = object_config.get_config()
     config.num_steps = 1000
     config.num_particles = 3
-    assert config.vsd.anneal_step == 200 and config.particles_per_step == 3
+    assert config.vsd.anneal_step == 666 and config.particles_per_step == 3
     config.vsd.anneal_step = 7
     config.num_steps = 500
     assert config.vsd.anneal_step == 7 and config.num_steps == 500

@@ -51,7 +51,7 @@ def test_overrides_reach_the_configuration(parse):
     assert found == {"mode": "train", "folder": "runs/x", "overwrite": False}
     assert config.prompt == "a blue car" and config.camera.radius == (2.0, 3.0)
     assert config.vsd.view_prompts is False
-    assert config.vsd.anneal_step == 10
+    assert config.vsd.anneal_step == 33
 
 
 @pytest.mark.parametrize(
