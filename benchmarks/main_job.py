@@ -3,10 +3,11 @@
 
   python -m benchmarks.main_job --out=runs/main_job
 
-Each run is the program itself, in a folder of its own, so the same command goes on where
-it stopped: with its default settings, and as VSD at 7.5 and SDS at 100 (`--methods`
-chooses). All make the same number of steps. Writes scores.json, scores.md and
-renders.png (a row a prompt: four views of each method, then truth).
+Each run is the program itself, in a folder of its own, so the same command goes on
+where it stopped: with its default settings, and as VSD at 7.5 and SDS at 100
+(`--methods` chooses; further options are passed on). All make the same number of steps.
+Writes scores.json, scores.md and renders.png (a row a prompt: four views of each
+method, then truth).
 """
 
 import argparse

@@ -17,7 +17,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data = ""  # folder made by vsd_jax.toybox.dataset
     config.init_from = ""  # diffusers-format folder to start from ("" = random)
     config.seed = 0
-    config.num_steps = 14_000
+    config.num_steps = 23_500
     config.batch_size = 16
     config.learning_rate = 6e-4  # AdamW, after the warm-up
     config.warmup_steps = 200
@@ -29,11 +29,11 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     # Sigma floor of the loss weight 1 / max(sigma_t^2, floor): above it the loss is
     # the v-prediction loss (arXiv:2202.00512) of an x0-predicting network.
     config.sigma2_floor = 0.1
-    config.t_power = 2.0  # t / T = u^(1 / power), u uniform; 1 = uniform t
+    config.t_power = 3.0  # t / T = u^(1 / power), u uniform; 1 = uniform t
     config.snr_divisor = 8.0  # signal-to-noise ratio of Stable Diffusion / ours
 
     config.text_dropout = 0.1  # empty prompt, for guidance (arXiv:2207.12598)
-    config.view_dropout = 0.3  # captions without a view word
+    config.view_dropout = 0.2  # captions without a view word
     config.colour_dropout = 0.08  # captions without the colour
     config.normal_fraction = 0.15  # of object images, shown as normal map
     config.background_weights = (0.7, 0.15, 0.15)  # white, grey, black
