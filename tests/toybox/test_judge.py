@@ -55,7 +55,10 @@ def test_scores_count_what_was_asked():
         "view": np.eye(4)[[1, 1]],
     }
     found = evaluate.scores(judged, wanted)
-    assert found == {"kind": 0.5, "colour": 1.0, "view": 0.0}
+    assert found == {"kind": 0.5, "colour": 1.0, "view": 0.0} | {
+        "kind, front": 1.0,
+        "kind, back": 0.0,
+    }
 
 
 def test_requests_share_out_pairs_and_views():

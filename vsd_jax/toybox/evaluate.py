@@ -84,17 +84,20 @@ def sample(
 
 
 def scores(judged: dict[str, np.ndarray], wanted: Sequence[Request]) -> dict:
-    """Share of samples judged as asked, by question."""
+    """Share of samples judged as asked, by question, and of kinds by view word."""
     names = {"kind": list(KINDS), "colour": list(COLOURS), "view": list(VIEWS)}
-    return {
-        question: float(
-            np.mean(
-                judged[question].argmax(-1)
-                == [names[question].index(request[column]) for request in wanted]
-            )
-        )
+    right = {
+        question: judged[question].argmax(-1)
+        == [names[question].index(request[column]) for request in wanted]
         for column, question in enumerate(names)
     }
+    asked = np.array([view for _, _, view in wanted])
+    by_view = {
+        f"kind, {view}": float(right["kind"][asked == view].mean())
+        for view in VIEWS
+        if (asked == view).any()
+    }
+    return {question: float(r.mean()) for question, r in right.items()} | by_view
 
 
 def truth_features(judge, folder: str) -> np.ndarray:
