@@ -46,14 +46,18 @@ def prompt_faults(flat: Mapping[str, Any]) -> Iterator[str]:
     grammar, and how to use Stable Diffusion instead."""
     if flat["prior.path"] != "toybox":
         return
-    prompt = flat["prompt"]
-    try:
-        wanted = text.parse(prompt)
-        if flat["negative_prompt"]:
-            text.parse(flat["negative_prompt"])
-    except text.UnknownPromptError as error:
-        yield f"prompt={prompt!r}: {error}"
-        return
+    prompt, prefix = flat["prompt"], flat["prompt_prefix"]
+    for key, words in (
+        ("prompt", prompt),
+        ("prompt_prefix", prefix and prefix + prompt),
+        ("negative_prompt", flat["negative_prompt"]),
+    ):
+        try:
+            text.parse(words or "a mushroom")
+        except text.UnknownPromptError as error:
+            yield f"{key}={flat[key]!r}: {error}"
+            return
+    wanted = text.parse(prompt)
     if wanted.view or "background" in prompt or wanted.normal_map:
         yield (
             f"prompt={prompt!r} names a view, a background or a normal map. The program"

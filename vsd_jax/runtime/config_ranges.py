@@ -134,3 +134,13 @@ PAIRS = {
     "score.t_range": (0, 1),
 }
 """(low, high) tuples and the bounds of both."""
+
+TUPLES = (
+    *PAIRS,
+    *("render.background_colors", "render.background_words"),
+    *("render.background_shares", "eval.background", "score.channels"),
+    *("camera.target", "field.init_centre"),
+    *("vsd.front_over_side", "vsd.side_over_front"),
+    *("vsd.side_over_back", "vsd.front_over_back"),
+)
+"""Keys that hold several values."""

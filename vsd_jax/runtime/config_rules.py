@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vsd_jax.runtime.config_ranges import CHOICES, PAIRS, RANGES
+from vsd_jax.runtime.config_ranges import CHOICES, PAIRS, RANGES, TUPLES
 
 Flat = Mapping[str, Any]
 
@@ -37,6 +37,11 @@ def value_faults(flat: Flat) -> Iterator[str]:
             )
         elif key in ("prompt", "prior.path") and not str(value or "").strip():
             yield f"{key} is empty; give it with --config.{key}=..."
+    for key, value in flat.items():
+        if value is None:
+            yield f"{key} has no value (None); give one with --config.{key}=..."
+        elif key in TUPLES and not isinstance(value, tuple):
+            yield f'{key}={value!r} is no tuple; give one: --config.{key}="(..., ...)".'
     digest = str(flat.get("prior.sha256", ""))
     if digest and not re.fullmatch("[0-9a-fA-F]{64}", digest):
         yield (
@@ -46,7 +51,8 @@ def value_faults(flat: Flat) -> Iterator[str]:
 
 
 def _within(value: Any, bounds: tuple[float, float]) -> bool:
-    return _is_number(value) and bounds[0] <= value <= bounds[1]
+    finite = _is_number(value) and math.isfinite(value)
+    return finite and bounds[0] <= value <= bounds[1]
 
 
 def _bounds(bounds: tuple[float, float]) -> str:
@@ -102,9 +108,11 @@ def _background_faults(flat: Flat) -> Iterator[str]:
     colors, words, shares = (flat[f"render.{key}"] for key in keys)
     if not len(colors) == len(words) == len(shares) >= 1:
         yield (
-            f"render.background_colors, _words and _shares have {len(colors)},"
-            f" {len(words)} and {len(shares)} entries; give the same number to all."
+            f"render.background_colors, render.background_words and"
+            f" render.background_shares have {len(colors)}, {len(words)} and"
+            f" {len(shares)} entries; give the same number to all."
         )
+        return
     for color in (*colors, flat["eval.background"]):
         if not _is_triple(color, (0, 1)):
             yield f"The background {color!r} is no colour; give (r, g, b) in [0, 1]."
