@@ -42,7 +42,7 @@ class Run(NamedTuple):
     prior: Prior
 
 
-def load_prior(path: str, dtype: str, **options: str) -> tuple[Prior, PyTree, Callable]:
+def load_prior(path: str, dtype: str, **options) -> tuple[Prior, PyTree, Callable]:
     """Loads a prior; `options` as in `diffusion_prior.load_prior`.
 
     Raises:
@@ -60,18 +60,23 @@ def load_prior(path: str, dtype: str, **options: str) -> tuple[Prior, PyTree, Ca
         raise RunError(str(error)) from error
 
 
-def build(config: Config) -> Run:
+def build(config: Config, *, load_weights: bool = True) -> Run:
     """Loads the prior and makes everything that training needs.
 
     Args:
       config: validated.
+      load_weights: false leaves shapes where the weights would stand, enough to lower
+        and compile the step.
 
     Raises:
       RunError: if the weights cannot be loaded.
     """
-    prior, prior_params, encode_text = load_prior(**config.prior)
+    load = functools.partial(load_prior, load_weights=load_weights)
+    prior, prior_params, encode_text = load(**config.prior)
     contexts = build_method.make_contexts(config, encode_text)
-    score, init_score, prior_params = make_score(config, prior, prior_params, contexts)
+    score, init_score, prior_params = make_score(
+        config, prior, prior_params, contexts, load=load
+    )
     scene = make_scene(config, prior)
     if config.field.kind == "latent":
         # theta is the latent itself: nothing is encoded.
@@ -114,7 +119,12 @@ def make_scene(config: Config, prior: Prior) -> Scene:
 
 
 def make_score(
-    config: Config, prior: Prior, prior_params: PyTree, contexts: PyTree
+    config: Config,
+    prior: Prior,
+    prior_params: PyTree,
+    contexts: PyTree,
+    *,
+    load: Callable = load_prior,
 ) -> tuple[NoiseModel | None, Callable[[jax.Array], PyTree], PyTree]:
     """The score network phi.
 
@@ -131,7 +141,7 @@ def make_score(
         return *_make_small_unet(config, prior, contexts), prior_params
     base, select = prior, lambda params: params
     if config.score.path not in ("", config.prior.path):
-        base, own, _ = load_prior(
+        base, own, _ = load(
             config.score.path, config.prior.dtype, variant=config.prior.variant
         )
         _check_same_latents(config, prior, base)

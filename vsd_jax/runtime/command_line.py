@@ -30,7 +30,10 @@ def define(values: flags.FlagValues) -> None:
     )
     about = "Folder of the run; the same one goes on with it."
     flags.DEFINE_string("workdir", "", about, flag_values=values)
-    about = "train does all; the others make one thing anew from the last checkpoint."
+    about = (
+        "train does all; render, export and evaluate make one thing anew from the last"
+        " checkpoint; preflight tells memory and time before anything is loaded."
+    )
     flags.DEFINE_enum("mode", "train", session.MODES, about, flag_values=values)
     about = "Delete an earlier run in --workdir and start anew."
     flags.DEFINE_bool("overwrite", False, about, flag_values=values)

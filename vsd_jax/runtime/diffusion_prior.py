@@ -157,7 +157,26 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
         ) from error
 
 
-def _latent_codec(folder: Path, unet: dict[str, Any], dtype: Any, variant: str):
+Reader = Callable[..., PyTree]
+"""`(folder of a component, shapes, *, dtype, component, vae) -> parameters`."""
+
+
+def _make_reader(variant: str, load_weights: bool) -> Reader:
+    def load(folder: Path, shapes: PyTree, **options: Any) -> PyTree:
+        return weights.load_params(
+            weights.find_files(folder, variant), shapes, **options
+        )
+
+    def describe(folder: Path, shapes: PyTree, *, dtype: Any, **options: Any) -> PyTree:
+        del folder, options
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), shapes
+        )
+
+    return load if load_weights else describe
+
+
+def _latent_codec(folder: Path, unet: dict[str, Any], dtype: Any, read: Reader):
     """(encode, decode, vae params, image size)."""
     size, channels = unet["sample_size"], unet["in_channels"]
     if not (folder / "vae").is_dir():
@@ -173,10 +192,10 @@ def _latent_codec(folder: Path, unet: dict[str, Any], dtype: Any, variant: str):
             {},
             size * patch,
         )
-    return _vae_codec(folder / "vae", size, dtype, variant)
+    return _vae_codec(folder / "vae", size, dtype, read)
 
 
-def _vae_codec(folder: Path, latent_size: int, dtype: Any, variant: str):
+def _vae_codec(folder: Path, latent_size: int, dtype: Any, read: Reader):
     config = read_config(folder, "config.json")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -185,8 +204,7 @@ def _vae_codec(folder: Path, latent_size: int, dtype: Any, variant: str):
     pixels = latent_size * 2 ** (len(config["block_out_channels"]) - 1)
     image = jnp.zeros((1, 3, 64, 64))
     shapes = jax.eval_shape(vae.init, jax.random.key(0), image)["params"]
-    files = weights.find_files(folder, variant)
-    params = weights.load_params(files, shapes, dtype=dtype, component="vae", vae=True)
+    params = read(folder, shapes, dtype=dtype, component="vae", vae=True)
 
     def encode(params, image, key):
         pixels = (2.0 * image - 1.0).transpose(0, 3, 1, 2)
@@ -210,6 +228,7 @@ def load_prior(
     variant: str = "",
     sha256: str = "",
     say: Callable[[str], None] = lambda line: None,
+    load_weights: bool = True,
 ) -> tuple[Prior, PyTree, EncodeText]:
     """Loads a prior from a diffusers-format folder.
 
@@ -219,6 +238,8 @@ def load_prior(
       variant: of the weight files, such as "fp16"; "" = full precision if there.
       sha256: that the U-Net's file (the first, if sharded) must have; "" = any.
       say: is told which weights are used and their licence.
+      load_weights: false gives shapes (`jax.ShapeDtypeStruct`) instead of weights, and
+        embedded texts of zeros.
 
     Returns:
       (prior, prior_params, encode_text). `prior_params` is `{"unet": ..., "vae":
@@ -233,18 +254,15 @@ def load_prior(
     hub.describe(path, folder, say)
     config = read_config(folder / "unet", "config.json")
     schedule = read_config(folder / "scheduler", "scheduler_config.json")
-    encode_text = load_text(folder, variant=variant)
+    read = _make_reader(variant, load_weights)
+    encode_text = load_text(folder, read, load_weights=load_weights)
     unet = make_unet(config, dtype)
     length = encode_text([""]).shape[1]
-    files = weights.find_files(folder / "unet", variant)
-    if sha256:
-        weights.check_digest(files[0], sha256)
-    params = weights.load_params(
-        files, unet_shapes(unet, length), dtype=dtype, component="unet"
-    )
-    encode, decode, vae_params, image_size = _latent_codec(
-        folder, config, dtype, variant
-    )
+    if sha256 and load_weights:
+        weights.check_digest(weights.find_files(folder / "unet", variant)[0], sha256)
+    shapes = unet_shapes(unet, length)
+    params = read(folder / "unet", shapes, dtype=dtype, component="unet")
+    encode, decode, vae_params, image_size = _latent_codec(folder, config, dtype, read)
     size = config["sample_size"]
     prior = Prior(
         model=NoiseModel(unet_apply(unet), schedule.get("prediction_type", "epsilon")),
@@ -257,15 +275,16 @@ def load_prior(
     return prior, {"unet": params, "vae": vae_params}, encode_text
 
 
-def load_text(folder: Path, *, variant: str = "") -> EncodeText:
-    """The folder's tokenizer and text tower as one function."""
+def load_text(folder: Path, read: Reader, *, load_weights: bool) -> EncodeText:
+    """The folder's tokenizer and text tower as one function; without weights, zeros."""
     config = read_config(folder / "text_encoder", "config.json")
     init, apply = make_text_encoder(config)
     shapes = jax.eval_shape(init, jax.random.key(0))
-    files = weights.find_files(folder / "text_encoder", variant)
-    params = weights.load_params(
-        files, shapes, dtype=jnp.float32, component="text_encoder"
-    )
+    options = {"dtype": jnp.float32, "component": "text_encoder"}
+    params = read(folder / "text_encoder", shapes, **options)
+    if not load_weights:
+        shape = (config["max_position_embeddings"], config["hidden_size"])
+        return lambda texts: np.zeros((len(texts), *shape), np.float32)
     tokenize = load_tokenizer(folder / "tokenizer")
     jitted = jax.jit(apply)
     return lambda texts: np.asarray(jitted(params, tokenize(texts)))

@@ -5,6 +5,7 @@
     render    turntables of the last checkpoint
     export    meshes of the last checkpoint
     evaluate  numbers about the last checkpoint
+    preflight does a step fit, how long will it take; needs no folder and no weights
 
 Every mode ends with a new `report.html`. All but `train` need no prior, unless theta is
 a latent that only the prior can decode.
@@ -23,6 +24,7 @@ from vsd_jax.runtime import (
     build_scene,
     checkpoint,
     evaluate,
+    preflight,
     products,
     progress,
     report,
@@ -38,7 +40,7 @@ from vsd_jax.runtime.train import Loop
 from vsd_jax.runtime.workdir import Workdir
 from vsd_jax.state import Particles, PyTree, VSDState
 
-MODES = ("train", "render", "export", "evaluate")
+MODES = ("train", "render", "export", "evaluate", "preflight")
 _BYTES_FOR_PRODUCTS = 64 * 2**20
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 
@@ -75,9 +77,9 @@ def start(
     Raises:
       RunError: whatever the user can put right, in words.
     """
-    if not folder:
+    if not folder and mode != "preflight":
         raise ConfigError("--workdir is missing: where shall the results go?")
-    if mode == "train" and config is None:
+    if mode in ("train", "preflight") and config is None:
         raise ConfigError(
             "--config is missing: give configs/object.py, configs/scene.py or"
             " configs/image2d.py."
@@ -87,6 +89,9 @@ def start(
             f"--overwrite has no meaning with --mode={mode}; leave it out."
         )
     valid = config_lib.validate(config) if config is not None else None
+    if mode == "preflight":
+        preflight.run(valid)
+        return
     workdir = Workdir(folder, create=mode == "train")
     try:
         if mode == "train":
@@ -122,7 +127,13 @@ def _train(
             state = Loop(config, run, workdir).run(state)
     finally:
         report.write_report(workdir.path)
-    _make_products(MODES[1:], config, workdir, (state.particles, int(state.step)), run)
+    _make_products(
+        ("render", "export", "evaluate"),
+        config,
+        workdir,
+        (state.particles, int(state.step)),
+        run,
+    )
 
 
 def _reopen(
