@@ -102,8 +102,8 @@ def test_time_range_is_annealed_as_configured():
     config = object_config.get_config()
     config.update(num_steps=100)
     t_range = build_method.make_t_range(config_lib.validate(config), np.ones(1000))
-    assert tuple(map(int, t_range(jnp.int32(19)))) == (20, 980)
-    assert tuple(map(int, t_range(jnp.int32(20)))) == (20, 500)
+    assert tuple(map(int, t_range(jnp.int32(65)))) == (20, 980)
+    assert tuple(map(int, t_range(jnp.int32(66)))) == (20, 500)
 
 
 def test_dreamtime_gives_one_falling_timestep():

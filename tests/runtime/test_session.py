@@ -141,6 +141,6 @@ def test_a_disk_that_fills_up_is_said(tmp_path, flat_config, monkeypatch):
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(session.workdir_lib.Workdir, "record", full)
+    monkeypatch.setattr(session.Workdir, "record", full)
     with pytest.raises(RunError, match="No space left"):
         start("train", flat_config, tmp_path)
