@@ -32,6 +32,9 @@ def changed(**changes) -> ConfigDict:
         ({"vsd__t_range_late": (0.1, 0.5)}, ["same lower end"]),
         ({"camera__fov_deg": (0.0, 40.0)}, ["camera.fov_deg"]),
         ({"prompt": " "}, ["prompt is empty"]),
+        ({"prior__variant": None}, ["prior.variant has no value"]),
+        ({"negative_prompt": "a corgi"}, ["negative_prompt='a corgi'"]),
+        ({"prompt_prefix": "a photo of "}, ["prompt_prefix='a photo of '"]),
         ({"num_particles": 2, "particles_per_step": 3}, ["particles_per_step=3"]),
         ({"num_particles": 3, "num_devices": 2}, ["num_devices=2", "multiple"]),
         ({"render__capacity": 0.5, "render__occupancy_resolution": 0}, ["grid"]),
@@ -75,6 +78,20 @@ def test_every_number_has_bounds():
     free = {"field.object_strength", "field.scene_strength"}
     assert numbers - free == set(config_ranges.RANGES)
     assert set(config_ranges.PAIRS) | set(config_ranges.CHOICES) <= set(flat)
+
+
+@pytest.mark.parametrize(
+    ("kind", "free"),
+    [("geometry", "mesh.surface_capacity"), ("texture", "render.capacity")],
+)
+def test_a_mesh_stage_may_go_on_with_more_room(kind, free):
+    old = config_lib.flatten(changed(field__kind=kind))
+    for key in (free, "mesh.raster_capacity"):
+        new = config_lib.nest(old | {key: 9.0})
+        assert config_lib.differing_keys(config_lib.nest(old), new) == {}
+    nerf = config_lib.nest(old | {"field.kind": "nerf"})
+    more = config_lib.nest(old | {"field.kind": "nerf", free: 9.0})
+    assert set(config_lib.differing_keys(nerf, more)) == {free}
 
 
 def test_flatten_and_nest_survive_json():

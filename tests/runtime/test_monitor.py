@@ -68,6 +68,18 @@ def test_a_fault_that_passes_is_forgotten(metrics):
         assert alarms.check(step, full if step % 10 == 0 else empty) == ""
 
 
+def test_lists_without_room_are_a_fault_of_mesh_stages_alone(metrics):
+    full = metrics(1, render__overflow=np.float32(3.0))
+    nerf = monitor.Alarms(1, empty=True, solid=True)
+    mesh = monitor.Alarms(1, empty=True, solid=True, room="--config.more=2")
+    said = [(nerf.check(step, full), mesh.check(step, full)) for step in range(1, 60)]
+    assert not any(text for text, _ in said)
+    first = next(step for step, (_, text) in enumerate(said, 1) if text)
+    assert first == monitor.PATIENCE + 1 and "--config.more=2" in said[first - 1][1]
+    assert mesh.check(60, metrics(1, render__overflow=np.float32(0.0))) == ""
+    assert mesh.check(61, full) == ""
+
+
 def test_rooms_may_fill_every_view(metrics):
     alarms = monitor.Alarms(1, empty=True, solid=False)
     solid = metrics(1, particle__opacity=np.array([1.0]))

@@ -17,6 +17,12 @@ from vsd_jax.state import Params, PyTree, Scene
 KINDS = ("geometry", "texture")
 """Values of `field.kind` that are a stage on a mesh."""
 
+ROOM = {
+    "geometry": "--config.mesh.surface_capacity=2 --config.mesh.raster_capacity=2",
+    "texture": "--config.render.capacity=1 --config.mesh.raster_capacity=2",
+}
+"""What makes room in each; a run may go on with other values of these."""
+
 
 def mesh_sizes(config: Config) -> MeshSizes:
     """Static capacities of the mesh."""

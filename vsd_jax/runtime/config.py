@@ -19,6 +19,12 @@ from vsd_jax.toybox import text
 MAY_CHANGE = ("log.", "eval.", "export.", "mesh.raster_capacity")
 """Keys that do not touch what is learned: they may differ when a run is resumed."""
 
+ROOM_OF_STAGE = {
+    "geometry": ("mesh.surface_capacity",),
+    "texture": ("render.capacity",),
+}
+"""More of them by `field.kind`; elsewhere these shape the state, or the result."""
+
 
 def validate(config: ConfigDict) -> FrozenConfigDict:
     """Checks every value and how they go together.
@@ -118,14 +124,15 @@ def differing_keys(
       new: the same, or a ConfigDict.
 
     Returns:
-      `{key: (old value, new value)}` without the sections of `MAY_CHANGE`; a key that
+      `{key: (old value, new value)}` without those that may change; a key that
       one side lacks has "(absent)" there.
     """
     before, after = flatten(old), flatten(new)
+    free = (*MAY_CHANGE, *ROOM_OF_STAGE.get(after.get("field.kind"), ()))
     return {
         key: (before.get(key, "(absent)"), after.get(key, "(absent)"))
         for key in sorted(before.keys() | after.keys())
-        if not key.startswith(MAY_CHANGE)
+        if not key.startswith(free)
         and before.get(key, "(absent)") != after.get(key, "(absent)")
     }
 

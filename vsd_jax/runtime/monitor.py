@@ -74,25 +74,23 @@ def _average(name: str, rows: list[Metrics]) -> float | None:
 class Alarms:
     """Faults that last: a run that went empty, solid or non-finite is stopped."""
 
-    def __init__(
-        self, num_particles: int, *, empty: bool, solid: bool, overflow: bool = False
-    ):
+    def __init__(self, num_particles: int, *, empty: bool, solid: bool, room: str = ""):
         """Sets what is watched.
 
         Args:
           num_particles: n.
           empty: whether a scene without matter is a fault.
           solid: whether a scene that fills every view is one (not for rooms).
-          overflow: whether entries of lists that did not fit are one (not for a NeRF,
-            which thins its samples and stays unbiased).
+          room: flags that make room for entries of lists that did not fit, where that
+            is a fault; "" for a NeRF, which thins its samples and stays unbiased.
         """
         self._watch = {"empty": empty, "solid": solid}
         self._since = {
             name: np.full(num_particles, -1)
             for name in ("empty", "solid", "not finite")
         }
-        self._score_since = self._overflow_since = -1
-        self._overflow = overflow
+        self._lasting = {"overflow": -1, "score": -1}
+        self._room = room
 
     def check(self, step: int, metrics: Metrics) -> str:
         """Says what is wrong since `PATIENCE` steps, or "".
@@ -113,27 +111,16 @@ class Alarms:
             since[index] = np.where(now, started, -1)
             if (since >= 0).all() and step - since.max() >= PATIENCE:
                 return _EXPLANATION[name].format(step=since.max())
-        return self._check_overflow(step, metrics) or self._check_score(step, metrics)
-
-    def _check_overflow(self, step: int, metrics: Metrics) -> str:
-        if not self._overflow or not metrics.get("render/overflow", 0) > 0:
-            self._overflow_since = -1
-            return ""
-        self._overflow_since = (
-            step if self._overflow_since < 0 else self._overflow_since
-        )
-        if step - self._overflow_since < PATIENCE:
-            return ""
-        return _EXPLANATION["overflow"].format(step=self._overflow_since)
-
-    def _check_score(self, step: int, metrics: Metrics) -> str:
-        if not metrics.get("score/skipped", 0) > 0:
-            self._score_since = -1
-            return ""
-        self._score_since = step if self._score_since < 0 else self._score_since
-        if step - self._score_since < PATIENCE:
-            return ""
-        return _EXPLANATION["score"].format(step=self._score_since)
+        shared = {
+            "overflow": bool(self._room) and metrics.get("render/overflow", 0) > 0,
+            "score": metrics.get("score/skipped", 0) > 0,
+        }
+        for name, now in shared.items():
+            since = self._lasting[name]
+            self._lasting[name] = since = (step if since < 0 else since) if now else -1
+            if now and step - since >= PATIENCE:
+                return _EXPLANATION[name].format(step=since, room=self._room)
+        return ""
 
 
 _EXPLANATION = {
@@ -154,9 +141,8 @@ _EXPLANATION = {
     ),
     "overflow": (
         "Since step {step} the mesh has more faces, or covers more pixels, than there"
-        " is room for, and pieces are missing from its renders. Give more with"
-        " --config.mesh.surface_capacity and --config.mesh.raster_capacity (each twice"
-        " what it is) and run the command again: it goes on from the last checkpoint."
+        " is room for, and pieces are missing from its renders. Give more with {room}"
+        " and run the command again: it goes on from the last checkpoint."
     ),
     "score": (
         "The score network's gradient is not finite since step {step}. Try"

@@ -89,7 +89,7 @@ class Loop:
             config.num_particles,
             empty=spatial,
             solid=spatial and config.field.init == "object",
-            overflow=config.field.kind in build_mesh.KINDS,
+            room=build_mesh.ROOM.get(config.field.kind, ""),
         )
         self._window = monitor.Window(config.num_particles)
         self._times: list[float] = []
