@@ -78,6 +78,12 @@ def test_the_same_command_does_nothing_twice(trained, config, monkeypatch, capsy
     assert capsys.readouterr().out.count("Finished before.") == 3
 
 
+def test_the_folder_may_be_spelled_in_another_way(trained, config, monkeypatch, capsys):
+    monkeypatch.chdir(trained.parent)
+    start(config, trained.name)
+    assert capsys.readouterr().out.count("Finished before.") == 3
+
+
 def test_a_finished_stage_is_not_passed_off_as_another(trained, config):
     config.geometry.optim.sdf_lr = 0.5
     with pytest.raises(ConfigError, match=r"optim\.sdf_lr"):
@@ -90,6 +96,11 @@ def test_modes_name_the_stage_to_give(trained, config, mode):
         start(config, trained, mode=mode)
     with pytest.raises(RunError, match="texture"):
         start(None, trained, mode=mode)
+
+
+def test_preflight_asks_for_one_stage(config):
+    with pytest.raises(ConfigError, match="one stage"):
+        start(config, "", mode="preflight")
 
 
 def test_stages_must_be_known(tmp_path, config):

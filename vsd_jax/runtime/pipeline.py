@@ -40,8 +40,12 @@ def start(
             )
         session.start(mode, config, folder, **options)
         return
-    if not folder:
-        raise ConfigError("--workdir is missing: where shall the results go?")
+    if mode == "preflight":
+        raise ConfigError(
+            "--mode=preflight works on one stage: give --config=configs/object.py,"
+            " configs/geometry.py or configs/texture.py."
+        )
+    session.require_folder(folder)
     if mode != "train":
         raise ConfigError(
             f"--mode={mode} works on one stage: give --workdir={folder}/texture (or"
@@ -72,7 +76,8 @@ def _linked(config: ConfigDict, folder: Path) -> dict[str, ConfigDict]:
     for number, name in enumerate(names):
         stage = config[name].copy_and_resolve_references()
         if number:
-            stage.mesh.source = str(folder / names[number - 1])
+            # Absolute: however the folder is spelled, the run is the same.
+            stage.mesh.source = str(folder.resolve() / names[number - 1])
         stages[name] = stage
     return stages
 
@@ -110,7 +115,7 @@ def write_overview(folder: Path, config: ConfigDict, names: list[str]) -> Path:
         cells = ", ".join(f"{key.replace('_', ' ')} {n}" for key, n in numbers.items())
         steps = config[name].num_steps
         rows.append(f"<tr><th>{name}</th><td>{steps:,} steps</td><td>{cells}</td></tr>")
-    models = sorted((folder / names[-1] / "mesh").glob("*.glb"))
+    models = sorted((folder / names[-1] / "mesh").glob("particle_*"))
     links = "".join(_link(path.relative_to(folder).as_posix()) for path in models)
     body = (
         f'<section><h2>Stages</h2><div class="grid">{"".join(cards)}</div></section>'

@@ -7,8 +7,8 @@
     evaluate  numbers about the last checkpoint
     preflight does a step fit, how long will it take; needs no folder and no weights
 
-Every mode ends with a new `report.html`. All but `train` need no prior, unless theta is
-a latent that only the prior can decode.
+All but `preflight` end with a new `report.html`. `render`, `export` and `evaluate` need
+no prior, unless theta is a latent that only the prior can decode.
 """
 
 import errno
@@ -77,12 +77,12 @@ def start(
     Raises:
       RunError: whatever the user can put right, in words.
     """
-    if not folder and mode != "preflight":
-        raise ConfigError("--workdir is missing: where shall the results go?")
+    if mode != "preflight":
+        require_folder(folder)
     if mode in ("train", "preflight") and config is None:
         raise ConfigError(
-            "--config is missing: give configs/object.py, configs/scene.py or"
-            " configs/image2d.py."
+            "--config is missing: give configs/object.py, configs/textured_mesh.py,"
+            " configs/scene.py or configs/image2d.py."
         )
     if overwrite and mode != "train":
         raise ConfigError(
@@ -107,6 +107,12 @@ def start(
         ) from error
     finally:
         workdir.close()
+
+
+def require_folder(folder: str) -> None:
+    """Raises ConfigError if no folder is given."""
+    if not folder:
+        raise ConfigError("--workdir is missing: where shall the results go?")
 
 
 def _train(
