@@ -275,12 +275,11 @@ def lookup(texture: np.ndarray, uv: np.ndarray) -> np.ndarray:
     Returns:
       [N, 3] float64 in [0, 1].
     """
-    height, width = texture.shape[:2]
-    x = np.clip(uv[:, 0] * width - 0.5, 0, width - 1)
-    y = np.clip(uv[:, 1] * height - 0.5, 0, height - 1)
-    i, j = y.astype(int), x.astype(int)
-    below, right = np.minimum(i + 1, height - 1), np.minimum(j + 1, width - 1)
-    down, over = (y - i)[:, None], (x - j)[:, None]
-    upper = texture[i, j] * (1 - over) + texture[i, right] * over
-    lower = texture[below, j] * (1 - over) + texture[below, right] * over
-    return (upper * (1 - down) + lower * down) / 255
+    from scipy import ndimage
+
+    places = (uv[:, ::-1] * texture.shape[:2] - 0.5).T
+    channels = [
+        ndimage.map_coordinates(channel, places, float, order=1, mode="nearest")
+        for channel in np.moveaxis(texture, -1, 0)
+    ]
+    return np.stack(channels, axis=-1) / 255

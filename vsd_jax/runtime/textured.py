@@ -67,19 +67,15 @@ def bake_mesh(
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """[V, 3] unit normals: those of the faces around a vertex, weighted by area.
+    """[V, 3] unit normals: those of the faces around a vertex, weighted by angle.
 
     A vertex whose faces have no area points up, since formats want a unit vector.
     """
-    a, b, c = (np.asarray(vertices, np.float64)[corner] for corner in faces.T)
-    area, total = np.cross(b - a, c - a), np.zeros((len(vertices), 3))
-    for corner in faces.T:
-        np.add.at(total, corner, area)
-    length = np.linalg.norm(total, axis=1, keepdims=True)
-    up = np.array([[0.0, 1.0, 0.0]])
-    return np.where(length > 0, total / np.where(length > 0, length, 1), up).astype(
-        np.float32
-    )
+    import trimesh
+
+    normals = trimesh.Trimesh(vertices, faces, process=False).vertex_normals
+    nowhere = np.linalg.norm(normals, axis=1, keepdims=True) < 0.5
+    return np.where(nowhere, [[0.0, 1.0, 0.0]], normals).astype(np.float32)
 
 
 def sample_surface(
