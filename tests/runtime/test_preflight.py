@@ -60,8 +60,6 @@ def test_memory_is_that_of_the_step_itself(nerf_config, prior_folder):
         for leaf in jax.tree.leaves(arguments)
         if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     )
-    assert needs.memory >= held
-    assert needs.memory < held + 1.2 * (
-        real.temp_size_in_bytes + real.output_size_in_bytes
-    )
+    # The state is donated: its buffers hold the result. What is new are temporaries.
+    assert needs.memory == pytest.approx(held + real.temp_size_in_bytes, rel=0.1)
     assert needs.flops > 1e6 and needs.traffic > held

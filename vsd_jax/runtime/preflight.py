@@ -19,13 +19,13 @@ EFFICIENCY = 0.4
 
 
 class Accelerator(NamedTuple):
-    """Peaks of a device, from its maker's data sheet.
+    """Nominal peaks of a device, rounded, as its maker quotes them.
 
     Attributes:
       memory: GB.
       bandwidth: GB / s.
       bfloat16: dense TFLOP / s (float16 where there is no bfloat16).
-      float32: TFLOP / s; on TPUs a sixth of bfloat16, six passes of it.
+      float32: TFLOP / s; for TPUs, which give none, a sixth of bfloat16 is assumed.
     """
 
     memory: float
