@@ -3,9 +3,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from simple_scene import ALPHAS_CUMPROD, SHAPE, T, mixture
+from simple_scene import ALPHAS_CUMPROD, SHAPE, T, make_prior, mixture
 
 from vsd_jax import vsd
+from vsd_jax.residuals import make_residual
 from vsd_jax.score import exact, noise, prompt
 from vsd_jax.state import NoiseModel
 
@@ -34,6 +35,26 @@ def context():
         "text": exact.restrict(BATCH, np.array([True, False]))["text"],
         "negative": jnp.zeros((BATCH, 1, 2)),
     }
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.3])
+def test_the_guided_x0_is_bounded_before_the_score_is_subtracted(batch, context, limit):
+    latents, epsilon = batch
+    prior = make_prior(NoiseModel(NOISE_FN, "epsilon"))
+    options = {"guidance_scale": 7.5, "weighting": "uniform"}
+    residual_fn = make_residual(prior, None, x0_limit=limit, **options)
+    draw = {"t": T_BATCH, "noise": epsilon, "context": context}
+    found = residual_fn(latents, draw, {}, mixture())
+    noisy = noise.add_noise(latents, epsilon, T_BATCH, ALPHAS_CUMPROD)
+    guided = found + epsilon  # the weight is 1
+    x0 = noise.to_x0(guided, noisy, T_BATCH, ALPHAS_CUMPROD, "epsilon")
+    free = vsd.prior_noise(
+        NOISE_FN, mixture(), noisy, T_BATCH, context, guidance_scale=7.5
+    )
+    wanted = noise.to_x0(free, noisy, T_BATCH, ALPHAS_CUMPROD, "epsilon")
+    assert np.abs(wanted).max() > 1.0
+    wanted = np.clip(wanted, -limit, limit) if limit else wanted
+    np.testing.assert_allclose(x0, wanted, atol=2e-2)
 
 
 def test_two_stage_range():

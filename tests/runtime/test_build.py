@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from simple_scene import make_prior
 
-from configs import base, image2d, scene
+from configs import base, geometry, image2d, scene
 from configs import object as object_config
 from vsd_jax.runtime import build, build_field, build_method, build_scene, config_ranges
 from vsd_jax.runtime import config as config_lib
@@ -36,6 +36,19 @@ def test_contexts_hold_the_right_text_for_view_and_background():
     assert contexts["text"][side, grey, 0, 0] == expected
     assert contexts["score"][side, 2, 0, 0] == code("a red mushroom, black background")
     assert contexts["negative"][side, grey, 0, 0] == code("")
+
+
+def test_the_prefix_stands_before_every_prompt_but_the_negative():
+    config = geometry.get_config()
+    config.mesh.source = "somewhere"
+    contexts = build_method.make_contexts(config_lib.validate(config), encode_text)
+    # A normal map is on black by itself: no background is named.
+    assert contexts["text"].shape == (4, 1, 1, 1)
+    front = code("a normal map of a red mushroom, front view")
+    assert contexts["text"][prompt.FRONT, 0, 0, 0] == front
+    plain = code("a normal map of a red mushroom")
+    assert contexts["score"][prompt.SIDE, 0, 0, 0] == plain
+    assert contexts["negative"][prompt.SIDE, 0, 0, 0] == code("")
 
 
 def test_environment_is_one_more_background():
