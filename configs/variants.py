@@ -30,8 +30,8 @@ def embedded(config: ConfigDict) -> None:
     config.camera.update(elevation_deg=(-10.0, 50.0), area_uniform_share=0.0)
     config.camera.update(overhead_share=0.15, overhead_deg=(50.0, 85.0))
     config.vsd.update(views_per_step=2, front_half_angle_deg=45.0, x0_limit=1.0)
-    # At the paper's 7.5 this small prior over-saturates and fog stays below the object;
-    # below t = 500 it no longer listens to the text (docs/results.md).
+    # At the paper's 7.5 "a red mushroom" over-saturates and fog stays below its cap;
+    # what 3 and the later annealing give: docs/results.md.
     config.vsd.guidance_scale = 3.0
     config.vsd.anneal_step = config.get_oneway_ref("num_steps") * 2 // 3
     config.family.source_words = ""  # it has no words for it: the plain prompt
