@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vsd_jax.scene import capacity, isosurface, mesh, raster, tet_grid
+from vsd_jax.scene import capacity, geometry, isosurface, mesh, raster, tet_grid
 from vsd_jax.scene.camera import orbit_camera
 
 MAX_OFFSET, NEAR = 0.2, 0.1
@@ -48,13 +48,10 @@ def with_room(counts):
 
 def march(params, resolution, sizes):
     """Our surface of {"sdf", "offsets"}."""
-    return isosurface.marching_tetrahedra(
-        params["sdf"],
-        params["offsets"],
-        resolution=resolution,
-        max_offset=MAX_OFFSET,
-        capacities=sizes,
+    marcher = geometry.make_marcher(
+        resolution=resolution, max_offset=MAX_OFFSET, mesh_sizes=sizes
     )
+    return marcher(params)
 
 
 def start_params(sdf):
