@@ -30,7 +30,11 @@ PROMPTS = tuple(
 METHODS = {
     "default": [],
     "vsd": ["--config.vsd.method=vsd", "--config.vsd.guidance_scale=7.5"],
-    "sds": ["--config.vsd.method=sds", "--config.vsd.guidance_scale=100.0"],
+    # Without the embedded settings' bound on x_0, which turns SDS into a grey haze.
+    "sds": [
+        *("--config.vsd.method=sds", "--config.vsd.guidance_scale=100.0"),
+        "--config.vsd.x0_limit=0.0",
+    ],
 }
 TRUTH_OBJECTS = 8
 SIZE = 64

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a noisy density with floaters and a cavity to distances."""
 
+import functools
+
 import mesh_shapes as shapes
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from vsd_jax.scene import tet_grid
 
 R, RADIUS, LEVEL, N = 48, 0.55, 20.0, 16
 CELL = 2 / (R - 1)
+distances = functools.partial(sdf.signed_distance, smoothing=1.0, min_component=0.02)
 
 
 def nodes():
@@ -33,7 +36,7 @@ def noisy_scene():
 
 
 def test_distances_are_those_of_the_ball():
-    found = sdf.signed_distance(noisy_scene(), LEVEL, smoothing=1.0)
+    found = distances(noisy_scene(), LEVEL)
     truth = RADIUS - np.linalg.norm(nodes(), axis=0)
     near = np.abs(truth) < 2 * CELL
     assert near.sum() > 1000
@@ -60,10 +63,19 @@ def normal_error(field):
 
 def test_the_mesh_is_one_piece_and_smoother_than_that_of_clamped_densities():
     density = noisy_scene()
-    ours, pieces = normal_error(sdf.signed_distance(density, LEVEL, smoothing=1.0))
+    ours, pieces = normal_error(distances(density, LEVEL))
     peers, more_pieces = normal_error(np.clip(density - LEVEL, -1, 1))
     assert pieces == 1 and more_pieces > 1
     assert ours <= 0.5 * peers, (ours, peers)
+
+
+def test_parts_that_do_not_touch_stay():
+    """A robot's head, a lamp's shade."""
+    density = np.maximum(soft_ball(), soft_ball((0.0, 0.8, 0.0), 0.18))
+    found = sdf.signed_distance(density, LEVEL, smoothing=0.0, min_component=0.02)
+    assert sdf.sample_grid(found, np.array([[0.0], [0.8], [0.0]]))[0] > 0.1
+    alone = sdf.signed_distance(density, LEVEL, smoothing=0.0, min_component=0.5)
+    assert sdf.sample_grid(alone, np.array([[0.0], [0.8], [0.0]]))[0] < 0
 
 
 def test_values_between_the_nodes_are_linear():
@@ -75,4 +87,6 @@ def test_values_between_the_nodes_are_linear():
 
 def test_an_empty_scene_is_refused_with_the_key_to_change():
     with pytest.raises(RunError, match=r"export\.level"):
-        sdf.signed_distance(np.full((8, 8, 8), 1.0), 2.0, smoothing=1.0)
+        sdf.signed_distance(
+            np.full((8, 8, 8), 1.0), 2.0, smoothing=1.0, min_component=0.02
+        )

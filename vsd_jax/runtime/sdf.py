@@ -15,17 +15,18 @@ NEAR = 2.5
 
 
 def signed_distance(
-    density: np.ndarray, level: float, *, smoothing: float
+    density: np.ndarray, level: float, *, smoothing: float, min_component: float
 ) -> np.ndarray:
     """Distance to the level set of a density grid over [-1, 1]^3.
 
-    Only the largest piece is kept, and its cavities are filled: nothing outside shows
-    them, and the geometry stage cannot remove them.
+    Small pieces are dropped and cavities are filled: nothing outside shows them, and
+    the geometry stage cannot remove them.
 
     Args:
       density: [R, R, R] at the nodes of a regular grid, see `export.density_grid`.
       level: density of the surface.
       smoothing: standard deviation of the Gaussian, grid cells; 0 = none.
+      min_component: pieces with less volume than this share of the largest are dropped.
 
     Returns:
       [R, R, R] float32 scene units, > 0 inside.
@@ -44,7 +45,7 @@ def signed_distance(
             " surface to start from. Set --config.export.level to a lower one, or to 0"
             " (automatic)."
         )
-    solid = _one_piece(field > 0)
+    solid = _without_floaters(field > 0, min_component)
     field = np.where(solid == (field > 0), field, np.where(solid, 1.0, -1.0))
     far = ndimage.distance_transform_edt(solid) - ndimage.distance_transform_edt(~solid)
     # The surface runs half a cell before the first node on its other side.
@@ -72,14 +73,14 @@ def _to_tangent_planes(field: np.ndarray, points: np.ndarray) -> np.ndarray:
     return np.abs(np.einsum("nc,nc->n", away, normals[nearest]))
 
 
-def _one_piece(inside: np.ndarray) -> np.ndarray:
+def _without_floaters(inside: np.ndarray, min_component: float) -> np.ndarray:
     from scipy import ndimage
 
-    label, count = ndimage.label(inside)
-    if count > 1:
-        size = np.bincount(label.ravel())
-        inside = label == 1 + size[1:].argmax()
-    return ndimage.binary_fill_holes(inside)
+    label, _ = ndimage.label(inside)
+    size = np.bincount(label.ravel())
+    size[0] = 0  # what is outside
+    kept = size >= max(1, min_component * size.max())
+    return ndimage.binary_fill_holes(kept[label])
 
 
 def sample_grid(grid: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -139,7 +139,12 @@ def _distances(config: Config, source: Source, index: int) -> Start:
     found = products.find_level(source.config, source.particles, index)
     density, level, overlap = found
     level = config.export.level or level
-    distance = sdf.signed_distance(density, level, smoothing=config.mesh.smoothing)
+    distance = sdf.signed_distance(
+        density,
+        level,
+        smoothing=config.mesh.smoothing,
+        min_component=config.export.min_component,
+    )
     positions = np.asarray(tet_grid.grid_positions(config.mesh.resolution))
     params = {
         "sdf": jnp.asarray(sdf.sample_grid(distance, positions)),
