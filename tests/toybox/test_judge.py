@@ -72,3 +72,16 @@ def test_requests_share_out_pairs_and_views():
     assert len(set(seen[: 4 * len(pairs)])) == 4 * len(pairs)
     unseen = evaluate.requests(held_out=True, number=64)
     assert {request[:2] for request in unseen} == set(HELD_OUT_PAIRS)
+
+
+def test_truth_of_the_requests_is_what_they_ask_for():
+    pytest.importorskip("embreex")
+    wanted = [
+        (kind, "red", view) for kind in ("car", "chair", "duck") for view in VIEWS
+    ]
+    images = evaluate.truth(wanted, seed=3)
+    judged = classifier.judge(classifier.load(), images)
+    found = evaluate.scores(judged, wanted)
+    assert images.shape == (12, 64, 64, 3) and images.max() == 1.0
+    assert found["kind"] >= 0.9 and found["colour"] == 1.0 and found["view"] >= 0.9
+    assert np.abs(images - evaluate.truth(wanted, seed=4)).max() > 0.1

@@ -43,6 +43,7 @@ class Plan(NamedTuple):
     held_out: str
     rooms: float
     in_rooms: float
+    high: float = 0.15
 
 
 def draw_prompt(rng: np.random.Generator, plan: Plan) -> Prompt:
@@ -68,8 +69,16 @@ def build(prompt: Prompt, rng: np.random.Generator) -> Part:
     return make_room(rng, prompt) if prompt.room else make_object(rng, prompt)
 
 
-def draw_view(prompt: Prompt, rng: np.random.Generator) -> render.View:
-    """A camera as the program's configurations draw them (configs/base.py)."""
+def draw_view(
+    prompt: Prompt, rng: np.random.Generator, high: float = 0.15
+) -> render.View:
+    """A camera as the program's configurations draw them (configs/base.py).
+
+    Args:
+      prompt: a room, an object in a room or an object alone.
+      rng: consumed.
+      high: share of an object's views from 50 to 85 degrees; the rest are lower.
+    """
     azimuth = rng.uniform(-180.0, 180.0)
     if prompt.kind == ROOM:
         position = rng.normal(size=3)
@@ -86,7 +95,7 @@ def draw_view(prompt: Prompt, rng: np.random.Generator) -> render.View:
             fov_deg=70.0,
             target=(0.0, -0.3, 0.0),
         )
-    low, high = (-10.0, 50.0) if rng.random() < 0.85 else (50.0, 85.0)
+    low, high = (-10.0, 50.0) if rng.random() < 1 - high else (50.0, 85.0)
     elevation, radius = rng.uniform(low, high), rng.uniform(2.4, 2.8)
     return render.orbit_view(azimuth, elevation, radius=radius, fov_deg=40.0)
 
@@ -101,7 +110,7 @@ def make_scene(plan: Plan, index: int) -> tuple[render.Images, list[dict]]:
     rng = scene_rng(plan.seed, index)
     prompt = draw_prompt(rng, plan)
     part = build(prompt, rng)
-    views = [draw_view(prompt, rng) for _ in range(plan.views)]
+    views = [draw_view(prompt, rng, plan.high) for _ in range(plan.views)]
     names = list(COLOURS)
     record = {
         "kind": KIND_NAMES.index(prompt.kind),
@@ -255,11 +264,16 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--in_rooms", type=float, default=0.08, help="share of objects in rooms"
     )
+    parser.add_argument(
+        "--high", type=float, default=0.15, help="share of objects' views above 50 deg"
+    )
     chosen = parser.parse_args(arguments)
     if min(chosen.num_objects, chosen.views, chosen.workers) < 1:
         parser.error("--num_objects, --views and --workers must be at least 1")
     if min(chosen.rooms, chosen.in_rooms) < 0 or chosen.rooms + chosen.in_rooms > 1:
         parser.error("--rooms and --in_rooms are shares: each >= 0, their sum <= 1")
+    if not 0 <= chosen.high <= 1:
+        parser.error("--high is a share: from 0 to 1")
     return chosen
 
 

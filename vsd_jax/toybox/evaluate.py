@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores the embedded prior's samples against truth (the model card's numbers).
 
-  python -m vsd_jax.toybox.evaluate --truth=DATA --out=RESULTS
+  python -m vsd_jax.toybox.evaluate --out=RESULTS
 
 Prompts are "a <colour> <kind>, <view> view" over all kinds and colours, in equal
-shares; pairs that the training never saw stand in a row of their own. `--truth` is
-a dataset of other seeds than the training's; its two halves give the distance that
-a perfect prior would have.
+shares; pairs that the training never saw stand in a row of their own. Two sets of
+truth renders of the same prompts, of seeds that no dataset has, give the distance
+that a perfect prior would have and the scores that the judge gives to truth.
 """
 
 import argparse
@@ -23,11 +23,12 @@ from rich.progress import track
 from vsd_jax.runtime import diffusion_prior, writer
 from vsd_jax.score.noise import as_noise_fn
 from vsd_jax.score.sampler import ddim_sample
-from vsd_jax.toybox import batches, classifier, metrics
-from vsd_jax.toybox.text import COLOURS, HELD_OUT_PAIRS, KINDS, ROOM, VIEWS
+from vsd_jax.toybox import batches, classifier, dataset, metrics, render
+from vsd_jax.toybox.text import COLOURS, HELD_OUT_PAIRS, KINDS, VIEWS, Prompt
 
 Request = tuple[str, str, str]
 BATCH = 20
+TRUTH_SEEDS = (9001, 9002)
 
 
 def requests(held_out: bool, number: int) -> list[Request]:
@@ -100,14 +101,29 @@ def scores(judged: dict[str, np.ndarray], wanted: Sequence[Request]) -> dict:
     return {question: float(r.mean()) for question, r in right.items()} | by_view
 
 
-def truth_features(judge, folder: str) -> np.ndarray:
-    """Features of the objects (not rooms) of a dataset on white."""
-    data = batches.open_dataset(folder)
-    objects = np.flatnonzero(
-        (data.meta["kind"] != batches.KIND_NAMES.index(ROOM)) & (data.meta["room"] == 0)
-    )
-    images = batches.composite(data.rgba[objects], np.ones(3, np.float32))
-    return classifier.judge(judge, images)["features"]
+def _draw_camera(prompt: Prompt, view: str, rng: np.random.Generator) -> render.View:
+    """A camera of the datasets' law, on condition that `view` names it."""
+    while True:
+        camera = dataset.draw_view(prompt, rng)
+        word = batches.view_index(camera.azimuth_deg, camera.elevation_deg)
+        if VIEWS[word] == view:
+            return camera
+
+
+def truth(wanted: Sequence[Request], seed: int) -> np.ndarray:
+    """True images of the requests on white, each of an object of its own.
+
+    Returns:
+      [N, 64, 64, 3] in [0, 1].
+    """
+    blocks = []
+    for index, (kind, colour, view) in enumerate(track(wanted, "rendering truth")):
+        prompt, rng = Prompt(kind=kind, colour=colour), dataset.scene_rng(seed, index)
+        part = dataset.build(prompt, rng)
+        camera = _draw_camera(prompt, view, rng)
+        rgba = np.round(render.render(part, [camera], size=dataset.SIZE).rgba * 255.0)
+        blocks.append(batches.composite(rgba, np.ones(3, np.float32)))
+    return np.concatenate(blocks)
 
 
 def evaluate(args: argparse.Namespace) -> tuple[dict, np.ndarray]:
@@ -124,14 +140,12 @@ def evaluate(args: argparse.Namespace) -> tuple[dict, np.ndarray]:
         judged = classifier.judge(judge, images)
         report[name] = {"samples": number} | scores(judged, wanted)
         if not held_out:
-            features, shown = judged["features"], images[:96]
-    truth = truth_features(judge, args.truth)
-    order = np.random.default_rng(0).permutation(len(truth))
-    half = min(len(truth) // 2, len(features))
-    first, second = truth[order[:half]], truth[order[half : 2 * half]]
-    report["frechet to truth"] = metrics.frechet_distance(features[:half], first)
-    report["frechet of truth halves"] = metrics.frechet_distance(first, second)
-    report["frechet images a set"] = half
+            features, shown, asked = judged["features"], images[:96], wanted
+    true = [classifier.judge(judge, truth(asked, seed)) for seed in TRUTH_SEEDS]
+    report["truth"] = {"samples": len(asked)} | scores(true[0], asked)
+    first, second = (judged["features"] for judged in true)
+    report["frechet to truth"] = metrics.frechet_distance(features, first)
+    report["frechet of two truths"] = metrics.frechet_distance(first, second)
     rows = len(shown) // 16
     return report, shown[: 16 * rows].reshape(rows, 16, *shown.shape[1:])
 
@@ -140,7 +154,6 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prior", default="toybox", help="folder of the prior")
-    parser.add_argument("--truth", required=True, help="dataset of other seeds")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--num_samples", type=int, default=1000, help="of seen pairs")
     parser.add_argument("--num_held_out", type=int, default=200, help="of the others")
