@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Test set-up: CPU, four virtual devices, strict checks, a compilation cache.
+"""Test set-up: CPU, eight virtual devices, strict checks, a compilation cache.
 
 Everything here must happen before the first `import jax` of any test module.
 """
@@ -9,7 +9,7 @@ import pathlib
 
 _FLAG = "--xla_force_host_platform_device_count"
 if _FLAG not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=4".strip()
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=8".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

@@ -1,4 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Several devices: what one gives, and no more between them than is needed."""
+
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +11,7 @@ import optax
 import pytest
 from simple_scene import (
     ALPHAS_CUMPROD,
+    SHAPE,
     make_contexts,
     make_prior,
     make_scene,
@@ -18,7 +24,7 @@ from vsd_jax.score import exact
 from vsd_jax.state import NoiseModel
 from vsd_jax.step import init_state
 
-NUM = 4
+NUM = 8
 TXS = {"particle_tx": optax.adam(0.1), "score_tx": optax.adam(0.01)}
 MODEL = exact.make_model(ALPHAS_CUMPROD)
 SCORE = NoiseModel(
@@ -47,17 +53,18 @@ def leaves(state):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(parts)]
 
 
-def test_two_devices_give_what_one_gives():
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_many_devices_give_what_one_gives(devices):
     single, state, step = step_for(None), new_state(), step_for(parallel.AXIS)
-    many = parallel.split_state(new_state(), 2)
-    fixed = parallel.replicate((mixture(), make_contexts(2)), 2)
+    many = parallel.split_state(new_state(), devices)
+    fixed = parallel.replicate((mixture(), make_contexts(2)), devices)
     step = parallel.parallel_step(step)
     for _ in range(3):
         state, metrics = single(state, mixture(), make_contexts(2))
         many, many_metrics = step(many, *fixed)
     gathered = parallel.gather_state(many)
     for a, b in zip(leaves(state), leaves(gathered), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(
         jax.random.key_data(state.key), jax.random.key_data(gathered.key)
     )
@@ -67,9 +74,55 @@ def test_two_devices_give_what_one_gives():
         np.testing.assert_allclose(
             many_metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name
         )
-    # The score network is the same on both devices.
+    # The score network is the same on all devices.
     scales = np.asarray(many.score.params["scale"])
-    assert scales[0] == scales[1] != np.float32(0.5)
+    assert (scales == scales[0]).all() and scales[0] != np.float32(0.5)
+
+
+def test_only_the_gradient_of_the_score_network_crosses_devices():
+    """Collectives of the compiled program: their kind, and bytes by the formula."""
+    num_phi = 1000
+
+    def predict(params, noisy, t, context):
+        # Not linear in phi: the sum cannot be taken before its gradient is spread.
+        waves = jnp.sin(params[0]["phi"] * jnp.mean(noisy))
+        return jnp.mean(waves) * noisy
+
+    score = NoiseModel(predict, "sample")
+    found = []
+    for shape in (SHAPE, (4, 4, 2)):
+        scene = make_scene(shape)
+        step = simple_step(
+            *(scene, make_prior(zero_model(), shape), score),
+            particles_per_step=NUM,
+            axis_name=parallel.AXIS,
+            **TXS,
+        )
+        phi = {"phi": jnp.full(num_phi, 1e-3)}
+        state = init_state(jax.random.key(0), scene, phi, num_particles=NUM, **TXS)
+        fixed = parallel.replicate(({}, make_contexts(2)), 2)
+        step = parallel.parallel_step(step)
+        text = step.lower(parallel.split_state(state, 2), *fixed).compile().as_text()
+        assert not re.search(
+            r" (all-gather|all-to-all|collective-\w+|reduce-scatter)\(", text
+        )
+        sizes = all_reduce_sizes(text)
+        # One gradient; losses, counts and metrics are scalars.
+        assert sorted(sizes)[-2:] == [1, num_phi]
+        found.append(sum(sizes))
+    # Nothing grows with what a particle holds.
+    assert found[0] == found[1] < num_phi + 40
+
+
+def zero_model():
+    return NoiseModel(lambda params, noisy, t, context: 0.0 * noisy, "sample")
+
+
+def all_reduce_sizes(text: str) -> list[int]:
+    """Elements of every array that is summed over devices."""
+    shapes = re.findall(r"^.* = (.*) all-reduce(?:-start)?\(", text, re.MULTILINE)
+    dims = [d for s in shapes for d in re.findall(r"(?:f32|s32|pred)\[([\d,]*)\]", s)]
+    return [math.prod(int(n) for n in d.split(",") if n) for d in dims]
 
 
 def test_split_and_gather_are_inverse():
@@ -89,5 +142,5 @@ def test_refuses_what_does_not_fit():
         parallel.split_state(wide, 64)
     step = parallel.parallel_step(step_for(parallel.AXIS, particles_per_step=2))
     fixed = parallel.replicate((mixture(), make_contexts(2)), 2)
-    with pytest.raises(ValueError, match="particles_per_step=4"):
+    with pytest.raises(ValueError, match="particles_per_step=8"):
         step(parallel.split_state(new_state(), 2), *fixed)

@@ -3,7 +3,7 @@
 
 XLA's CPU convolutions reach about half the rate of its matrix products at the
 widths of a small U-Net (64 to 128 channels), the kernel's gradient a third. The
-same sum written as nine shifted copies times one matrix runs at the product's
+same sum written as shifted copies times one matrix runs at the product's
 rate in both directions: 1.28 x faster training of the embedded prior. On
 accelerators the convolution is left to the compiler.
 """
@@ -30,11 +30,10 @@ def conv3x3(image: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """
     _, height, width, channels = image.shape
     padded = jnp.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    shifted = [
-        padded[:, i : i + height : stride, j : j + width : stride]
-        for i in range(3)
-        for j in range(3)
-    ]
+    # Columns, then rows: six shifted copies to compile, not nine.
+    columns = [padded[:, :, j : j + width : stride] for j in range(3)]
+    wide = jnp.concatenate(columns, -1)
+    shifted = [wide[:, i : i + height : stride] for i in range(3)]
     return jnp.concatenate(shifted, -1) @ kernel.reshape(9 * channels, -1)
 
 
