@@ -62,6 +62,13 @@ def test_round_trip_is_exact_and_keeps_types(tmp_path):
     assert_same(state, loaded)
 
 
+def test_a_run_without_score_network_is_saved_too(tmp_path):
+    state = make_state(5).replace(score=ScoreState(params={}, opt_state=()))
+    checkpoint.save_state(tmp_path, state, keep=2)
+    loaded = checkpoint.load_state(tmp_path, abstract(state), warn=pytest.fail)
+    assert_same(state, loaded)
+
+
 def test_particles_load_without_the_score_network(tmp_path):
     state = make_state(5)
     checkpoint.save_state(tmp_path, state, keep=2)

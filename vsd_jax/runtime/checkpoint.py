@@ -172,8 +172,9 @@ def _write_items(folder: Path, items: Mapping[str, PyTree]) -> None:
                 path: jax.random.key_data(leaf) if _is_key(leaf) else leaf
                 for path, leaf in _flatten(tree).items()
             }
-            checkpointer.save(folder / name, flat)
-            checkpointer.wait_until_finished()
+            if flat:  # orbax refuses an item without arrays (SDS: no score network)
+                checkpointer.save(folder / name, flat)
+                checkpointer.wait_until_finished()
 
 
 def _read_items(folder: Path, items: Mapping[str, PyTree]) -> dict[str, Any]:
@@ -188,7 +189,7 @@ def _read_items(folder: Path, items: Mapping[str, PyTree]) -> dict[str, Any]:
     with ocp.StandardCheckpointer() as checkpointer:
         for name, tree in items.items():
             target = {path: stored(leaf) for path, leaf in _flatten(tree).items()}
-            flat = checkpointer.restore(folder / name, target)
+            flat = checkpointer.restore(folder / name, target) if target else {}
             leaves = [
                 jax.random.wrap_key_data(flat[path]) if _is_key(leaf) else flat[path]
                 for path, leaf in _flatten(tree).items()
