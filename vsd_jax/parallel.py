@@ -35,7 +35,7 @@ def replicate(tree: PyTree, num_devices: int) -> PyTree:
         in_axes=(0, None),
         devices=jax.local_devices()[:num_devices],
     )
-    return spread(np.arange(num_devices), tree)
+    return spread(np.arange(num_devices), jax.tree.map(_release, tree))
 
 
 def split_state(state: VSDState, num_devices: int) -> VSDState:
@@ -59,7 +59,8 @@ def split_state(state: VSDState, num_devices: int) -> VSDState:
             f"{num_devices} devices are asked for, {jax.local_device_count()} are here."
         )
     blocks = jax.tree.map(
-        lambda leaf: leaf.reshape((num_devices, -1) + leaf.shape[1:]), state.particles
+        lambda leaf: _release(leaf).reshape((num_devices, -1) + leaf.shape[1:]),
+        state.particles,
     )
     shared = replicate((state.score, state.step, state.key), num_devices)
     place = jax.pmap(lambda leaves: leaves, devices=jax.local_devices()[:num_devices])
@@ -70,7 +71,9 @@ def split_state(state: VSDState, num_devices: int) -> VSDState:
 
 def gather_state(state: VSDState) -> VSDState:
     """Inverse of `split_state`."""
-    shared = jax.tree.map(lambda leaf: leaf[0], (state.score, state.step, state.key))
+    # Cloned: taking the first of its copies is no use of the key.
+    key = jax.random.clone(state.key)
+    shared = jax.tree.map(lambda leaf: leaf[0], (state.score, state.step, key))
     return VSDState(
         particles=jax.tree.map(_merge, state.particles),
         score=shared[0],
@@ -113,6 +116,16 @@ def first_particle(num_local: int, num: int, axis_name: str | None) -> jax.Array
             f"particles_per_step={total}, not {num}."
         )
     return jax.lax.axis_index(axis_name) * num_local
+
+
+def _release(leaf: jax.Array) -> jax.Array | np.ndarray:
+    """`pmap` refuses arrays that hold on to one device, as restored ones do."""
+    if not getattr(leaf, "committed", False):
+        return leaf
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = np.asarray(jax.random.key_data(leaf))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    return np.asarray(leaf)
 
 
 def _merge(leaf: jax.Array) -> jax.Array:

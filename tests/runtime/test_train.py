@@ -2,6 +2,7 @@
 """The loop: what it writes, how it stops, and that a resumed run repeats itself."""
 
 import os
+import shutil
 import signal
 
 import jax
@@ -75,6 +76,52 @@ def test_interrupted_and_resumed_equals_straight(loop):
         np.testing.assert_array_equal(a, b)
     rows = writer.read_metrics(workdir.path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+
+
+def test_another_number_of_devices_goes_on_to_the_same_bits(
+    tmp_path, flat_config, fake_run
+):
+    flat_config.num_particles = 4
+
+    def train(name, num_devices, steps):
+        config = flat_config.copy_and_resolve_references()
+        config.update(num_devices=num_devices, num_steps=steps)
+        run, workdir = fake_run(config), Workdir(tmp_path / name, create=True)
+        target = jax.eval_shape(run.init)
+        state = checkpoint.load_state(workdir.checkpoints, target, warn=pytest.fail)
+        state = run.init() if state is None else state
+        state = train_lib.Loop(config_lib.validate(config), run, workdir).run(state)
+        workdir.close()
+        return state
+
+    straight = train("straight", 1, 6)
+    for first, then in ((1, 4), (4, 2)):
+        name = f"from_{first}"
+        train(name, first, 4)
+        moved = train(name, then, 6)
+        for a, b in zip(leaves(straight), leaves(moved), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_deleted_files_of_a_run_do_not_stop_it(loop):
+    straight, run, _ = loop(name="straight")
+    expected = straight.run(run.init())
+    _, run, workdir = loop()
+
+    def step_and_delete(state, *arguments):
+        if int(state.step) == 3:
+            (workdir.path / "metrics.jsonl").unlink()
+            shutil.rmtree(workdir.path / "images")
+            shutil.rmtree(workdir.checkpoints)
+        return run.step(state, *arguments)
+
+    workdir.close()
+    trainer, run_deleting, workdir = loop(step=step_and_delete)
+    state = trainer.run(run_deleting.init())
+    for a, b in zip(leaves(expected), leaves(state), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert checkpoint.list_steps(workdir.checkpoints) == [4, 6]
+    assert (workdir.path / "images" / "step_000006.png").exists()
 
 
 def test_alarm_stops_with_step_and_last_checkpoint(loop, fake_metrics, monkeypatch):
