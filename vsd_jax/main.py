@@ -9,7 +9,7 @@ import sys
 
 from absl import app, flags, logging
 
-from vsd_jax.runtime import command_line, pipeline, session
+from vsd_jax.runtime import command_line, pipeline, process
 from vsd_jax.runtime.errors import RunError
 
 
@@ -18,7 +18,8 @@ def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
     arguments = command_line.read(flags.FLAGS)
-    session.enable_compilation_cache()
+    process.enable_compilation_cache()
+    process.reuse_freed_memory()
     pipeline.start(**arguments, command=["python", "-m", "vsd_jax.main", *sys.argv[1:]])
 
 

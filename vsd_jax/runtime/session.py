@@ -13,7 +13,6 @@ no prior, unless theta is a latent that only the prior can decode.
 
 import errno
 import os
-import pathlib
 from collections.abc import Sequence
 
 import jax
@@ -43,18 +42,6 @@ from vsd_jax.state import Particles, PyTree, VSDState
 MODES = ("train", "render", "export", "evaluate", "preflight")
 _BYTES_FOR_PRODUCTS = 64 * 2**20
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
-
-
-def enable_compilation_cache() -> None:
-    """Keeps compiled programs on disk: a second run starts in seconds.
-
-    In `JAX_COMPILATION_CACHE_DIR`, or else `~/.cache/vsd_jax/xla`.
-    """
-    default = pathlib.Path.home() / ".cache" / "vsd_jax" / "xla"
-    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(default))
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def start(

@@ -25,7 +25,7 @@ from absl import app, flags
 from ml_collections import config_flags
 from rich.progress import Progress
 
-from vsd_jax.runtime import diffusion_prior, schedule, weights
+from vsd_jax.runtime import diffusion_prior, process, schedule, weights
 from vsd_jax.score import noise as diffusion
 from vsd_jax.state import PyTree
 from vsd_jax.toybox import batches, prior_files, sheets
@@ -269,6 +269,7 @@ def main(argv: list[str]) -> None:
     del argv
     if not flags.FLAGS.workdir:
         raise app.UsageError("--workdir is missing: where to keep the training.")
+    process.reuse_freed_memory()
     workdir = Path(flags.FLAGS.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     folder = train(flags.FLAGS.config.to_dict(), workdir)
