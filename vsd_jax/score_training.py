@@ -34,8 +34,15 @@ def score_optimizer(
     def schedule(count: jax.Array) -> jax.Array:
         return learning_rate * jnp.minimum(1.0, (count + 1) / max(warmup_steps, 1))
 
-    adamw = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay)
-    return optax.flatten(adamw)
+    adamw = optax.flatten(
+        optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay)
+    )
+
+    def init(params: PyTree) -> PyTree:
+        # SDS has no phi, and nothing cannot be flattened.
+        return adamw.init(params) if jax.tree.leaves(params) else ()
+
+    return optax.GradientTransformation(init, adamw.update)
 
 
 def make_score_update(

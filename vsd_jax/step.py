@@ -83,15 +83,11 @@ def init_state(
     if start is None:
         start = jax.vmap(init_particle)(jnp.arange(num_particles, dtype=jnp.uint32))
     params, stats = start
-    has_score = bool(jax.tree.leaves(score_params))
     return VSDState(
         particles=Particles(
             params=params, opt_state=jax.vmap(particle_tx.init)(params), stats=stats
         ),
-        score=ScoreState(
-            params=score_params,
-            opt_state=score_tx.init(score_params) if has_score else (),
-        ),
+        score=ScoreState(params=score_params, opt_state=score_tx.init(score_params)),
         step=jnp.zeros((), jnp.int32),
         key=jax.random.clone(key),
     )
