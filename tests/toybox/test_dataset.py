@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from vsd_jax.toybox import dataset, rooms
-from vsd_jax.toybox.text import COLOURS, HELD_OUT_PAIRS, ROOM, Prompt
+from vsd_jax.toybox import batches, dataset, rooms
+from vsd_jax.toybox.text import COLOURS, HELD_OUT_PAIRS, ROOM, VIEWS, Prompt
 
 pytest.importorskip("embreex")
 FILES = ("rgba.npy", "normal.npy")
@@ -118,13 +118,14 @@ def test_mixture():
     assert {p.colour for p in prompts} == set(COLOURS)
 
 
-def test_cameras_of_objects():
+@pytest.mark.parametrize("high", [0.15, 0.4])
+def test_cameras_of_objects(high):
     rng = np.random.default_rng(0)
-    views = [dataset.draw_view(Prompt(kind="car"), rng) for _ in range(1000)]
+    views = [dataset.draw_view(Prompt(kind="car"), rng, high) for _ in range(1000)]
     elevation = np.array([v.elevation_deg for v in views])
     radius = np.linalg.norm([v.cam_to_world[:3, 3] for v in views], axis=-1)
     assert elevation.min() >= -10 and elevation.max() <= 85
-    assert np.mean(elevation > 50) == pytest.approx(0.15, abs=0.04)
+    assert np.mean(elevation > 50) == pytest.approx(high, abs=0.04)
     assert radius.min() >= 2.4 and radius.max() <= 2.8
 
 
@@ -140,11 +141,13 @@ def test_cameras_in_rooms_stay_inside_and_out_of_the_furniture(kind):
         assert images.depth.min() > 0.02
 
 
-def test_truth_views_are_of_the_prompt_and_reproducible():
-    prompt = Prompt(kind="mushroom", colour="red")
-    images, views = dataset.truth_views(prompt, num_objects=2, num_views=2, seed=5)
-    again, _ = dataset.truth_views(prompt, num_objects=2, num_views=2, seed=5)
-    assert images.rgba.shape == (4, 64, 64, 4) and len(views) == 4
+def test_truth_views_are_of_the_prompts_and_reproducible():
+    prompts = [Prompt(kind="mushroom", colour="red", view=view) for view in VIEWS]
+    images, views = dataset.truth_views(prompts, seed=5)
+    again, _ = dataset.truth_views(prompts, seed=5)
+    assert images.rgba.shape == (4, 64, 64, 4)
+    words = [batches.view_index(v.azimuth_deg, v.elevation_deg) for v in views]
+    assert [VIEWS[word] for word in words] == list(VIEWS)
     np.testing.assert_array_equal(images.rgba, again.rgba)
     seen = images.rgba[..., :3].sum((0, 1, 2))
     assert seen[0] > 1.3 * seen[1:].max()

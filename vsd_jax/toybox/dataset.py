@@ -21,14 +21,11 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from rich.progress import track
 
-from vsd_jax.toybox import render
+from vsd_jax.toybox import batches, render
 from vsd_jax.toybox.objects import make_object
 from vsd_jax.toybox.parts import Part
 from vsd_jax.toybox.rooms import make_room
-from vsd_jax.toybox.text import COLOURS, HELD_OUT_PAIRS, KINDS, ROOM, Prompt
-
-KIND_NAMES = (*KINDS, ROOM)
-"""Kinds as the datasets number them."""
+from vsd_jax.toybox.text import COLOURS, HELD_OUT_PAIRS, KINDS, ROOM, VIEWS, Prompt
 
 CHUNK = 50  # scenes a file of the work list
 SIZE = 64  # pixels
@@ -75,10 +72,20 @@ def draw_view(
     """A camera as the program's configurations draw them (configs/base.py).
 
     Args:
-      prompt: a room, an object in a room or an object alone.
+      prompt: a room, an object in a room or an object alone; its view word is kept.
       rng: consumed.
       high: share of an object's views from 50 to 85 degrees; the rest are lower.
     """
+    while True:
+        view = _draw_any_view(prompt, rng, high)
+        word = batches.view_index(view.azimuth_deg, view.elevation_deg)
+        if prompt.view in (None, VIEWS[word]):
+            return view
+
+
+def _draw_any_view(
+    prompt: Prompt, rng: np.random.Generator, high: float
+) -> render.View:
     azimuth = rng.uniform(-180.0, 180.0)
     if prompt.kind == ROOM:
         position = rng.normal(size=3)
@@ -113,7 +120,7 @@ def make_scene(plan: Plan, index: int) -> tuple[render.Images, list[dict]]:
     views = [draw_view(prompt, rng, plan.high) for _ in range(plan.views)]
     names = list(COLOURS)
     record = {
-        "kind": KIND_NAMES.index(prompt.kind),
+        "kind": batches.KIND_NAMES.index(prompt.kind),
         "colour": names.index(prompt.colour),
         "room": int(prompt.room),
         "room_colour": names.index(prompt.room_colour) if prompt.room_colour else -1,
@@ -157,26 +164,23 @@ def _work(arguments: tuple[str, Plan, range]) -> None:
 
 
 def truth_views(
-    prompt: Prompt, *, num_objects: int, num_views: int, seed: int
+    prompts: Sequence[Prompt], *, seed: int
 ) -> tuple[render.Images, list[render.View]]:
-    """True images of a prompt: what a perfect generator would draw.
+    """True images of prompts: what a perfect generator would draw.
 
     Args:
-      prompt: what it leaves open is drawn anew for every object.
-      num_objects: objects.
-      num_views: views of each, from cameras as in the datasets.
+      prompts: one image each, of an object of its own; what they leave open is drawn.
       seed: not that of a training set, to be independent of it.
 
     Returns:
-      Images [num_objects * num_views, 64, 64, ...], objects slowest, and their views.
+      Images [len(prompts), 64, 64, ...] and their views.
     """
     blocks, views = [], []
-    for index in range(num_objects):
+    for index, prompt in enumerate(prompts):
         rng = scene_rng(seed, index)
-        part = build(prompt, rng)
-        cameras = [draw_view(prompt, rng) for _ in range(num_views)]
-        blocks.append(render.render(part, cameras, size=SIZE))
-        views += cameras
+        part, view = build(prompt, rng), draw_view(prompt, rng)
+        blocks.append(render.render(part, [view], size=SIZE))
+        views.append(view)
     fields = zip(*blocks, strict=True)
     return render.Images(*(np.concatenate(field) for field in fields)), views
 

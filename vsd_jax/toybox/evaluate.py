@@ -23,7 +23,7 @@ from rich.progress import track
 from vsd_jax.runtime import diffusion_prior, writer
 from vsd_jax.score.noise import as_noise_fn
 from vsd_jax.score.sampler import ddim_sample
-from vsd_jax.toybox import batches, classifier, dataset, metrics, render
+from vsd_jax.toybox import batches, classifier, dataset, metrics
 from vsd_jax.toybox.text import COLOURS, HELD_OUT_PAIRS, KINDS, VIEWS, Prompt
 
 Request = tuple[str, str, str]
@@ -101,29 +101,11 @@ def scores(judged: dict[str, np.ndarray], wanted: Sequence[Request]) -> dict:
     return {question: float(r.mean()) for question, r in right.items()} | by_view
 
 
-def _draw_camera(prompt: Prompt, view: str, rng: np.random.Generator) -> render.View:
-    """A camera of the datasets' law, on condition that `view` names it."""
-    while True:
-        camera = dataset.draw_view(prompt, rng)
-        word = batches.view_index(camera.azimuth_deg, camera.elevation_deg)
-        if VIEWS[word] == view:
-            return camera
-
-
 def truth(wanted: Sequence[Request], seed: int) -> np.ndarray:
-    """True images of the requests on white, each of an object of its own.
-
-    Returns:
-      [N, 64, 64, 3] in [0, 1].
-    """
-    blocks = []
-    for index, (kind, colour, view) in enumerate(track(wanted, "rendering truth")):
-        prompt, rng = Prompt(kind=kind, colour=colour), dataset.scene_rng(seed, index)
-        part = dataset.build(prompt, rng)
-        camera = _draw_camera(prompt, view, rng)
-        rgba = np.round(render.render(part, [camera], size=dataset.SIZE).rgba * 255.0)
-        blocks.append(batches.composite(rgba, np.ones(3, np.float32)))
-    return np.concatenate(blocks)
+    """True images of the requests on white: [N, 64, 64, 3] in [0, 1]."""
+    prompts = [Prompt(kind=kind, colour=c, view=view) for kind, c, view in wanted]
+    images, _ = dataset.truth_views(prompts, seed=seed)
+    return batches.composite(np.round(images.rgba * 255.0), np.ones(3, np.float32))
 
 
 def evaluate(args: argparse.Namespace) -> tuple[dict, np.ndarray]:
