@@ -35,14 +35,14 @@ def get_config(variant: str = "") -> ConfigDict:
 def _embedded(config: ConfigDict, what: str) -> None:
     """The cameras that the Toybox prior knows (`vsd_jax/toybox/dataset.py`)."""
     config.regularize.z_variance = 0.0
-    # A room fills the cube: there is no empty space to skip, and nothing is thinned.
-    config.render.update(occupancy_resolution=0, capacity=1.0)
-    config.render.update(near=0.2, background_words=("", "", ""))
-    # The paper's hollow is wider than this cube: it would begin with nothing to see.
-    config.field.scene_radius = 0.8
+    config.render.update(near=0.05, capacity=0.5, background_words=("", "", ""))
     config.camera.update(overhead_share=0.0, box_half_extent=0.0)
     if what == "room":
         config.prompt = "a blue room"
+        # A room fills the cube: no empty space to skip, and nothing is thinned.
+        config.render.update(occupancy_resolution=0, capacity=1.0, near=0.2)
+        # The paper's hollow is wider than this cube: density would begin below 0.05.
+        config.field.scene_radius = 0.8
         config.camera.update(law="inside", position_radius=0.25, fov_deg=(75.0, 75.0))
         config.camera.elevation_deg = (-20.0, 20.0)
         config.eval.update(fov_deg=75.0, elevation_deg=0.0)

@@ -27,8 +27,8 @@ def score_optimizer(
 ) -> optax.GradientTransformation:
     """AdamW (arXiv:1711.05101) with linear warm-up to a constant learning rate.
 
-    Its moments are one vector each: hundreds of small LoRA matrices, each with loops of
-    its own, would be a sixth of the program to compile and to read from the cache.
+    Its moments are one vector each: hundreds of small LoRA matrices would each have
+    loops of their own to compile and to read from the cache (docs/performance.md).
     """
 
     def schedule(count: jax.Array) -> jax.Array:
