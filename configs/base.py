@@ -49,6 +49,9 @@ def get_config(variant: str = "") -> ConfigDict:
     # Particles updated in each step; fewer than n saves memory. [P] updates one [O].
     config.particles_per_step = config.get_oneway_ref("num_particles") * 1
     config.num_devices = 1  # that share the particles; must divide their number
+    # A particle whose steps are not finite for long: "stop" the run, which is saved, or
+    # "restart" that particle from another draw [ours].
+    config.on_not_finite = "stop"
     config.subset = "rotating"  # which: "rotating" (in turn) or "random" [O]
     config.field = _field()
     config.render = _render()

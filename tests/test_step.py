@@ -222,10 +222,12 @@ def test_a_subset_moves_and_the_others_stand_still():
         assert len(set(index)) == chosen
         seen |= set(index)
         # Parameters, optimizer state (count, both moments) and statistics alike.
+        after = state.particles.replace(skips=None)
         moved = [
             {i for i in range(num) if not np.array_equal(new[i], old[i])}
             for new, old in zip(
-                jax.tree.leaves(state.particles), jax.tree.leaves(before), strict=True
+                *(jax.tree.leaves(p) for p in (after, before.replace(skips=None))),
+                strict=True,
             )
         ]
         assert all(which == set(index) for which in moved)
@@ -246,7 +248,7 @@ def test_choose_particles():
 
 
 @cache
-def bad_step():
+def bad_step(restart_after=0):
     """A step of three particles that renders NaN for those that carry a mark."""
     good = make_scene()
 
@@ -260,12 +262,13 @@ def bad_step():
 
     scene = good._replace(init=init, render=render)
     prior = make_prior(MODEL)
-    return scene, simple_step(scene, prior, SCORE, particles_per_step=3, **TXS)
+    options = {"particles_per_step": 3, "restart_after": restart_after, **TXS}
+    return scene, simple_step(scene, prior, SCORE, **options)
 
 
-def bad_state(mark):
+def bad_state(mark, **options):
     """State and run of `bad_step` with these particles marked."""
-    scene, step = bad_step()
+    scene, step = bad_step(**options)
     txs = {name: TXS[name] for name in ("particle_tx", "score_tx")}
     state = init_state(jax.random.key(0), scene, PHI, num_particles=3, **txs)
     params = {**state.particles.params, "mark": jnp.asarray(mark)}
@@ -293,6 +296,24 @@ def test_a_particle_that_is_not_finite_is_skipped_and_counted():
     assert float(state.score.params["shift"]) != phi
     for name in ("residual/rms", "opacity", "particle_grad_norm"):
         assert np.isfinite(metrics[name]), name
+
+
+def test_a_particle_that_stays_bad_starts_anew_and_the_others_go_on():
+    state, run = bad_state([0.0, 1.0, 0.0], restart_after=3)
+    sound, run_sound = bad_state([0.0, 1.0, 0.0])
+    old, seen = latents(state)[1].copy(), []
+    for _ in range(5):
+        state, metrics = run(state)
+        seen.append(np.asarray(metrics["particle/restarted"]).tolist())
+        if len(seen) == 3:
+            new = latents(state)[1].copy()
+        if len(seen) <= 3:  # afterwards the shared score network sees all three
+            sound, _ = run_sound(sound)
+            np.testing.assert_array_equal(latents(state)[::2], latents(sound)[::2])
+    assert seen == [[0, 0, 0], [0, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 0]]
+    assert (new != old).all() and (latents(state)[1] != new).all()
+    np.testing.assert_array_equal(state.particles.skips, [0, 0, 0])
+    np.testing.assert_array_equal(sound.particles.skips, [0, 3, 0])
 
 
 def test_nothing_moves_if_no_particle_is_finite():

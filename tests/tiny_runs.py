@@ -9,9 +9,10 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from configs import toybox_prior
+from vsd_jax.particle import init_particle, start_particle
 from vsd_jax.runtime import build, build_scene, diffusion_prior
 from vsd_jax.runtime import config as config_lib
-from vsd_jax.state import Particles, Prior, ScoreState, VSDState
+from vsd_jax.state import Prior, ScoreState, VSDState
 from vsd_jax.toybox import prior_files, train
 from vsd_jax.toybox.text import vocabulary
 
@@ -42,16 +43,14 @@ def make_run(config, *, step=None) -> build.Run:
     tx = build_scene.make_particle_optimizer(config)
     n = config.num_particles
 
-    def init_one(key):
-        params = scene.init(key)
-        return params, scene.init_stats(params)
-
     def init(start=None) -> VSDState:
         keys = jax.random.split(jax.random.key(config.seed), n)
-        params, stats = jax.vmap(init_one)(keys) if start is None else start
-        opt_state = jax.vmap(tx.init)(params)
+        if start is None:
+            particles = jax.vmap(lambda key: init_particle(scene, tx, key))(keys)
+        else:
+            particles = jax.vmap(lambda *one: start_particle(*one, tx))(*start)
         return VSDState(
-            particles=Particles(params=params, opt_state=opt_state, stats=stats),
+            particles=particles,
             score=ScoreState(params={"phi": jnp.zeros(3)}, opt_state=()),
             step=jnp.int32(0),
             key=jax.random.key(config.seed),
@@ -91,6 +90,7 @@ def make_metrics(n: int, **changes):
         "particle/index": jnp.arange(n),
         "particle/opacity": jnp.full(n, 0.3),
         "particle/skipped": jnp.zeros(n, jnp.int32),
+        "particle/restarted": jnp.zeros(n, jnp.int32),
         "particle/residual_rms": jnp.full(n, 0.5),
     }
     return metrics | {name.replace("__", "/"): value for name, value in changes.items()}

@@ -22,7 +22,7 @@ def summarize(batch: PyTree, *, num_t: int, axis_name: str | None) -> Metrics:
     `particle_grad_norm`; `regularizer/...`, `render/...` as scene and regulariser name
     them; `skipped`, how many particles kept their parameters.
     Per particle, [m]: `particle/skipped`, `particle/residual_rms`, `particle/opacity`,
-    `particle/grad_norm`.
+    `particle/grad_norm`. The step adds `particle/index` and `particle/restarted`.
 
     Args:
       batch: leaves [m, ...] or [m, V, ...].

@@ -33,6 +33,9 @@ K steps `score_t` [K, V], `score_noise` [K, V, h, w, c], `score_keep` [K, V]."""
 TRange = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 """`(step) -> (lowest, highest)` timestep, both inclusive."""
 
+Views = Callable[[jax.Array, jax.Array], ViewWeights]
+"""`(azimuth_deg, elevation_deg) -> weights` of the prompts, of one camera."""
+
 Residual = Callable[[jax.Array, Draw, PyTree, PyTree], jax.Array]
 """`(latents, draw, score_params, prior_params) -> direction`, both [V, h, w, c]."""
 
@@ -48,6 +51,26 @@ def no_regularizer(
     """The regulariser that is zero."""
     del output, step
     return jnp.zeros(()), {}
+
+
+def start_particle(
+    params: PyTree, stats: PyTree, tx: optax.GradientTransformation
+) -> Particles:
+    """One particle (unbatched) before its first update, at theta = `params`."""
+    return Particles(
+        params=params,
+        opt_state=tx.init(params),
+        stats=stats,
+        skips=jnp.zeros((), jnp.int32),
+    )
+
+
+def init_particle(
+    scene: Scene, tx: optax.GradientTransformation, key: jax.Array
+) -> Particles:
+    """One particle (unbatched) as its scene draws it."""
+    params = scene.init(key)
+    return start_particle(params, scene.init_stats(params), tx)
 
 
 def make_background_sampler(
@@ -84,7 +107,7 @@ def make_draw(
     *,
     sample_camera: Callable[[jax.Array], Camera],
     sample_background: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
-    views: Callable[[jax.Array, jax.Array], ViewWeights],
+    views: Views,
     t_range: TRange,
     score_t_range: tuple[int, int],
     num_views: int,
@@ -169,10 +192,11 @@ def make_particle_update(
         updates, opt_state = tx.update(grads, particle.opt_state, particle.params)
         params = optax.apply_updates(particle.params, updates)
         ok = all_finite((direction, grads))
+        skips = jnp.where(ok, 0, particle.skips + 1)
         params, opt_state = select_tree(
             ok, (params, opt_state), (particle.params, particle.opt_state)
         )
-        after = Particles(params=params, opt_state=opt_state, stats=stats)
+        after = Particles(params=params, opt_state=opt_state, stats=stats, skips=skips)
         report = {
             "ok": ok,
             "residual_ms": jnp.mean(direction**2, axis=(1, 2, 3)),

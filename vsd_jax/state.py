@@ -81,11 +81,19 @@ class RenderOutput:
 
 @flax.struct.dataclass(kw_only=True)
 class Particles:
-    """The scenes being optimised; every leaf has the leading particle axis n."""
+    """The scenes being optimised; every leaf has the leading particle axis n.
+
+    Attributes:
+      params: theta.
+      opt_state: of theta's optimizer.
+      stats: see `Scene.init_stats`.
+      skips: int32, steps in a row that were skipped because they were not finite.
+    """
 
     params: PyTree
     opt_state: PyTree
     stats: PyTree
+    skips: jax.Array
 
 
 @flax.struct.dataclass(kw_only=True)

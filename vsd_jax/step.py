@@ -11,7 +11,8 @@ a run was resumed.
 
 A particle whose residual or gradient is not finite keeps its parameters and optimizer
 state in that step, is left out of the score network's batch and of the averages, and is
-counted in the metrics. Nothing replaces a non-finite number by another.
+counted in the metrics. Nothing replaces a non-finite number by another. One that was
+skipped many times in a row can start anew (`restart.py`).
 """
 
 from collections.abc import Callable
@@ -26,11 +27,14 @@ from vsd_jax.particle import (
     Regularizer,
     Residual,
     TRange,
+    Views,
+    init_particle,
     make_draw,
     make_particle_update,
     over_axis,
+    start_particle,
 )
-from vsd_jax.score.prompt import ViewWeights
+from vsd_jax.restart import make_restart
 from vsd_jax.score_training import make_score_update
 from vsd_jax.state import (
     Camera,
@@ -74,19 +78,17 @@ def init_state(
       VSDState at step 0; it owns its buffers, so that a donating step may take it.
     """
 
-    def init_particle(index: jax.Array) -> tuple[PyTree, PyTree]:
+    def init_one(index: jax.Array) -> Particles:
         init_key = jax.random.fold_in(key, _INIT_FOLD)
-        params = scene.init(jax.random.fold_in(init_key, index))
-        return params, scene.init_stats(params)
+        return init_particle(scene, particle_tx, jax.random.fold_in(init_key, index))
 
     score_params = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), score_params)
     if start is None:
-        start = jax.vmap(init_particle)(jnp.arange(num_particles, dtype=jnp.uint32))
-    params, stats = start
+        particles = jax.vmap(init_one)(jnp.arange(num_particles, dtype=jnp.uint32))
+    else:
+        particles = jax.vmap(lambda *one: start_particle(*one, particle_tx))(*start)
     return VSDState(
-        particles=Particles(
-            params=params, opt_state=jax.vmap(particle_tx.init)(params), stats=stats
-        ),
+        particles=particles,
         score=ScoreState(params=score_params, opt_state=score_tx.init(score_params)),
         step=jnp.zeros((), jnp.int32),
         key=jax.random.clone(key),
@@ -102,7 +104,7 @@ def make_step(
     score_tx: optax.GradientTransformation,
     sample_camera: Callable[[jax.Array], Camera],
     sample_background: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
-    views: Callable[[jax.Array, jax.Array], ViewWeights],
+    views: Views,
     regularizer: Regularizer,
     t_range: TRange,
     score_t_range: tuple[int, int],
@@ -113,6 +115,7 @@ def make_step(
     sigma_floor: float,
     particles_per_step: int,
     subset: str,
+    restart_after: int = 0,
     axis_name: str | None = None,
 ) -> Step:
     """Makes the jitted training step; the state it is given is donated.
@@ -136,6 +139,8 @@ def make_step(
       sigma_floor: see `vsd.score_errors`.
       particles_per_step: m <= n particles are updated; the others stand still.
       subset: which: "rotating" (in turn) or "random" (without replacement).
+      restart_after: a particle that was not finite in so many steps in a row starts
+        anew (`restart.py`); 0 = never.
       axis_name: device axis, only for `parallel.py`.
 
     Returns:
@@ -168,6 +173,9 @@ def make_step(
         draw_fn,
         particle_update,
         score_update,
+        make_restart(
+            scene, particle_tx, patience=restart_after, map_particles=over_axis
+        ),
         particles_per_step=particles_per_step,
         subset=subset,
         num_t=len(prior.alphas_cumprod),
@@ -180,6 +188,7 @@ def _make_joint_step(
     draw_fn,
     particle_update,
     score_update,
+    restart,
     *,
     particles_per_step,
     subset,
@@ -208,7 +217,11 @@ def _make_joint_step(
         after, batch = over_axis(update_one, len(chosen))(before, first + chosen)
         score, score_metrics = score_update(state.score, batch, prior_params)
         metrics = summarize(batch, num_t=num_t, axis_name=axis_name)
-        metrics |= score_metrics | {"particle/index": first + chosen}
+        after, restarted = restart(after, step_key, first + chosen)
+        metrics |= score_metrics | {
+            "particle/index": first + chosen,
+            "particle/restarted": restarted,
+        }
         particles = _put(state.particles, after, chosen, num_local)
         return (
             state.replace(particles=particles, score=score, step=state.step + 1),

@@ -24,7 +24,12 @@ def make_state(step):
         {"grid": "fast", "mlp": {"w": "slow"}},
     )
     return VSDState(
-        particles=Particles(params=params, opt_state=adam.init(params), stats={}),
+        particles=Particles(
+            params=params,
+            opt_state=adam.init(params),
+            stats={},
+            skips=jnp.zeros(2, jnp.int32),
+        ),
         score=ScoreState(params={"down": jnp.ones((2, 3))}, opt_state=()),
         step=jnp.int32(step),
         key=jax.random.key(7),

@@ -37,6 +37,11 @@ def changed(**changes) -> ConfigDict:
         ({"prompt_prefix": "a photo of "}, ["prompt_prefix='a photo of '"]),
         ({"num_particles": 2, "particles_per_step": 3}, ["particles_per_step=3"]),
         ({"num_particles": 3, "num_devices": 2}, ["num_devices=2", "multiple"]),
+        ({"on_not_finite": "ignore"}, ["on_not_finite='ignore'", "stop, restart"]),
+        (
+            {"on_not_finite": "restart", "mesh__source": "run"},
+            ["mesh.source=run", "on_not_finite=stop"],
+        ),
         ({"render__capacity": 0.5, "render__occupancy_resolution": 0}, ["grid"]),
         ({"render__background_shares": (0.5, 0.25, 0.5)}, ["sum to 1"]),
         ({"render__background_words": ("",)}, ["same number"]),

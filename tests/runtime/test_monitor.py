@@ -61,6 +61,26 @@ def test_one_bad_particle_of_two_does_not_stop_the_other(metrics):
     assert run_alarms(metrics, n=2, particle__opacity=np.array([0.0, 0.3])) is None
 
 
+def test_one_particle_that_is_not_finite_stops_the_run_unless_it_may_start_anew(
+    metrics,
+):
+    bad = metrics(2, particle__skipped=np.array([0, 1]))
+    stop = monitor.Alarms(2, empty=True, solid=True)
+    restart = monitor.Alarms(2, empty=True, solid=True, restart=True)
+    said = [(stop.check(s, bad), restart.check(s, bad)) for s in range(1, 200)]
+    assert not any(text for _, text in said)  # not all of them are bad
+    first = next(step for step, (text, _) in enumerate(said, 1) if text)
+    assert first == monitor.PATIENCE + 1
+    assert "on_not_finite=restart" in said[first - 1][0]
+
+
+def test_a_restart_that_does_not_help_stops_the_run(metrics):
+    alarms = monitor.Alarms(2, empty=True, solid=True, restart=True)
+    bad = metrics(2, particle__skipped=np.array([1, 1]))
+    said = [alarms.check(step, bad) for step in range(1, 200)]
+    assert said.index(next(filter(None, said))) == 2 * monitor.PATIENCE
+
+
 def test_a_fault_that_passes_is_forgotten(metrics):
     alarms = monitor.Alarms(1, empty=True, solid=True)
     empty, full = metrics(1, particle__opacity=np.array([0.0])), metrics(1)

@@ -12,7 +12,7 @@ import optax
 
 from vsd_jax import parallel, particle, score_training
 from vsd_jax import step as step_lib
-from vsd_jax.runtime import build_method, build_scene, progress
+from vsd_jax.runtime import build_method, build_scene, monitor, progress
 from vsd_jax.runtime.build_field import Config
 from vsd_jax.runtime.errors import ConfigError, RunError
 from vsd_jax.score import lora, small_unet
@@ -228,5 +228,6 @@ def make_step(
         sigma_floor=config.score.sigma_floor,
         particles_per_step=config.particles_per_step,
         subset=config.subset,
+        restart_after=monitor.PATIENCE if config.on_not_finite == "restart" else 0,
         axis_name=parallel.AXIS if config.num_devices > 1 else None,
     )

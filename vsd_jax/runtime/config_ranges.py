@@ -15,6 +15,7 @@ CHOICES = {
     "vsd.t_schedule": ("two_stage", "sqrt", "dreamtime"),
     "score.kind": ("lora", "unet"),
     "subset": ("rotating", "random"),
+    "on_not_finite": ("stop", "restart"),
 }
 
 _UNBOUNDED = math.inf

@@ -79,6 +79,7 @@ def _is_triple(value: Any, bounds: tuple[float, float]) -> bool:
 def combination_faults(flat: Flat) -> Iterator[str]:
     """One sentence for each set of keys that do not go together."""
     yield from _particle_faults(flat)
+    yield from _restart_faults(flat)
     yield from _background_faults(flat)
     yield from _time_faults(flat)
     yield from _scene_faults(flat)
@@ -100,6 +101,14 @@ def _particle_faults(flat: Flat) -> Iterator[str]:
         yield (
             f"num_devices={devices} needs num_particles (now {n}) to be a multiple of"
             f" it, and particles_per_step (now {m}) to be all of them."
+        )
+
+
+def _restart_faults(flat: Flat) -> Iterator[str]:
+    if flat["on_not_finite"] == "restart" and flat["mesh.source"]:
+        yield (
+            "on_not_finite=restart would give up what comes from mesh.source="
+            f"{flat['mesh.source']}; set on_not_finite=stop."
         )
 
 

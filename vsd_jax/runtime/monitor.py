@@ -74,13 +74,23 @@ def _average(name: str, rows: list[Metrics]) -> float | None:
 class Alarms:
     """Faults that last: a run that went empty, solid or non-finite is stopped."""
 
-    def __init__(self, num_particles: int, *, empty: bool, solid: bool, room: str = ""):
+    def __init__(
+        self,
+        num_particles: int,
+        *,
+        empty: bool,
+        solid: bool,
+        restart: bool = False,
+        room: str = "",
+    ):
         """Sets what is watched.
 
         Args:
           num_particles: n.
           empty: whether a scene without matter is a fault.
           solid: whether a scene that fills every view is one (not for rooms).
+          restart: whether a particle that is not finite starts anew after `PATIENCE`
+            steps; the run then stops only if that did not help any of them.
           room: flags that make room for entries of lists that did not fit, where that
             is a fault; "" for a NeRF, which thins its samples and stays unbiased.
         """
@@ -90,13 +100,14 @@ class Alarms:
             for name in ("empty", "solid", "not finite")
         }
         self._lasting = {"overflow": -1, "score": -1}
-        self._room = room
+        self._restart, self._room = restart, room
 
     def check(self, step: int, metrics: Metrics) -> str:
         """Says what is wrong since `PATIENCE` steps, or "".
 
         One empty particle among sound ones is no reason to stop: only when all of
-        them share the fault is the run lost.
+        them share the fault is the run lost. One that is not finite is, unless it may
+        start anew.
         """
         index = np.asarray(metrics["particle/index"])
         opacity = np.asarray(metrics["particle/opacity"])
@@ -109,8 +120,10 @@ class Alarms:
             since = self._since[name]
             started = np.where(since[index] < 0, step, since[index])
             since[index] = np.where(now, started, -1)
-            if (since >= 0).all() and step - since.max() >= PATIENCE:
-                return _EXPLANATION[name].format(step=since.max())
+            first = self._first(name, since)
+            patience = 2 * PATIENCE if self._restarts(name) else PATIENCE
+            if first >= 0 and step - first >= patience:
+                return _EXPLANATION[name].format(step=first)
         shared = {
             "overflow": bool(self._room) and metrics.get("render/overflow", 0) > 0,
             "score": metrics.get("score/skipped", 0) > 0,
@@ -121,6 +134,16 @@ class Alarms:
             if now and step - since >= PATIENCE:
                 return _EXPLANATION[name].format(step=since, room=self._room)
         return ""
+
+    def _restarts(self, name: str) -> bool:
+        return self._restart and name == "not finite"
+
+    def _first(self, name: str, since: np.ndarray) -> int:
+        """Since which step the run has a fault; -1 = it has not."""
+        bad = since[since >= 0]
+        if name == "not finite" and not self._restart:
+            return int(bad.min()) if bad.size else -1
+        return int(bad.max()) if bad.size == since.size else -1
 
 
 _EXPLANATION = {
@@ -136,8 +159,8 @@ _EXPLANATION = {
     ),
     "not finite": (
         "Residuals or gradients are not finite since step {step}; nothing was changed"
-        " by those steps. Try prior.dtype=float32, lower learning rates in optim, or a"
-        " lower vsd.guidance_scale."
+        " by those steps. Try prior.dtype=float32, lower learning rates in optim, a"
+        " lower vsd.guidance_scale, or on_not_finite=restart."
     ),
     "overflow": (
         "Since step {step} the mesh has more faces, or covers more pixels, than there"

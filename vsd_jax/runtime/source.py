@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from vsd_jax.particle import init_particle
 from vsd_jax.runtime import (
     build_mesh,
     build_scene,
@@ -83,13 +84,8 @@ def _init_particles(config: Config, latent_shape: tuple[int, int, int]) -> Parti
     )
     tx = build_scene.make_particle_optimizer(config)
 
-    def init(key) -> Particles:
-        params = scene.init(key)
-        return Particles(
-            params=params, opt_state=tx.init(params), stats=scene.init_stats(params)
-        )
-
-    return jax.vmap(init)(jax.random.split(jax.random.key(0), config.num_particles))
+    keys = jax.random.split(jax.random.key(0), config.num_particles)
+    return jax.vmap(lambda key: init_particle(scene, tx, key))(keys)
 
 
 def load_start(config: Config) -> Start | None:

@@ -89,6 +89,7 @@ class Loop:
             config.num_particles,
             empty=spatial,
             solid=spatial and config.field.init == "object",
+            restart=config.on_not_finite == "restart",
             room=build_mesh.ROOM.get(config.field.kind, ""),
         )
         self._window = monitor.Window(config.num_particles)
@@ -144,6 +145,11 @@ class Loop:
         metrics = jax.device_get(metrics)
         self._estimate(step)
         self._window.add(metrics)
+        for i in metrics["particle/index"][metrics["particle/restarted"] > 0]:
+            progress.say(
+                f"Particle {i} was not finite in {monitor.PATIENCE} steps in a row: it"
+                f" started anew after step {step}."
+            )
         alarm = self._alarms.check(step, metrics)
         if alarm or step % self._config.log.metrics_every == 0:
             self._log(step, self._window.flush())
