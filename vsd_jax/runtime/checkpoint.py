@@ -124,6 +124,8 @@ def find_damage(checkpoint: Path) -> str:
         return f"its {_MANIFEST} cannot be read ({error})"
     for name, (size, digest) in expected.items():
         path = checkpoint / name
+        if not path.resolve().is_relative_to(checkpoint.resolve()):
+            return f"{name} is outside of it"
         if not path.is_file():
             return f"{name} is missing"
         if path.stat().st_size != size:

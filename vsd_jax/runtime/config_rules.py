@@ -10,8 +10,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vsd_jax.runtime.config_ranges import CHOICES, PAIRS, RANGES, TUPLES
+from vsd_jax.runtime.progress import shorten
 
 Flat = Mapping[str, Any]
+_HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""What could rewrite a terminal, break a line or turn the direction of what follows."""
 
 
 def _is_number(value: Any) -> bool:
@@ -42,6 +45,13 @@ def value_faults(flat: Flat) -> Iterator[str]:
             yield f"{key} has no value (None); give one with --config.{key}=..."
         elif key in TUPLES and not isinstance(value, tuple):
             yield f'{key}={value!r} is no tuple; give one: --config.{key}="(..., ...)".'
+    for key in ("prompt", "prompt_prefix", "negative_prompt", "family.source_words"):
+        hidden = _HIDDEN.search(str(flat.get(key) or ""))
+        if hidden:
+            yield (
+                f"{key}={shorten(flat[key])!r} holds the control character"
+                f" {hidden[0]!r}, which no text needs; leave it out."
+            )
     digest = str(flat.get("prior.sha256", ""))
     if digest and not re.fullmatch("[0-9a-fA-F]{64}", digest):
         yield (

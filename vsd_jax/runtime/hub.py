@@ -54,7 +54,7 @@ def resolve(path: str | Path, *, variant: str = "") -> Path:
     folder = Path(path).expanduser()
     if folder.is_dir():
         return folder
-    if _ID.fullmatch(text) and not text.startswith("."):
+    if _ID.fullmatch(text) and not text.startswith(".") and ".." not in text:
         return _first_copy(text, variant)
     raise WeightsError(
         f"prior.path={text!r}: no such folder. Give a diffusers-format folder, "

@@ -8,7 +8,7 @@ import string
 from importlib import resources
 from typing import Any
 
-from vsd_jax.runtime import writer
+from vsd_jax.runtime import progress, writer
 
 Path = pathlib.Path
 
@@ -18,9 +18,9 @@ def write_page(
 ) -> Path:
     """Writes `report.html`; all but `prompt` is HTML and JavaScript of ours."""
     page = string.Template(template("report.html")).substitute(
-        title=f"{escape(prompt)} · vsd_jax",
+        title=f"{escape(progress.shorten(prompt))} · vsd_jax",
         over="vsd_jax · Variational Score Distillation",
-        prompt=escape(prompt),
+        prompt=escape(progress.shorten(prompt, 300)),
         chips=chips,
         body=body,
         script=script,

@@ -30,6 +30,11 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+def shorten(text: str, length: int = 80) -> str:
+    """The text, or its beginning: prompts may have thousands of characters."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
 def duration(seconds: float) -> str:
     """12.3 -> "12 s", 200 -> "3 min 20 s", 7300 -> "2 h 2 min"."""
     seconds = round(seconds)

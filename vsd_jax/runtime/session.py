@@ -142,7 +142,9 @@ def _reopen(
         run = build.build(config)
         shape = run.prior.latent_shape
     found = source.load(workdir.path, config, latent_shape=shape)
-    progress.say(f'"{config.prompt}", step {found.step} of {config.num_steps}')
+    progress.say(
+        f'"{progress.shorten(config.prompt)}", step {found.step} of {config.num_steps}'
+    )
     _make_products((mode,), config, workdir, (found.particles, found.step), run)
 
 
@@ -195,7 +197,7 @@ def _first_line(config: Config, run: build.Run, state: VSDState) -> str:
     if state.score.params:
         phi = f"score network {config.score.kind} ({_count(state.score.params)})"
     return (
-        f'"{config.prompt}" with prior {config.prior.path}'
+        f'"{progress.shorten(config.prompt)}" with prior {config.prior.path}'
         f" ({_count(run.prior_params)}, {run.prior.image_size} x"
         f" {run.prior.image_size} pixels), {n} particle{'s' * (n > 1)} of {theta},"
         f" {phi}, on {config.num_devices} x {where}.\n"
