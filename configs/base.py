@@ -48,7 +48,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.num_particles = 1  # n; the paper shows 1 and ablates up to 8 [P]
     # Particles updated in each step; fewer than n saves memory. [P] updates one [O].
     config.particles_per_step = config.get_oneway_ref("num_particles") * 1
-    config.num_devices = 1  # that share the particles; must divide their number
+    # That share the particles; where it is more than there are, also their views.
+    config.num_devices = 1
     # A particle whose steps are not finite for long: "stop" the run, which is saved, or
     # "restart" that particle from another draw [ours].
     config.on_not_finite = "stop"

@@ -5,14 +5,16 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from vsd_jax.parallel import sum_devices
+from vsd_jax.parallel import mean_shares, sum_devices
 from vsd_jax.state import PyTree
 
 Metrics = dict[str, jax.Array]
 NUM_TIME_BINS = 4
 
 
-def summarize(batch: PyTree, *, num_t: int, axis_name: str | None) -> Metrics:
+def summarize(
+    batch: PyTree, *, num_t: int, axis_name: str | None, devices_per_particle: int = 1
+) -> Metrics:
     """The metrics of one step.
 
     Scalars, averaged over the particles that were not skipped (0 if none is left):
@@ -28,6 +30,7 @@ def summarize(batch: PyTree, *, num_t: int, axis_name: str | None) -> Metrics:
       batch: leaves [m, ...] or [m, V, ...].
       num_t: T.
       axis_name: device axis, or None.
+      devices_per_particle: devices that each hold a share of a particle's views.
     """
     ok, t = batch["ok"], batch["t"]
     valid = jnp.broadcast_to(ok[:, None], t.shape)
@@ -50,13 +53,15 @@ def summarize(batch: PyTree, *, num_t: int, axis_name: str | None) -> Metrics:
         metrics[f"residual/count_t{i}"] = count
     metrics["opacity"] = mean(batch["opacity"], ok)[0]
     metrics["particle_grad_norm"] = mean(batch["grad_norm"], ok)[0]
-    metrics["skipped"] = sum_devices(jnp.sum(~ok), axis_name)
+    metrics["skipped"] = sum_devices(jnp.sum(~ok), axis_name) // devices_per_particle
     for group in ("regularizer", "render"):
         for name, values in batch[group].items():
             metrics[f"{group}/{name}"] = mean(values, ok)[0]
     return metrics | {
         "particle/skipped": (~ok).astype(jnp.int32),
-        "particle/residual_rms": jnp.sqrt(jnp.mean(residual_ms, axis=1)),
+        "particle/residual_rms": jnp.sqrt(
+            mean_shares(jnp.mean(residual_ms, axis=1), devices_per_particle, axis_name)
+        ),
         "particle/opacity": batch["opacity"],
         "particle/grad_norm": batch["grad_norm"],
     }

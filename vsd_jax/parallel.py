@@ -95,13 +95,38 @@ def sum_devices(tree: PyTree, axis_name: str | None) -> PyTree:
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
 
-def first_particle(num_local: int, num: int, axis_name: str | None) -> jax.Array | int:
+def mean_shares(
+    tree: PyTree, devices_per_particle: int, axis_name: str | None
+) -> PyTree:
+    """Mean over the devices that render shares of one particle's views."""
+    if devices_per_particle == 1:
+        return tree
+    firsts = range(0, jax.lax.psum(1, axis_name), devices_per_particle)
+    groups = [[*range(first, first + devices_per_particle)] for first in firsts]
+    return jax.tree.map(
+        lambda leaf: (
+            jax.lax.psum(leaf, axis_name, axis_index_groups=groups)
+            / devices_per_particle
+        ),
+        tree,
+    )
+
+
+def share_of_views(devices_per_particle: int, axis_name: str | None) -> jax.Array:
+    """Which part of its particle's views this device renders, scalar int32."""
+    return jax.lax.axis_index(axis_name) % devices_per_particle
+
+
+def first_particle(
+    num_local: int, num: int, axis_name: str | None, devices_per_particle: int = 1
+) -> jax.Array | int:
     """Index of this device's first particle.
 
     Args:
       num_local: particles on this device.
       num: particles that the step updates, over all devices.
       axis_name: device axis, or None.
+      devices_per_particle: devices that share one particle's views.
 
     Raises:
       ValueError: when tracing, if several devices should update a subset only (which
@@ -109,13 +134,13 @@ def first_particle(num_local: int, num: int, axis_name: str | None) -> jax.Array
     """
     if axis_name is None:
         return 0
-    total = num_local * jax.lax.psum(1, axis_name)
+    total = num_local * jax.lax.psum(1, axis_name) // devices_per_particle
     if num != total:
         raise ValueError(
             "On several devices all particles are updated in each step: set "
             f"particles_per_step={total}, not {num}."
         )
-    return jax.lax.axis_index(axis_name) * num_local
+    return jax.lax.axis_index(axis_name) // devices_per_particle * num_local
 
 
 def _release(leaf: jax.Array) -> jax.Array | np.ndarray:

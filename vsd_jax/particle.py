@@ -26,9 +26,9 @@ from vsd_jax.state import (
 
 Draw = dict[str, PyTree]
 """What one particle draws in one step: `cameras` (leaves [V, ...]), `backgrounds`
-[V, 3], `context` (leaves [V, ...], see `prompt.select_context`), `t` [V], `noise`
-[V, h, w, c], `render_keys` [V], `encode_key`, `stats_key`, and for the score network's
-K steps `score_t` [K, V], `score_noise` [K, V, h, w, c], `score_keep` [K, V]."""
+[V, 3], `context` (leaves [V, ...], see `prompt.select_context`), `t` [V], `noise` and
+`encode_noise` [V, h, w, c], `render_keys` [V], `stats_key`, and for K steps of the score
+network `score_t` [K, V], `score_noise` [K, V, h, w, c], `score_keep` [K, V]."""
 
 TRange = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 """`(step) -> (lowest, highest)` timestep, both inclusive."""
@@ -140,7 +140,8 @@ def make_draw(
             "t": vsd.uniform_t(unit[0], t_range(step)),
             "noise": noise[0],
             "render_keys": render_keys,
-            "encode_key": keys[2],
+            # Not drawn by the compiled program where the encoder has no use for it.
+            "encode_noise": jax.random.normal(keys[2], noise.shape[1:]),
             "stats_key": keys[3],
             "score_t": vsd.uniform_t(unit[1 : 1 + score_steps], score_t_range),
             "score_noise": noise[1:],
@@ -150,6 +151,29 @@ def make_draw(
     return draw
 
 
+def take_views(draw: Draw, part: jax.Array, num_parts: int) -> Draw:
+    """One of the equal parts of a draw's views, for a device that renders only these.
+
+    Args:
+      draw: of V views.
+      part: scalar int32 in [0, num_parts).
+      num_parts: divides V.
+    """
+
+    def take(leaf: jax.Array) -> jax.Array:
+        return leaf.reshape((num_parts, -1) + leaf.shape[1:])[part]
+
+    def take_each(leaf: jax.Array) -> jax.Array:  # of K score steps
+        return leaf.reshape((leaf.shape[0], num_parts, -1) + leaf.shape[2:])[:, part]
+
+    whole = {"stats_key": draw["stats_key"]}
+    return whole | {
+        name: jax.tree.map(take_each if name.startswith("score_") else take, value)
+        for name, value in draw.items()
+        if name not in whole
+    }
+
+
 def make_particle_update(
     scene: Scene,
     prior: Prior,
@@ -157,6 +181,7 @@ def make_particle_update(
     residual: Residual,
     regularizer: Regularizer,
     tx: optax.GradientTransformation,
+    mean_shares: Callable[[PyTree], PyTree] = lambda tree: tree,
 ) -> Callable[..., tuple[Particles, PyTree, PyTree]]:
     """Makes the update of one particle (unbatched).
 
@@ -166,6 +191,7 @@ def make_particle_update(
       residual: from `residuals.py`.
       regularizer: see `Regularizer`.
       tx: optimizer of the particle.
+      mean_shares: mean over the devices that each render a share of its views.
 
     Returns:
       `(particle, draw, step, *, networks) -> (particle, latents, report)`;
@@ -176,7 +202,7 @@ def make_particle_update(
     def loss_fn(params, stats, draw, step, *, networks):
         outputs = _render_views(scene, params, stats, draw)
         images = fit_images(outputs.rgb, prior.image_size)
-        latents = prior.encode(networks[1], images, draw["encode_key"])
+        latents = prior.encode(networks[1], images, draw["encode_noise"])
         direction = residual(latents, draw, *networks)
         penalty, terms = jax.vmap(regularizer, in_axes=(0, None))(outputs, step)
         loss = vsd.surrogate_loss(latents, direction) + jnp.mean(penalty)
@@ -189,9 +215,10 @@ def make_particle_update(
         grads, (latents, direction, outputs, terms) = jax.grad(loss_fn, has_aux=True)(
             particle.params, stats, draw, step, networks=networks
         )
+        grads = mean_shares(grads)
         updates, opt_state = tx.update(grads, particle.opt_state, particle.params)
         params = optax.apply_updates(particle.params, updates)
-        ok = all_finite((direction, grads))
+        ok = mean_shares(all_finite((direction, grads)).astype(jnp.float32)) == 1.0
         skips = jnp.where(ok, 0, particle.skips + 1)
         params, opt_state = select_tree(
             ok, (params, opt_state), (particle.params, particle.opt_state)
@@ -201,7 +228,7 @@ def make_particle_update(
             "ok": ok,
             "residual_ms": jnp.mean(direction**2, axis=(1, 2, 3)),
             "t": draw["t"],
-            "opacity": jnp.mean(outputs.opacity),
+            "opacity": mean_shares(jnp.mean(outputs.opacity)),
             "grad_norm": global_norm(grads),
             "regularizer": jax.tree.map(jnp.mean, terms),
             "render": jax.tree.map(jnp.mean, outputs.extras),

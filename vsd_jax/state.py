@@ -34,7 +34,8 @@ DenoiserFn = Callable[[PyTree, jax.Array, jax.Array, Context], jax.Array]
 """As `NoiseFn`, but returns the raw output in the network's own prediction type."""
 
 EncodeFn = Callable[[PyTree, jax.Array, jax.Array], jax.Array]
-"""`(params, image [B, H, W, 3] in [0, 1], key) -> latents [B, h, w, c]`."""
+"""`(params, image [B, H, W, 3] in [0, 1], noise [B, h, w, c]) -> latents [B, h, w, c]`;
+an encoder that gives a distribution draws from it with the standard normal `noise`."""
 
 DecodeFn = Callable[[PyTree, jax.Array], jax.Array]
 """`(params, latents [B, h, w, c]) -> image [B, H, W, 3] in [0, 1]`."""

@@ -15,6 +15,7 @@ counted in the metrics. Nothing replaces a non-finite number by another. One tha
 skipped many times in a row can start anew (`restart.py`).
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 import optax
 
 from vsd_jax.diagnostics import Metrics, summarize
-from vsd_jax.parallel import first_particle
+from vsd_jax.parallel import first_particle, mean_shares, share_of_views
 from vsd_jax.particle import (
     Regularizer,
     Residual,
@@ -33,6 +34,7 @@ from vsd_jax.particle import (
     make_particle_update,
     over_axis,
     start_particle,
+    take_views,
 )
 from vsd_jax.restart import make_restart
 from vsd_jax.score_training import make_score_update
@@ -117,6 +119,7 @@ def make_step(
     subset: str,
     restart_after: int = 0,
     axis_name: str | None = None,
+    devices_per_particle: int = 1,
 ) -> Step:
     """Makes the jitted training step; the state it is given is donated.
 
@@ -142,6 +145,8 @@ def make_step(
       restart_after: a particle that was not finite in so many steps in a row starts
         anew (`restart.py`); 0 = never.
       axis_name: device axis, only for `parallel.py`.
+      devices_per_particle: devices that share one particle; each renders as many of its
+        views, and holds a copy.
 
     Returns:
       `step(state, prior_params, contexts) -> (state, metrics)`; contexts as in
@@ -151,6 +156,7 @@ def make_step(
       ValueError: for a name or number that cannot be meant.
     """
     _check(subset, num_views, score_steps, camera_dropout)
+    shares = {"devices_per_particle": devices_per_particle, "axis_name": axis_name}
     draw_fn = make_draw(
         prior,
         sample_camera=sample_camera,
@@ -163,7 +169,12 @@ def make_step(
         camera_dropout=camera_dropout,
     )
     particle_update = make_particle_update(
-        scene, prior, residual=residual, regularizer=regularizer, tx=particle_tx
+        scene,
+        prior,
+        residual=residual,
+        regularizer=regularizer,
+        tx=particle_tx,
+        mean_shares=functools.partial(mean_shares, **shares),
     )
     score_update = make_score_update(
         score, prior, tx=score_tx, sigma_floor=sigma_floor, axis_name=axis_name
@@ -179,7 +190,7 @@ def make_step(
         particles_per_step=particles_per_step,
         subset=subset,
         num_t=len(prior.alphas_cumprod),
-        axis_name=axis_name,
+        **shares,
     )
     return jax.jit(step, donate_argnums=0)
 
@@ -193,18 +204,22 @@ def _make_joint_step(
     particles_per_step,
     subset,
     num_t,
-    axis_name,
+    **shares,
 ) -> Step:
+    axis_name, num_shares = shares["axis_name"], shares["devices_per_particle"]
+
     def step(state: VSDState, prior_params: PyTree, contexts: PyTree):
         step_key = jax.random.fold_in(state.key, state.step)
         num_local = jax.tree.leaves(state.particles)[0].shape[0]
-        first = first_particle(num_local, particles_per_step, axis_name)
+        first = first_particle(num_local, particles_per_step, **shares)
         num = particles_per_step if axis_name is None else num_local
         chosen = choose_particles(step_key, state.step, num_local, num, subset=subset)
 
         def update_one(particle: Particles, index: jax.Array):
             key = jax.random.fold_in(step_key, index)
             draw = draw_fn(key, state.step, contexts)
+            if num_shares > 1:
+                draw = take_views(draw, share_of_views(**shares), num_shares)
             particle, latents, report = particle_update(
                 particle,
                 draw,
@@ -216,7 +231,7 @@ def _make_joint_step(
         before = _take(state.particles, chosen, num_local)
         after, batch = over_axis(update_one, len(chosen))(before, first + chosen)
         score, score_metrics = score_update(state.score, batch, prior_params)
-        metrics = summarize(batch, num_t=num_t, axis_name=axis_name)
+        metrics = summarize(batch, num_t=num_t, **shares)
         after, restarted = restart(after, step_key, first + chosen)
         metrics |= score_metrics | {
             "particle/index": first + chosen,

@@ -230,4 +230,5 @@ def make_step(
         subset=config.subset,
         restart_after=monitor.PATIENCE if config.on_not_finite == "restart" else 0,
         axis_name=parallel.AXIS if config.num_devices > 1 else None,
+        devices_per_particle=max(1, config.num_devices // config.num_particles),
     )

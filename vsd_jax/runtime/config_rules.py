@@ -107,10 +107,23 @@ def _particle_faults(flat: Flat) -> Iterator[str]:
             " update all of them in each step."
         )
     devices = flat["num_devices"]
-    if devices > 1 and (n % devices or m != n):
+    if devices > 1 and m != n:
+        yield (
+            f"num_devices={devices} needs particles_per_step (now {m}) to be all of"
+            f" num_particles={n}."
+        )
+    shares, left = divmod(devices, n)
+    views = flat["vsd.views_per_step"]
+    if devices <= n and n % devices:
         yield (
             f"num_devices={devices} needs num_particles (now {n}) to be a multiple of"
-            f" it, and particles_per_step (now {m}) to be all of them."
+            " it, or to divide it."
+        )
+    elif devices > n and (left or views % shares):
+        yield (
+            f"num_devices={devices} is more than num_particles={n}: it must be a"
+            f" multiple of it, and vsd.views_per_step (now {views}) a multiple of"
+            " num_devices / num_particles, for the views to be shared."
         )
 
 

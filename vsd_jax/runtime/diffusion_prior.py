@@ -206,11 +206,12 @@ def _vae_codec(folder: Path, latent_size: int, dtype: Any, read: Reader):
     shapes = jax.eval_shape(vae.init, jax.random.key(0), image)["params"]
     params = read(folder, shapes, dtype=dtype, component="vae", vae=True)
 
-    def encode(params, image, key):
+    def encode(params, image, noise):
         pixels = (2.0 * image - 1.0).transpose(0, 3, 1, 2)
         variables = {"params": params["vae"]}
         posterior = vae.apply(variables, pixels, method=vae.encode).latent_dist
-        return posterior.sample(key).astype(jnp.float32) * scaling
+        sample = posterior.mean + posterior.std * noise
+        return sample.astype(jnp.float32) * scaling
 
     def decode(params, latents):
         variables = {"params": params["vae"]}
