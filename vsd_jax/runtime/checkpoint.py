@@ -56,24 +56,24 @@ def save_state(folder: Path, state: VSDState, *, keep: int) -> Path:
         "clock": {"step": state.step, "key": state.key},
     }
     folder = Path(folder).resolve()
-    partial = folder / f".partial_{step:06d}"
+    partial, final = folder / f".partial_{step:06d}", folder / f"step_{step:06d}"
     if hosts.is_first():
         _make_room(folder, partial)
     hosts.wait("save")
     try:
         _write_items(partial, items)
-        if not hosts.is_first():
-            return folder / f"step_{step:06d}"
-        manifest = {"step": step, "files": _digest(partial)}
-        writer.write_json(partial / _MANIFEST, manifest)
-        final = folder / f"step_{step:06d}"
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
+        if hosts.is_first():
+            manifest = {"step": step, "files": _digest(partial)}
+            writer.write_json(partial / _MANIFEST, manifest)
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(partial, final)
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    for old in list_steps(folder)[:-keep]:
-        shutil.rmtree(folder / f"step_{old:06d}", ignore_errors=True)
+    if hosts.is_first():
+        for old in list_steps(folder)[:-keep]:
+            shutil.rmtree(folder / f"step_{old:06d}", ignore_errors=True)
+    hosts.wait("saved")  # who is told to stop must not leave before it is
     return final
 
 
