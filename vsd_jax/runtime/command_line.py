@@ -16,7 +16,6 @@ from vsd_jax.runtime import config as config_lib
 from vsd_jax.runtime import hosts, session
 from vsd_jax.runtime.errors import ConfigError
 
-
 _HOSTS = hosts.Place._fields
 
 

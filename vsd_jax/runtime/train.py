@@ -131,7 +131,7 @@ class Loop:
                 pending = (step, metrics)
                 stop = stop or (stop_asked() and not hosts.are_several())
                 if stop or step == total or self._due(step):
-                    self._read(*pending, meter)
+                    stop = self._read(*pending, meter) or stop
                     pending = None
                     state = devices.gather(split)
                     self._hooks(step, state, last=stop or step == total)
