@@ -19,7 +19,6 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import optax  # noqa: E402
-import simple_scene  # noqa: E402
 
 from vsd_jax import main, parallel  # noqa: E402
 from vsd_jax.runtime import build, build_scene, devices, products  # noqa: E402
@@ -32,6 +31,9 @@ SHAPE = (8, 8, 3)
 
 def make_run(config) -> build.Run:
     """As `build.build`, of the smallest parts that train theta and phi."""
+    # Late: it makes arrays, which must not be before the processes have joined.
+    import simple_scene
+
     scene = build_scene.make_scene(config, size=SHAPE[0])
     txs = {
         "particle_tx": build_scene.make_particle_optimizer(config),
