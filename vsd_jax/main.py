@@ -6,10 +6,11 @@ python -m vsd_jax.main --config=configs/object.py --workdir=runs/mushroom \
 """
 
 import sys
+import traceback
 
 from absl import app, flags, logging
 
-from vsd_jax.runtime import command_line, pipeline, process
+from vsd_jax.runtime import command_line, hosts, pipeline, process, supervisor
 from vsd_jax.runtime.errors import RunError
 
 
@@ -18,9 +19,30 @@ def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
     arguments = command_line.read(flags.FLAGS)
+    place = command_line.read_hosts(flags.FLAGS)
     process.enable_compilation_cache()
     process.reuse_freed_memory()
-    pipeline.start(**arguments, command=["python", "-m", "vsd_jax.main", *sys.argv[1:]])
+    arguments["command"] = ["python", "-m", "vsd_jax.main", *sys.argv[1:]]
+    if place is None:
+        pipeline.start(**arguments)
+    elif supervisor.is_child():
+        _start_one_of_several(place, arguments)
+    else:
+        command = [sys.executable, *sys.orig_argv[1:]]
+        sys.exit(supervisor.supervise(command, arguments["folder"]))
+
+
+def _start_one_of_several(place: hosts.Place, arguments: dict) -> None:
+    supervisor.die_with_parent()
+    hosts.join(place)
+    try:
+        pipeline.start(**arguments)
+    except RunError as error:
+        print(f"vsd_jax: {error}", file=sys.stderr)
+        hosts.leave(error)
+    except BaseException as error:
+        traceback.print_exc()
+        hosts.leave(error)
 
 
 def run() -> None:

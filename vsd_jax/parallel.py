@@ -5,6 +5,10 @@ The only file that names `pmap`. A step made with `axis_name=AXIS` sums the scor
 network's gradient over the devices; a particle's key depends on its index alone, so D
 devices give what one gives (up to the order of sums).
 
+The devices may belong to several hosts (processes that `jax.distributed` joined). D
+counts them all; each host holds the block of particles of its own devices, and a
+leading axis has the D / hosts entries of this host.
+
     step = parallel_step(make_step(..., axis_name=AXIS))
     state = split_state(state, num_devices)
     prior_params, contexts = replicate((prior_params, contexts), num_devices)
@@ -16,10 +20,13 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from vsd_jax.state import PyTree, VSDState
 
 AXIS = "devices"
+VOTES = "votes"
+"""Name of the metric that sums the votes of all devices."""
 
 
 def parallel_step(step: Callable) -> Callable:
@@ -27,8 +34,33 @@ def parallel_step(step: Callable) -> Callable:
     return jax.pmap(step, axis_name=AXIS, donate_argnums=0)
 
 
+def parallel_step_over_hosts(step: Callable) -> Callable:
+    """As `parallel_step`, over the devices of all hosts, which also vote.
+
+    Returns:
+      `step(state, vote, prior_params, contexts) -> (state, metrics)`; vote [D / hosts]
+      int32. The metrics of particles are those of all particles, and `metrics[VOTES]`
+      is the sum of all devices' votes: every host reads the same.
+    """
+
+    def step_and_vote(state, vote, prior_params, contexts):
+        state, metrics = step(state, prior_params, contexts)
+        metrics = {
+            name: jax.lax.all_gather(values, AXIS, tiled=True)
+            if name.startswith("particle/")
+            else values
+            for name, values in metrics.items()
+        }
+        return state, metrics | {VOTES: jax.lax.psum(vote, AXIS)}
+
+    # In the order of the processes, so that a host's block lies on its own devices.
+    devices = sorted(jax.devices(), key=lambda each: (each.process_index, each.id))
+    return jax.pmap(step_and_vote, axis_name=AXIS, devices=devices, donate_argnums=0)
+
+
 def replicate(tree: PyTree, num_devices: int) -> PyTree:
-    """One copy on each device: every leaf gets a leading axis D."""
+    """One copy on each device of this host: every leaf gets a leading axis."""
+    num_devices //= jax.process_count()
     # pmap needs one mapped argument, so the device's number goes along.
     spread = jax.pmap(
         lambda index, leaves: leaves,
@@ -42,38 +74,45 @@ def split_state(state: VSDState, num_devices: int) -> VSDState:
     """Splits the particles over the devices and replicates the rest.
 
     Args:
-      state: as from `init_state`, n particles.
-      num_devices: D, divides n.
+      state: as from `init_state`, n particles; the same on every host.
+      num_devices: D, over all hosts; divides n.
 
     Returns:
-      VSDState whose leaves have a leading axis D; particles [D, n / D, ...].
+      VSDState whose leaves have a leading axis D; particles [D, n / D, ...]. On one of
+      several hosts its own part of them: D / hosts instead of D.
 
     Raises:
       ValueError: if D does not divide n, or there are fewer devices.
     """
     num = jax.tree.leaves(state.particles)[0].shape[0]
+    hosts, here = jax.process_count(), jax.local_device_count()
     if num % num_devices:
         raise ValueError(f"{num} particles cannot be split over {num_devices} devices.")
-    if num_devices > jax.local_device_count():
+    if num_devices > here * hosts or num_devices % hosts:
         raise ValueError(
-            f"{num_devices} devices are asked for, {jax.local_device_count()} are here."
+            f"{num_devices} devices are asked for, {here} are here"
+            + (f", on each of {hosts} hosts." if hosts > 1 else ".")
         )
+    local, block = num_devices // hosts, num // hosts
+    first = jax.process_index() * block
     blocks = jax.tree.map(
-        lambda leaf: _release(leaf).reshape((num_devices, -1) + leaf.shape[1:]),
+        lambda leaf: _release(leaf)[first : first + block].reshape(
+            (local, -1) + leaf.shape[1:]
+        ),
         state.particles,
     )
     shared = replicate((state.score, state.step, state.key), num_devices)
-    place = jax.pmap(lambda leaves: leaves, devices=jax.local_devices()[:num_devices])
+    place = jax.pmap(lambda leaves: leaves, devices=jax.local_devices()[:local])
     return VSDState(
         particles=place(blocks), score=shared[0], step=shared[1], key=shared[2]
     )
 
 
 def gather_state(state: VSDState) -> VSDState:
-    """Inverse of `split_state`."""
+    """Inverse of `split_state`; on one of several hosts the particles of its own."""
     # Cloned: taking the first of its copies is no use of the key.
     key = jax.random.clone(state.key)
-    shared = jax.tree.map(lambda leaf: leaf[0], (state.score, state.step, key))
+    shared = jax.tree.map(_first, (state.score, state.step, key))
     return VSDState(
         particles=jax.tree.map(_merge, state.particles),
         score=shared[0],
@@ -84,10 +123,35 @@ def gather_state(state: VSDState) -> VSDState:
 
 def gather_metrics(metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Joins per-particle metrics and takes one copy of the others."""
+    if VOTES in metrics:
+        return jax.tree.map(_first, metrics)
     return {
         name: _merge(values) if name.startswith("particle/") else values[0]
         for name, values in metrics.items()
     }
+
+
+def join_hosts(block: PyTree) -> PyTree:
+    """Arrays over all hosts, of which each holds its own block of the leading axis.
+
+    Args:
+      block: leaves [n / hosts, ...], this host's particles.
+
+    Returns:
+      Leaves [n, ...]; nothing crosses the network.
+    """
+    first = {each.process_index: each for each in reversed(jax.devices())}
+    mesh = jax.sharding.Mesh([first[i] for i in range(jax.process_count())], ("hosts",))
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("hosts"))
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_process_local_data(spread, np.asarray(leaf)),
+        block,
+    )
+
+
+def gather_hosts(block: np.ndarray) -> np.ndarray:
+    """Blocks [m, ...] of all hosts as [hosts * m, ...], on every one of them."""
+    return np.asarray(multihost_utils.process_allgather(block, tiled=True))
 
 
 def sum_devices(tree: PyTree, axis_name: str | None) -> PyTree:
@@ -151,6 +215,11 @@ def _release(leaf: jax.Array) -> jax.Array | np.ndarray:
         data = np.asarray(jax.random.key_data(leaf))
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
     return np.asarray(leaf)
+
+
+def _first(leaf: jax.Array) -> jax.Array:
+    """The first of equal copies, read where it lies: indexing would gather them."""
+    return leaf.addressable_data(0).reshape(leaf.shape[1:])
 
 
 def _merge(leaf: jax.Array) -> jax.Array:

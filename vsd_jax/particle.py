@@ -27,8 +27,8 @@ from vsd_jax.state import (
 Draw = dict[str, PyTree]
 """What one particle draws in one step: `cameras` (leaves [V, ...]), `backgrounds`
 [V, 3], `context` (leaves [V, ...], see `prompt.select_context`), `t` [V], `noise` and
-`encode_noise` [V, h, w, c], `render_keys` [V], `stats_key`, and for K steps of the score
-network `score_t` [K, V], `score_noise` [K, V, h, w, c], `score_keep` [K, V]."""
+`encode_noise` [V, h, w, c], `render_keys` [V], `stats_key`, and for K steps of the
+score network `score_t` [K, V], `score_noise` [K, V, h, w, c], `score_keep` [K, V]."""
 
 TRange = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 """`(step) -> (lowest, highest)` timestep, both inclusive."""

@@ -8,6 +8,9 @@ An item is stored as a flat `{path: array}`, which restores into any pytree type
 reads most damaged files without a word, so the manifest is checked first and a
 damaged checkpoint is passed over for the one before it. A checkpoint gets its name only
 when it is complete; the older ones go only after that.
+
+Of several hosts each writes its own particles into the same files, and the first does
+the rest; what is written can be read by any number of them.
 """
 
 import hashlib
@@ -21,7 +24,8 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from vsd_jax.runtime import writer
+from vsd_jax import parallel
+from vsd_jax.runtime import hosts, writer
 from vsd_jax.runtime.errors import RunError
 from vsd_jax.state import Particles, PyTree, VSDState
 
@@ -35,7 +39,8 @@ def save_state(folder: Path, state: VSDState, *, keep: int) -> Path:
 
     Args:
       folder: the run's `checkpoints` folder; made if absent.
-      state: the state, on one device (not replicated).
+      state: the state, on one device (not replicated); of several hosts each gives
+        its own particles, and all call this at the same step.
       keep: number of checkpoints that stay, >= 1.
 
     Returns:
@@ -51,23 +56,32 @@ def save_state(folder: Path, state: VSDState, *, keep: int) -> Path:
         "clock": {"step": state.step, "key": state.key},
     }
     folder = Path(folder).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".partial_*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial = folder / f".partial_{step:06d}"
+    partial, final = folder / f".partial_{step:06d}", folder / f"step_{step:06d}"
+    if hosts.is_first():
+        _make_room(folder, partial)
+    hosts.wait("save")
     try:
         _write_items(partial, items)
-        manifest = {"step": step, "files": _digest(partial)}
-        writer.write_json(partial / _MANIFEST, manifest)
-        final = folder / f"step_{step:06d}"
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
+        if hosts.is_first():
+            manifest = {"step": step, "files": _digest(partial)}
+            writer.write_json(partial / _MANIFEST, manifest)
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(partial, final)
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    for old in list_steps(folder)[:-keep]:
-        shutil.rmtree(folder / f"step_{old:06d}", ignore_errors=True)
+    if hosts.is_first():
+        for old in list_steps(folder)[:-keep]:
+            shutil.rmtree(folder / f"step_{old:06d}", ignore_errors=True)
+    hosts.wait("saved")  # who is told to stop must not leave before it is
     return final
+
+
+def _make_room(folder: Path, partial: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".partial_*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir()
 
 
 def list_steps(folder: Path) -> list[int]:
@@ -167,20 +181,23 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _write_items(folder: Path, items: Mapping[str, PyTree]) -> None:
-    folder.mkdir()
     with ocp.StandardCheckpointer() as checkpointer:
         for name, tree in items.items():
             flat = {
                 path: jax.random.key_data(leaf) if _is_key(leaf) else leaf
                 for path, leaf in _flatten(tree).items()
             }
+            if hosts.are_several():
+                # What is the same on all, orbax takes from the first, as plain arrays.
+                join = parallel.join_hosts if name == "particles" else jax.device_get
+                flat = join(flat)
             if flat:  # orbax refuses an item without arrays (SDS: no score network)
                 checkpointer.save(folder / name, flat)
                 checkpointer.wait_until_finished()
 
 
 def _read_items(folder: Path, items: Mapping[str, PyTree]) -> dict[str, Any]:
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def stored(leaf: Any) -> jax.ShapeDtypeStruct:
         if _is_key(leaf):
@@ -188,7 +205,12 @@ def _read_items(folder: Path, items: Mapping[str, PyTree]) -> dict[str, Any]:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     found = {}
-    with ocp.StandardCheckpointer() as checkpointer:
+    # Each process reads for itself: the first may do so while the others wait.
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"read_{me}"
+    )
+    with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
         for name, tree in items.items():
             target = {path: stored(leaf) for path, leaf in _flatten(tree).items()}
             flat = checkpointer.restore(folder / name, target) if target else {}

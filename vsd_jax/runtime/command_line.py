@@ -13,8 +13,10 @@ from absl import flags
 from ml_collections.config_flags import config_flags
 
 from vsd_jax.runtime import config as config_lib
-from vsd_jax.runtime import session
+from vsd_jax.runtime import hosts, session
 from vsd_jax.runtime.errors import ConfigError
+
+_HOSTS = hosts.Place._fields
 
 
 def define(values: flags.FlagValues) -> None:
@@ -37,9 +39,24 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("mode", "train", session.MODES, about, flag_values=values)
     about = "Delete an earlier run in --workdir and start anew."
     flags.DEFINE_bool("overwrite", False, about, flag_values=values)
+    _define_hosts(values)
     # absl's --help shows only the flags of the file that was started.
-    for name in ("config", "workdir", "mode", "overwrite"):
+    for name in ("config", "workdir", "mode", "overwrite", *_HOSTS, "distributed"):
         values.register_key_flag_for_module(sys.argv[0], values[name])
+
+
+def _define_hosts(values: flags.FlagValues) -> None:
+    about = (
+        "This is one process of several hosts (docs/scaling.md); SLURM, Kubernetes,"
+        " Open MPI or the TPU pod tells where the others are."
+    )
+    flags.DEFINE_bool("distributed", False, about, flag_values=values)
+    about = "As --distributed, by hand: HOST:PORT of process 0, the same for all."
+    flags.DEFINE_string("coordinator", None, about, flag_values=values)
+    about = "With --coordinator: how many processes there are."
+    flags.DEFINE_integer("num_processes", None, about, flag_values=values)
+    about = "With --coordinator: which one this is, from 0."
+    flags.DEFINE_integer("process_id", None, about, flag_values=values)
 
 
 def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
@@ -84,6 +101,58 @@ def read(values: flags.FlagValues) -> dict[str, Any]:
     return {"config": config} | {
         argument: values[flag].value for argument, flag in names.items()
     }
+
+
+def read_hosts(values: flags.FlagValues) -> hosts.Place | None:
+    """This process's place among several hosts; None if it is alone.
+
+    Raises:
+      ConfigError: if the flags do not go together.
+    """
+    place = hosts.Place(*(values[name].value for name in _HOSTS))
+    given = [f"--{n}={v}" for n, v in zip(_HOSTS, place, strict=True) if v is not None]
+    mode, detect = values["mode"].value, values["distributed"].value
+    if not given and not detect:
+        return None
+    if mode != "train":
+        raise ConfigError(
+            f"--mode={mode} works on one host; leave {(*given, '--distributed')[0]} out"
+            " and start it once."
+        )
+    if detect and given:
+        raise ConfigError(
+            f"--distributed lets the cluster tell what {given[0]} tells by hand; leave"
+            " one of them out."
+        )
+    if not detect:
+        _check_place(place, given)
+    return place
+
+
+def _check_place(place: hosts.Place, given: Sequence[str]) -> None:
+    missing = [f"--{n}" for n, v in zip(_HOSTS, place, strict=True) if v is None]
+    if missing:
+        raise ConfigError(
+            f"{' '.join(given)} needs {' and '.join(missing)} too; give all three, or"
+            " --distributed alone where a cluster tells them."
+        )
+    host, _, port = place.coordinator.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConfigError(
+            f"--coordinator={place.coordinator} is no HOST:PORT; give the address of"
+            " process 0's host and a free port there, e.g. --coordinator=10.0.0.1:4321."
+        )
+    if place.num_processes < 1:
+        raise ConfigError(
+            f"--num_processes={place.num_processes} must be at least 1; give the number"
+            " of processes that are started."
+        )
+    if not 0 <= place.process_id < place.num_processes:
+        raise ConfigError(
+            f"--process_id={place.process_id} must be from 0 to"
+            f" {place.num_processes - 1} with --num_processes={place.num_processes};"
+            " give each process its own."
+        )
 
 
 def _explain(argv: Sequence[str], error: Exception) -> str:

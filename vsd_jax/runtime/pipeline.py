@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from vsd_jax.runtime import checkpoint, page, progress, report, session, writer
+from vsd_jax.runtime import checkpoint, hosts, page, progress, report, session, writer
 from vsd_jax.runtime import config as config_lib
 from vsd_jax.runtime.errors import ConfigError, RunError
 
@@ -60,7 +60,10 @@ def start(
             progress.say("Finished before.")
             continue
         session.start("train", stage, str(Path(folder) / name), **options)
-    progress.say(f"\nAll stages: {write_overview(Path(folder), config, list(stages))}")
+    if hosts.is_first():
+        progress.say(
+            f"\nAll stages: {write_overview(Path(folder), config, list(stages))}"
+        )
 
 
 def _linked(config: ConfigDict, folder: Path) -> dict[str, ConfigDict]:

@@ -23,6 +23,7 @@ from vsd_jax.runtime import (
     build_scene,
     checkpoint,
     evaluate,
+    hosts,
     preflight,
     products,
     progress,
@@ -79,6 +80,8 @@ def start(
     if mode == "preflight":
         preflight.run(valid)
         return
+    if valid is not None:
+        hosts.check_devices(valid.num_devices)
     workdir = Workdir(folder, create=mode == "train")
     try:
         if mode == "train":
@@ -115,18 +118,22 @@ def _train(
         state = checkpoint.load_state(workdir.checkpoints, target, warn=progress.say)
     state = run.init(source.load_start(config)) if state is None else state
     progress.say(_first_line(config, run, state))
+    hosts.agree(config, int(state.step))
     try:
         if int(state.step) < config.num_steps:
             state = Loop(config, run, workdir).run(state)
     finally:
-        report.write_report(workdir.path)
-    _make_products(
-        ("render", "export", "evaluate"),
-        config,
-        workdir,
-        (state.particles, int(state.step)),
-        run,
-    )
+        if hosts.is_first():
+            report.write_report(workdir.path)
+    if hosts.is_first():
+        if hosts.are_several():
+            # It holds its own particles; those of the others are in the last save.
+            state = checkpoint.load_state(
+                workdir.checkpoints, target, warn=progress.say
+            )
+        found = (state.particles, int(state.step))
+        _make_products(("render", "export", "evaluate"), config, workdir, found, run)
+    hosts.wait("products")
 
 
 def _reopen(

@@ -20,6 +20,7 @@ from vsd_jax.runtime import (
     build_mesh,
     build_scene,
     checkpoint,
+    hosts,
     monitor,
     progress,
     views,
@@ -27,7 +28,9 @@ from vsd_jax.runtime import (
 )
 from vsd_jax.runtime.build import Run
 from vsd_jax.runtime.build_field import Config
+from vsd_jax.runtime.devices import Devices
 from vsd_jax.runtime.errors import RunError
+from vsd_jax.runtime.supervisor import STOP_SIGNAL
 from vsd_jax.runtime.workdir import Workdir
 from vsd_jax.state import VSDState
 
@@ -43,18 +46,21 @@ class Interrupted(RunError):
 def catch_signals() -> Iterator[Callable[[], bool]]:
     """Within it SIGINT and SIGTERM only ask to stop; a second one kills as usual.
 
+    The supervisor of one of several processes asks by `STOP_SIGNAL`, any number of
+    times.
+
     Yields:
       `asked() -> bool`.
     """
     asked: list[int] = []
-    old = {
-        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    numbers = (signal.SIGINT, signal.SIGTERM, STOP_SIGNAL)
+    old = {number: signal.getsignal(number) for number in numbers}
 
     def ask(number: int, frame: Any) -> None:
         del frame
         asked.append(number)
-        signal.signal(number, old[number])
+        if number != STOP_SIGNAL:
+            signal.signal(number, old[number])
         progress.say("\nStopping after this step; the state will be saved.")
 
     for number in old:
@@ -110,19 +116,23 @@ class Loop:
         """
         config, first = self._config, int(state.step)
         path = self._workdir.path / "metrics.jsonl"
-        self._metrics = writer.MetricsFile(path, resume_step=first)
-        devices = _Devices(config.num_devices, self._run)
+        self._metrics = None
+        if hosts.is_first():
+            self._metrics = writer.MetricsFile(path, resume_step=first)
+        devices = Devices(config.num_devices, self._run)
         split, total = devices.split(state), config.num_steps
         pending = None
         meter = progress.Meter("training", total, done=first)
         with catch_signals() as stop_asked, meter:
             for step in range(first + 1, total + 1):
-                split, metrics = devices.step(split)
+                split, metrics = devices.step(split, stop_asked())
+                stop = False
                 if pending is not None:
-                    self._read(*pending, meter)
-                pending, stop = (step, metrics), stop_asked()
+                    stop = self._read(*pending, meter)
+                pending = (step, metrics)
+                stop = stop or (stop_asked() and not hosts.are_several())
                 if stop or step == total or self._due(step):
-                    self._read(*pending, meter)
+                    stop = self._read(*pending, meter) or stop
                     pending = None
                     state = devices.gather(split)
                     self._hooks(step, state, last=stop or step == total)
@@ -140,9 +150,14 @@ class Loop:
             for every in (log.image_every, log.checkpoint_every)
         )
 
-    def _read(self, step: int, metrics: Any, meter: progress.Meter) -> None:
-        """Waits for a step's metrics, logs them, and raises what they tell."""
+    def _read(self, step: int, metrics: Any, meter: progress.Meter) -> bool:
+        """Waits for a step's metrics, logs them, and raises what they tell.
+
+        Returns:
+          Whether one of several hosts asked in that step to stop.
+        """
         metrics = jax.device_get(metrics)
+        votes = metrics.pop(parallel.VOTES, 0)
         self._estimate(step)
         self._window.add(metrics)
         for i in metrics["particle/index"][metrics["particle/restarted"] > 0]:
@@ -162,8 +177,11 @@ class Loop:
             steps = checkpoint.list_steps(self._workdir.checkpoints)
             good = f"step {steps[-1]}" if steps else "none yet"
             raise RunError(f"Stopped at step {step}. {alarm} Last checkpoint: {good}.")
+        return bool(votes)
 
     def _log(self, step: int, row: dict[str, Any]) -> None:
+        if self._metrics is None:
+            return
         try:
             self._metrics.write(step, row)
         except OSError as error:
@@ -192,7 +210,7 @@ class Loop:
             save()
         except OSError as error:
             text = f"{self._workdir.path} could not be written to ({error})."
-            if last:
+            if last or hosts.are_several():  # who goes on alone waits for ever
                 raise RunError(
                     f"{text} The last good checkpoint stays. Free some space and run"
                     " the same command again: it goes on from there."
@@ -208,6 +226,11 @@ class Loop:
         flat = build_scene.is_flat(self._config)
         cameras = views.judged_cameras(self._config, 1 if flat else log.sheet_views)
         rgb = views.render_views(self._render, state.particles, cameras)["rgb"]
+        if hosts.are_several():
+            hosts.wait("pictures")
+            rgb = parallel.gather_hosts(rgb)
+            if not hosts.is_first():
+                return
         if flat:
             rgb = _as_rows(rgb, log.sheet_views)
         sheet = writer.contact_sheet(rgb, tile_size=log.sheet_size)
@@ -229,27 +252,3 @@ def _as_rows(rgb: np.ndarray, columns: int) -> np.ndarray:
     spare = -len(images) % columns
     images = np.concatenate([images, np.ones((spare, *images.shape[1:]), np.float32)])
     return images.reshape(-1, columns, *images.shape[1:])
-
-
-class _Devices:
-    """One step on one device or, with `parallel`, on several; same results."""
-
-    def __init__(self, num_devices: int, run: Run):
-        self._num, self._run = num_devices, run
-        self._arguments = (run.prior_params, run.contexts)
-        self._step = run.step
-        if num_devices > 1:
-            self._arguments = parallel.replicate(self._arguments, num_devices)
-            self._step = parallel.parallel_step(run.step)
-
-    def split(self, state: VSDState) -> VSDState:
-        return parallel.split_state(state, self._num) if self._num > 1 else state
-
-    def gather(self, state: VSDState) -> VSDState:
-        return parallel.gather_state(state) if self._num > 1 else state
-
-    def step(self, state: VSDState) -> tuple[VSDState, Any]:
-        state, metrics = self._step(state, *self._arguments)
-        if self._num > 1:
-            metrics = parallel.gather_metrics(metrics)
-        return state, metrics

@@ -22,7 +22,7 @@ from typing import Any
 import jax
 
 from vsd_jax.runtime import config as config_lib
-from vsd_jax.runtime import writer
+from vsd_jax.runtime import hosts, writer
 from vsd_jax.runtime.errors import ConfigError, RunError
 
 Path = pathlib.Path
@@ -39,6 +39,8 @@ _PACKAGES = (
 
 class Workdir:
     """An open run folder; `close` lets others use it.
+
+    Of several hosts the first locks it and writes its settings; the others find it so.
 
     Attributes:
       path: the folder.
@@ -59,6 +61,9 @@ class Workdir:
         self.path = Path(path).expanduser()
         self.checkpoints = self.path / "checkpoints"
         self.resumed = False
+        self._lock = None
+        if not hosts.is_first():
+            return
         if not create and not (self.path / "config.json").exists():
             raise RunError(
                 f"--workdir={path} holds no run (there is no config.json). Train first:"
@@ -83,10 +88,13 @@ class Workdir:
 
     def close(self) -> None:
         """Unlocks the folder."""
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def adopt(self, config: Mapping[str, Any], *, overwrite: bool) -> None:
         """Compares with what the folder holds; sets `resumed`; writes config.json.
+
+        Of several hosts the first does so, and the others wait for it.
 
         Args:
           config: validated configuration.
@@ -95,6 +103,11 @@ class Workdir:
         Raises:
           ConfigError: naming the differing keys, if the folder holds another run.
         """
+        if hosts.is_first():
+            self._adopt(config, overwrite=overwrite)
+        self.resumed = bool(hosts.tell_all(self.resumed))
+
+    def _adopt(self, config: Mapping[str, Any], *, overwrite: bool) -> None:
         stored = self.path / "config.json"
         if overwrite:
             self._clear()
@@ -131,6 +144,8 @@ class Workdir:
         Raises:
           RunError: if less than `num_bytes` are free.
         """
+        if not hosts.is_first():
+            return
         free = shutil.disk_usage(self.path).free
         if free < num_bytes:
             raise RunError(
@@ -141,6 +156,8 @@ class Workdir:
 
     def record(self, argv: Sequence[str]) -> None:
         """Appends the command to command.txt and writes environment.json."""
+        if not hosts.is_first():
+            return
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         with (self.path / "command.txt").open("a", encoding="utf-8") as file:
             file.write(f"{shlex.join(argv)}  # {now}\n")

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's step on one device, on several of one host, or on those of several hosts."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from vsd_jax import parallel
+from vsd_jax.runtime import hosts
+from vsd_jax.runtime.build import Run
+from vsd_jax.state import VSDState
+
+
+class Devices:
+    """One step on one device or, with `parallel`, on several; same results."""
+
+    def __init__(self, num_devices: int, run: Run):
+        """Puts what does not change on the devices.
+
+        Args:
+          num_devices: D, over all hosts.
+          run: from `build.build`.
+        """
+        self._num, self._run = num_devices, run
+        self._arguments = (run.prior_params, run.contexts)
+        self._step = run.step
+        if num_devices > 1:
+            self._arguments = parallel.replicate(self._arguments, num_devices)
+            parallel_step = parallel.parallel_step
+            if hosts.are_several():
+                parallel_step = parallel.parallel_step_over_hosts
+            self._step = parallel_step(run.step)
+
+    def split(self, state: VSDState) -> VSDState:
+        """Spreads a state of all particles."""
+        return parallel.split_state(state, self._num) if self._num > 1 else state
+
+    def gather(self, state: VSDState) -> VSDState:
+        """The state of this host's particles; of all, if it is the only host."""
+        return parallel.gather_state(state) if self._num > 1 else state
+
+    def step(self, state: VSDState, stop: bool) -> tuple[VSDState, Any]:
+        """Makes a step.
+
+        Args:
+          state: split; donated.
+          stop: whether this host wants to stop.
+
+        Returns:
+          (state, metrics of all particles); of several hosts, `metrics[VOTES]` is
+          positive on all if one of them wants to stop. It comes with the metrics, one
+          step late, so that no step waits for it.
+        """
+        if hosts.are_several():
+            vote = np.full(jax.local_device_count(), stop, np.int32)
+            state, metrics = self._step(state, vote, *self._arguments)
+        else:
+            state, metrics = self._step(state, *self._arguments)
+        if self._num > 1:
+            metrics = parallel.gather_metrics(metrics)
+        return state, metrics

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process that starts one of several and says in a sentence why it ended.
+
+When a process of a run dies, JAX ends all others from a C++ thread: a page of text and
+an abort, which Python cannot catch. So each is the child of a small process that never
+touches a device, passes signals on, and puts a sentence in the place of that page.
+"""
+
+import contextlib
+import ctypes
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+
+_MARK = "VSD_JAX_SUPERVISED"
+_FATAL = b"JAX distributed service detected fatal errors"
+# From the first of these lines on the child's last words are held back.
+_SERVICE = (b"coordination_service", b"Polled an error", _FATAL)
+_SET_PARENT_DEATH_SIGNAL = 1  # of prctl(2)
+
+STOP_SIGNAL = signal.SIGUSR1
+"""Asks the child to stop, however often it comes: the launcher of a cluster may have
+sent it the parent's SIGTERM as well, and a second SIGTERM kills."""
+
+
+def is_child() -> bool:
+    """Whether this process was started by `supervise`."""
+    return os.environ.get(_MARK) == str(os.getppid())
+
+
+def die_with_parent() -> None:
+    """Lets the system kill this process when the one that started it dies (Linux)."""
+    if sys.platform.startswith("linux"):
+        library = ctypes.CDLL(None)
+        library.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+
+
+def supervise(command: Sequence[str], workdir: str) -> int:
+    """Runs a command as a child and waits for its end.
+
+    Args:
+      command: of a program that calls `die_with_parent` when `is_child()`.
+      workdir: the run's folder; its newest checkpoint is named if a process is gone.
+
+    Returns:
+      The exit status to end with: the child's, or 1 if another process was gone.
+    """
+    environment = os.environ | {_MARK: str(os.getpid())}
+    child = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+    with _signals_for(child):
+        held = _relay(child.stderr)
+        status = child.wait()
+    if status == -signal.SIGABRT and _FATAL in held:
+        sys.stderr.write(f"vsd_jax: {explain(held.decode(errors='replace'), workdir)}")
+        sys.stderr.write("\n")
+        return 1
+    sys.stderr.buffer.write(held)
+    return status if status >= 0 else 128 - status
+
+
+def explain(last_words: str, workdir: str) -> str:
+    """The sentence for what JAX wrote before it aborted.
+
+    Args:
+      last_words: of the child, from the coordination service's first line on.
+      workdir: the run's folder.
+    """
+    # A line for each: a number or, in older versions, a path that ends in task:NUMBER.
+    listed = re.search(r"heartbeats\):?\s*\n((?:\S*?\d+\s*\n)+)", last_words)
+    named = re.findall(r"(\d+)\s*$", listed[1], re.M) if listed else []
+    # None is named when the one who would name it, the first, is gone itself.
+    numbers = sorted({int(number) for number in named} or {0})
+    several = len(numbers) > 1
+    who = ", ".join(map(str, numbers))
+    return (
+        f"Process{'es' * several} {who} of this run {'are' if several else 'is'} gone"
+        " (it was killed, or its host or the network failed; its own output may tell),"
+        f" so this one stopped too. {_what_next(pathlib.Path(workdir))}"
+    )
+
+
+def _what_next(workdir: pathlib.Path) -> str:
+    again = "Run the same command on all hosts again: it"
+    found = [
+        path
+        for pattern in ("checkpoints/step_*", "*/checkpoints/step_*")
+        for path in workdir.expanduser().glob(pattern)
+    ]
+    if not found:
+        return f"{again} begins anew, as {workdir} holds no checkpoint yet."
+    newest = max(found, key=lambda path: (path.stat().st_mtime, path.name))
+    return f"{again} goes on from checkpoint step {int(newest.name[5:])}."
+
+
+def _relay(stream: Iterable[bytes]) -> bytes:
+    """Passes the child's stderr on; holds back what follows JAX's fatal error."""
+    held = b""
+    for line in stream:
+        # E and F: errors; a mere warning of the service must not hold the rest back.
+        fault = line[:1] in b"EF" and any(words in line for words in _SERVICE)
+        if held or fault:
+            held += line
+        else:
+            sys.stderr.buffer.write(line)
+            sys.stderr.buffer.flush()
+    return held
+
+
+@contextlib.contextmanager
+def _signals_for(child: subprocess.Popen):
+    """SIGINT and SIGTERM ask the child to stop; a second one ends it."""
+    asked: list[int] = []
+
+    def pass_on(number: int, frame) -> None:
+        del frame
+        with contextlib.suppress(ProcessLookupError):
+            child.send_signal(signal.SIGTERM if asked else STOP_SIGNAL)
+        asked.append(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    old = {number: signal.signal(number, pass_on) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
