@@ -125,6 +125,39 @@ def all_reduce_sizes(text: str) -> list[int]:
     return [math.prod(int(n) for n in d.split(",") if n) for d in dims]
 
 
+@pytest.mark.parametrize(("num", "devices", "views"), [(1, 2, 2), (2, 8, 4)])
+def test_shared_views_give_what_one_device_gives(num, devices, views):
+    copies = devices // num
+    options = {"particles_per_step": num, "num_views": views, "score_steps": 2, **TXS}
+    parts = (make_scene(), make_prior(MODEL), SCORE)
+    txs = {name: TXS[name] for name in ("particle_tx", "score_tx")}
+
+    def fresh():
+        phi = {"scale": jnp.float32(0.5)}
+        return init_state(jax.random.key(0), parts[0], phi, num_particles=num, **txs)
+
+    single, state = simple_step(*parts, **options), fresh()
+    step = simple_step(
+        *parts, **options, axis_name=parallel.AXIS, devices_per_particle=copies
+    )
+    step, many = parallel.parallel_step(step), parallel.split_state(fresh(), devices)
+    fixed = parallel.replicate((mixture(), make_contexts(2)), devices)
+    for _ in range(3):
+        state, metrics = single(state, mixture(), make_contexts(2))
+        many, many_metrics = step(many, *fixed)
+    for leaf in jax.tree.leaves(many.particles):  # the copies stay equal
+        groups = np.asarray(leaf).reshape((num, copies) + leaf.shape[1:])
+        assert (groups == groups[:, :1]).all()
+    gathered = parallel.gather_state(many, copies)
+    for a, b in zip(leaves(state), leaves(gathered), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    many_metrics = parallel.gather_metrics(many_metrics, copies)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(
+            many_metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name
+        )
+
+
 def test_split_and_gather_are_inverse():
     state = new_state()
     split = parallel.split_state(state, 2)

@@ -75,18 +75,21 @@ def split_state(state: VSDState, num_devices: int) -> VSDState:
 
     Args:
       state: as from `init_state`, n particles; the same on every host.
-      num_devices: D, over all hosts; divides n.
+      num_devices: D, over all hosts; divides n, or is a multiple of it: then each
+        particle has D / n copies, on devices that share its views.
 
     Returns:
-      VSDState whose leaves have a leading axis D; particles [D, n / D, ...]. On one of
-      several hosts its own part of them: D / hosts instead of D.
+      VSDState whose leaves have a leading axis D; particles [D, n / D, ...], or
+      [D, 1, ...] if shared. On one of several hosts its own part of them: D / hosts
+      instead of D.
 
     Raises:
-      ValueError: if D does not divide n, or there are fewer devices.
+      ValueError: if neither divides the other, if a particle would be shared by two
+        hosts, or there are fewer devices.
     """
     num = jax.tree.leaves(state.particles)[0].shape[0]
     hosts, here = jax.process_count(), jax.local_device_count()
-    if num % num_devices:
+    if (num % num_devices and num_devices % num) or num % hosts:
         raise ValueError(f"{num} particles cannot be split over {num_devices} devices.")
     if num_devices > here * hosts or num_devices % hosts:
         raise ValueError(
@@ -95,10 +98,10 @@ def split_state(state: VSDState, num_devices: int) -> VSDState:
         )
     local, block = num_devices // hosts, num // hosts
     first = jax.process_index() * block
+    copies = max(1, num_devices // num)
+    rows = np.repeat(np.arange(first, first + block), copies)
     blocks = jax.tree.map(
-        lambda leaf: _release(leaf)[first : first + block].reshape(
-            (local, -1) + leaf.shape[1:]
-        ),
+        lambda leaf: _release(leaf)[rows].reshape((local, -1) + leaf.shape[1:]),
         state.particles,
     )
     shared = replicate((state.score, state.step, state.key), num_devices)
@@ -108,25 +111,30 @@ def split_state(state: VSDState, num_devices: int) -> VSDState:
     )
 
 
-def gather_state(state: VSDState) -> VSDState:
+def gather_state(state: VSDState, devices_per_particle: int = 1) -> VSDState:
     """Inverse of `split_state`; on one of several hosts the particles of its own."""
     # Cloned: taking the first of its copies is no use of the key.
     key = jax.random.clone(state.key)
     shared = jax.tree.map(_first, (state.score, state.step, key))
     return VSDState(
-        particles=jax.tree.map(_merge, state.particles),
+        particles=jax.tree.map(
+            lambda leaf: _merge(leaf)[::devices_per_particle], state.particles
+        ),
         score=shared[0],
         step=shared[1],
         key=shared[2],
     )
 
 
-def gather_metrics(metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def gather_metrics(
+    metrics: dict[str, jax.Array], devices_per_particle: int = 1
+) -> dict[str, jax.Array]:
     """Joins per-particle metrics and takes one copy of the others."""
-    if VOTES in metrics:
-        return jax.tree.map(_first, metrics)
+    join = _first if VOTES in metrics else _merge
     return {
-        name: _merge(values) if name.startswith("particle/") else values[0]
+        name: join(values)[::devices_per_particle]
+        if name.startswith("particle/")
+        else _first(values)
         for name, values in metrics.items()
     }
 

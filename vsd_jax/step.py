@@ -180,7 +180,7 @@ def make_step(
         score, prior, tx=score_tx, sigma_floor=sigma_floor, axis_name=axis_name
     )
 
-    step = _make_joint_step(
+    return _make_joint_step(
         draw_fn,
         particle_update,
         score_update,
@@ -192,7 +192,6 @@ def make_step(
         num_t=len(prior.alphas_cumprod),
         **shares,
     )
-    return jax.jit(step, donate_argnums=0)
 
 
 def _make_joint_step(
@@ -243,7 +242,7 @@ def _make_joint_step(
             metrics,
         )
 
-    return step
+    return jax.jit(step, donate_argnums=0)
 
 
 def choose_particles(

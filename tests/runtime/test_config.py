@@ -37,6 +37,8 @@ def changed(**changes) -> ConfigDict:
         ({"prompt_prefix": "a photo of "}, ["prompt_prefix='a photo of '"]),
         ({"num_particles": 2, "particles_per_step": 3}, ["particles_per_step=3"]),
         ({"num_particles": 3, "num_devices": 2}, ["num_devices=2", "multiple"]),
+        ({"num_particles": 2, "num_devices": 3}, ["num_devices=3", "multiple"]),
+        ({"vsd__views_per_step": 3, "num_devices": 2}, ["views_per_step (now 3)"]),
         ({"on_not_finite": "ignore"}, ["on_not_finite='ignore'", "stop, restart"]),
         (
             {"on_not_finite": "restart", "mesh__source": "run"},

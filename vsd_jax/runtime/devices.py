@@ -15,14 +15,16 @@ from vsd_jax.state import VSDState
 class Devices:
     """One step on one device or, with `parallel`, on several; same results."""
 
-    def __init__(self, num_devices: int, run: Run):
+    def __init__(self, num_devices: int, num_particles: int, run: Run):
         """Puts what does not change on the devices.
 
         Args:
           num_devices: D, over all hosts.
+          num_particles: n; where D is more, D / n devices share one particle.
           run: from `build.build`.
         """
         self._num, self._run = num_devices, run
+        self._copies = max(1, num_devices // num_particles)
         self._arguments = (run.prior_params, run.contexts)
         self._step = run.step
         if num_devices > 1:
@@ -38,7 +40,9 @@ class Devices:
 
     def gather(self, state: VSDState) -> VSDState:
         """The state of this host's particles; of all, if it is the only host."""
-        return parallel.gather_state(state) if self._num > 1 else state
+        if self._num == 1:
+            return state
+        return parallel.gather_state(state, self._copies)
 
     def step(self, state: VSDState, stop: bool) -> tuple[VSDState, Any]:
         """Makes a step.
@@ -58,5 +62,5 @@ class Devices:
         else:
             state, metrics = self._step(state, *self._arguments)
         if self._num > 1:
-            metrics = parallel.gather_metrics(metrics)
+            metrics = parallel.gather_metrics(metrics, self._copies)
         return state, metrics

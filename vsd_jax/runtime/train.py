@@ -119,7 +119,7 @@ class Loop:
         self._metrics = None
         if hosts.is_first():
             self._metrics = writer.MetricsFile(path, resume_step=first)
-        devices = Devices(config.num_devices, self._run)
+        devices = Devices(config.num_devices, config.num_particles, self._run)
         split, total = devices.split(state), config.num_steps
         pending = None
         meter = progress.Meter("training", total, done=first)
