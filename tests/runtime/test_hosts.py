@@ -147,3 +147,74 @@ def test_a_killed_host_stops_all_and_any_number_goes_on(tmp_path, config, alone)
         assert f"it goes on from checkpoint step {last}." in said[0]
     finish(folder, start(folder, 2))
     assert_same(folder, config, alone)
+
+
+def test_one_process_is_not_several(config):
+    assert hosts.is_first() and not hosts.are_several()
+    hosts.wait("here")
+    hosts.check_devices(3)
+    hosts.agree(config, 7)
+    assert hosts.tell_all(5) == 5
+    hosts.await_verdict(ValueError("a fault of ours"))
+
+
+@pytest.fixture
+def second_of_two(monkeypatch):
+    """This process as the second of two; what the first says can be given."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    monkeypatch.setattr(hosts, "wait", lambda name: None)
+
+    def hear(change):
+        monkeypatch.setattr(
+            hosts.multihost_utils,
+            "process_allgather",
+            lambda mine: np.stack([change(mine.copy()), mine]),
+        )
+
+    return hear
+
+
+def test_devices_are_counted_over_all(second_of_two):
+    hosts.check_devices(8)
+    with pytest.raises(ConfigError, match="num_devices=4, but the 2 processes have 8"):
+        hosts.check_devices(4)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ([1, 0], "Process 1 has another configuration than process 0"),
+        ([0, 4], "Process 1 would go on from step 7 and process 0 from step 11"),
+    ],
+)
+def test_all_must_begin_the_same(second_of_two, config, change, words):
+    second_of_two(lambda mine: mine)
+    hosts.agree(config, 7)
+    second_of_two(lambda mine: mine + np.array(change, np.int32))
+    with pytest.raises(RunError, match=words):
+        hosts.agree(config, 7)
+
+
+def test_only_the_first_locks_and_writes(second_of_two, tmp_path, monkeypatch, config):
+    monkeypatch.setattr(hosts, "tell_all", lambda value: 1)
+    folder = tmp_path / "not_there_yet"
+    workdir = Workdir(folder, create=True)
+    workdir.adopt(config, overwrite=True)
+    workdir.record(["python"])
+    workdir.require_space(2**60)
+    workdir.close()
+    assert workdir.resumed and not folder.exists()
+
+
+def test_who_cannot_join_says_why(monkeypatch):
+    def fail(*arguments, **options):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    monkeypatch.setattr(hosts, "_set", lambda name, value: None)
+    with pytest.raises(RunError, match="--distributed found no SLURM"):
+        hosts.join(hosts.Place())
+    with pytest.raises(RunError, match="Process 1 of 2 could not join .*=a:1 "):
+        hosts.join(hosts.Place("a:1", 2, 1))
