@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from configs import image2d
-from vsd_jax.runtime import checkpoint, train, writer
+from vsd_jax.runtime import checkpoint, hosts, train, writer
 from vsd_jax.runtime import config as config_lib
+from vsd_jax.runtime.errors import ConfigError, RunError
 from vsd_jax.runtime.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
