@@ -101,3 +101,41 @@ def test_faults_of_the_user_end_without_traceback(monkeypatch):
 def test_the_file_stays_short():
     with open(main.__file__, encoding="utf-8") as file:
         assert len(file.readlines()) <= 60
+
+
+def place(*arguments):
+    values = flags.FlagValues()
+    command_line.define(values)
+    command_line.parse(["main", *arguments], values)
+    return command_line.read_hosts(values)
+
+
+BY_HAND = ("--coordinator=10.0.0.1:4321", "--num_processes=2", "--process_id=1")
+
+
+def test_place_among_several_hosts():
+    assert place() is None
+    assert place("--distributed") == (None, None, None)
+    assert place(*BY_HAND) == ("10.0.0.1:4321", 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (BY_HAND[:1], ["--coordinator=10.0.0.1:4321 needs", "--num_processes and"]),
+        (BY_HAND[1:], ["--num_processes=2 --process_id=1", "needs --coordinator too"]),
+        (["--distributed", BY_HAND[1]], ["--num_processes=2", "leave one of them out"]),
+        (["--mode=render", *BY_HAND], ["--mode=render", "--coordinator", "one host"]),
+        (["--mode=export", "--distributed"], ["--mode=export", "--distributed"]),
+        ([*BY_HAND, "--coordinator=here"], ["--coordinator=here", "HOST:PORT"]),
+        ([*BY_HAND, "--coordinator=a:70000"], ["--coordinator=a:70000", "HOST:PORT"]),
+        ([*BY_HAND, "--process_id=2"], ["--process_id=2", "from 0 to 1"]),
+        ([*BY_HAND, "--num_processes=0"], ["--num_processes=0", "at least 1"]),
+    ],
+)
+def test_flags_of_hosts_that_do_not_go_together(arguments, words):
+    with pytest.raises(ConfigError) as error:
+        place(*arguments)
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)

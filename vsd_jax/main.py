@@ -39,10 +39,11 @@ def _start_one_of_several(place: hosts.Place, arguments: dict) -> None:
         pipeline.start(**arguments)
     except RunError as error:
         print(f"vsd_jax: {error}", file=sys.stderr)
-        hosts.leave(error)
+        hosts.leave()
     except BaseException as error:
+        hosts.await_verdict(error)
         traceback.print_exc()
-        hosts.leave(error)
+        hosts.leave()
 
 
 def run() -> None:

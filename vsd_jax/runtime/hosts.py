@@ -175,17 +175,27 @@ def agree(config: Mapping[str, Any], step: int) -> None:
         )
 
 
-def leave(error: BaseException) -> None:
-    """Ends this process at once, with status 1; call it when the fault is told.
+def await_verdict(error: BaseException) -> None:
+    """Waits for what JAX says of the other processes, if that may explain a fault.
 
-    A fault of one process must not wait for the others, who wait for it: they are told
-    by the heartbeat that stops. One that JAX raised may be the end of another process;
-    then that verdict, which ends this one, is the better answer.
+    When one dies, the next sum over the devices may fail before JAX has missed its
+    heartbeat. Then it ends this process, and says which one is gone, within the wait.
     """
-    if isinstance(error, jax.errors.JaxRuntimeError):
-        time.sleep(2 * HEARTBEAT_SECONDS)
+    while error is not None:
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            time.sleep(2 * HEARTBEAT_SECONDS)
+            return
+        error = error.__cause__ or error.__context__
+
+
+def leave() -> None:
+    """Ends this process at once, with status 1; call it when its fault is told.
+
+    It must not wait for the others, who may wait for it, as an ordinary end would: the
+    heartbeat that stops tells them.
+    """
     if is_first():
-        # It leads: when all have the same fault, the others must first tell it too.
+        # It leads: when all have the same fault, the others must tell it before.
         time.sleep(_LEAVE_SECONDS)
     sys.stdout.flush()
     sys.stderr.flush()

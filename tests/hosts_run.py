@@ -14,7 +14,7 @@ import time
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
@@ -40,7 +40,7 @@ def make_run(config) -> build.Run:
         "score_tx": optax.adam(0.01),
     }
     score = NoiseModel(
-        lambda params, noisy, t, context: noisy * params[0]["scale"], "sample"
+        lambda params, noisy, t, context: noisy * params[0]["scale"][None], "sample"
     )
     prior = simple_scene.make_prior(
         exact.make_model(simple_scene.ALPHAS_CUMPROD), SHAPE
