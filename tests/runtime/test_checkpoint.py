@@ -2,6 +2,7 @@
 """Checkpoints: round trip to the bit, rotation, damage found and passed over."""
 
 import os
+import resource
 
 import jax
 import jax.numpy as jnp
@@ -136,3 +137,19 @@ def test_failed_save_leaves_the_earlier_one(tmp_path, monkeypatch):
         checkpoint.save_state(tmp_path, make_state(2), keep=1)
     assert checkpoint.list_steps(tmp_path) == [1]
     assert checkpoint.find_damage(tmp_path / "step_000001") == ""
+
+
+def test_a_disk_that_takes_no_more_is_told_as_such(tmp_path):
+    """The fault comes from the writing itself, deep inside orbax."""
+    checkpoint.save_state(tmp_path, make_state(1), keep=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            checkpoint.save_state(tmp_path, make_state(2), keep=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert checkpoint.list_steps(tmp_path) == [1]
+    assert not list(tmp_path.glob(".partial_*"))
+    checkpoint.save_state(tmp_path, make_state(2), keep=1)
+    assert checkpoint.list_steps(tmp_path) == [2]

@@ -13,6 +13,7 @@ Of several hosts each writes its own particles into the same files, and the firs
 the rest; what is written can be read by any number of them.
 """
 
+import errno
 import hashlib
 import os
 import pathlib
@@ -67,14 +68,24 @@ def save_state(folder: Path, state: VSDState, *, keep: int) -> Path:
             writer.write_json(partial / _MANIFEST, manifest)
             shutil.rmtree(final, ignore_errors=True)
             os.replace(partial, final)
-    except OSError:
+    except (OSError, ValueError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise
+        raise _disk_fault(error) from error
     if hosts.is_first():
         for old in list_steps(folder)[:-keep]:
             shutil.rmtree(folder / f"step_{old:06d}", ignore_errors=True)
     hosts.wait("saved")  # who is told to stop must not leave before it is
     return final
+
+
+def _disk_fault(error: OSError | ValueError) -> OSError | ValueError:
+    """Tensorstore, below orbax, tells a fault of the disk as a long ValueError."""
+    found = re.search(r"os_error_code='(\d+)'", str(error))
+    of_disk = found or "tensorstore_spec" in str(error)
+    if isinstance(error, OSError) or not of_disk:
+        return error
+    code = int(found[1]) if found else errno.EIO
+    return OSError(code, os.strerror(code))
 
 
 def _make_room(folder: Path, partial: Path) -> None:

@@ -23,6 +23,7 @@ from vsd_jax.runtime import (
     hosts,
     monitor,
     progress,
+    saver,
     views,
     writer,
 )
@@ -99,6 +100,8 @@ class Loop:
             room=build_mesh.ROOM.get(config.field.kind, ""),
         )
         self._window = monitor.Window(config.num_particles)
+        keep = config.log.keep_checkpoints
+        self._saver = saver.Saver(workdir.checkpoints, keep=keep)
         self._times: list[float] = []
 
     def run(self, state: VSDState) -> VSDState:
@@ -123,7 +126,7 @@ class Loop:
         split, total = devices.split(state), config.num_steps
         pending = None
         meter = progress.Meter("training", total, done=first)
-        with catch_signals() as stop_asked, meter:
+        with catch_signals() as stop_asked, meter, self._saved_at_the_end():
             for step in range(first + 1, total + 1):
                 split, metrics = devices.step(split, stop_asked())
                 stop = False
@@ -174,6 +177,7 @@ class Loop:
         meter.update(step, note)
         if alarm:
             self._log(step, {"alarm": alarm})
+            self._guard(self._saver.wait, last=False)
             steps = checkpoint.list_steps(self._workdir.checkpoints)
             good = f"step {steps[-1]}" if steps else "none yet"
             raise RunError(f"Stopped at step {step}. {alarm} Last checkpoint: {good}.")
@@ -202,7 +206,7 @@ class Loop:
         if last or (log.image_every and step % log.image_every == 0):
             self._guard(lambda: self._save_sheet(step, state), last=False)
         if last or (log.checkpoint_every and step % log.checkpoint_every == 0):
-            self._guard(lambda: self._save_state(state), last=last)
+            self._guard(lambda: self._save_state(state, last=last), last=last)
 
     def _guard(self, save: Callable[[], None], *, last: bool) -> None:
         """A full disk must not end a run that could still be saved later."""
@@ -217,9 +221,21 @@ class Loop:
                 ) from error
             progress.say(f"Warning: {text} Training goes on; free some space.")
 
-    def _save_state(self, state: VSDState) -> None:
-        keep = self._config.log.keep_checkpoints
-        checkpoint.save_state(self._workdir.checkpoints, state, keep=keep)
+    @contextlib.contextmanager
+    def _saved_at_the_end(self) -> Iterator[None]:
+        """However training ends, what was begun to be saved is finished."""
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(OSError):  # the first fault is the one to tell
+                self._saver.wait()
+            raise
+
+    def _save_state(self, state: VSDState, *, last: bool) -> None:
+        self._guard(self._saver.wait, last=False)  # a fault of the one before
+        self._saver.save(state)
+        if last:
+            self._saver.wait()
 
     def _save_sheet(self, step: int, state: VSDState) -> None:
         log = self._config.log

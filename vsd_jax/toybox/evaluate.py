@@ -142,6 +142,8 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=3.0, help="scale")
     parser.add_argument("--steps", type=int, default=30, help="of DDIM")
     args = parser.parse_args()
+    if args.num_samples < 16 or args.num_held_out < 1:
+        parser.error("--num_samples must be at least 16, --num_held_out at least 1.")
     report, shown = evaluate(args)
     writer.write_json(args.out / "scores.json", report)
     sheet = writer.contact_sheet(shown, tile_size=64)
