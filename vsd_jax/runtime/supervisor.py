@@ -85,8 +85,9 @@ def explain(last_words: str, workdir: str) -> str:
     who = f"Process{'es' * several} {', '.join(map(str, numbers))}"
     return (
         f"{who if numbers else 'Another process'} of this run"
-        f" {'are' if several else 'is'} gone (it was killed, or its host or the network failed; its own output may tell),"
-        f" so this one stopped too. {_what_next(pathlib.Path(workdir))}"
+        f" {'are' if several else 'is'} gone (it was killed, or its host or the network"
+        " failed; its own output may tell), so this one stopped too."
+        f" {_what_next(pathlib.Path(workdir))}"
     )
 
 
