@@ -177,3 +177,29 @@ def test_refuses_what_does_not_fit():
     fixed = parallel.replicate((mixture(), make_contexts(2)), 2)
     with pytest.raises(ValueError, match="particles_per_step=8"):
         step(parallel.split_state(new_state(), 2), *fixed)
+
+
+def test_hosts_read_all_particles_metrics_and_the_sum_of_votes():
+    """In one process, whose devices are all there are; several: test_hosts.py."""
+    devices = jax.device_count()
+    step = parallel.parallel_step_over_hosts(step_for(parallel.AXIS))
+    fixed = parallel.replicate((mixture(), make_contexts(2)), devices)
+    votes = np.arange(devices, dtype=np.int32)
+    state, metrics = step(parallel.split_state(new_state(), devices), votes, *fixed)
+    metrics = parallel.gather_metrics(metrics)
+    assert metrics.pop(parallel.VOTES) == votes.sum()
+    np.testing.assert_array_equal(metrics["particle/index"], np.arange(NUM))
+    single, expected = step_for(None)(new_state(), mixture(), make_contexts(2))
+    assert metrics.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, 1e-4, 1e-5, err_msg=name)
+    gathered = parallel.gather_state(state)
+    for a, b in zip(leaves(single), leaves(gathered), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_blocks_of_one_host_are_the_whole():
+    block = np.arange(6.0).reshape(3, 2)
+    np.testing.assert_array_equal(parallel.gather_hosts(block), block)
+    (joined,) = jax.tree.leaves(parallel.join_hosts({"a": jax.numpy.asarray(block)}))
+    np.testing.assert_array_equal(joined, block)

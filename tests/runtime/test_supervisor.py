@@ -66,6 +66,15 @@ def test_one_sentence_names_who_is_gone_and_what_to_do(words, who, tmp_path):
     assert "from checkpoint step 1000." in said
 
 
+def test_who_is_not_named_is_not_guessed(tmp_path):
+    words = LEADER.replace("Failed to send RPC to coordination service", "ABORTED")
+    said = supervisor.explain(words, str(tmp_path))
+    assert said.startswith("Another process of this run is gone")
+    words = LEADER.replace("Failed to send RPC to", "RPC: /RegisterTask")
+    said = supervisor.explain(words, str(tmp_path))
+    assert "did not all come together" in said and "--coordinator" in said
+
+
 def test_the_abort_of_jax_becomes_the_sentence(tmp_path):
     code = f"import os, sys; sys.stderr.write('mine\\n' + {FATAL.format(tasks=2)!r})"
     supervised = run(f"{code}; sys.stderr.flush(); os.abort()", tmp_path)

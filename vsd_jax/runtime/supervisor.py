@@ -69,17 +69,25 @@ def explain(last_words: str, workdir: str) -> str:
       last_words: of the child, from the coordination service's first line on.
       workdir: the run's folder.
     """
+    if "RegisterTask" in last_words:
+        return (
+            "The processes of this run did not all come together in time. Start as many"
+            " as --num_processes says, all with the same --coordinator, a port of"
+            " process 0's host that the others reach."
+        )
     # A line for each: a number or, in older versions, a path that ends in task:NUMBER.
     listed = re.search(r"heartbeats\):?\s*\n((?:\S*?\d+\s*\n)+)", last_words)
     named = re.findall(r"(\d+)\s*$", listed[1], re.M) if listed else []
-    # None is named when the one who would name it, the first, is gone itself.
-    numbers = sorted({int(number) for number in named} or {0})
+    numbers = sorted({int(number) for number in named})
+    if not numbers and "Failed to send RPC" in last_words:
+        numbers = [0]  # the one who would name others is gone itself
     several = len(numbers) > 1
-    who = ", ".join(map(str, numbers))
+    who = f"Process{'es' * several} {', '.join(map(str, numbers))}"
     return (
-        f"Process{'es' * several} {who} of this run {'are' if several else 'is'} gone"
-        " (it was killed, or its host or the network failed; its own output may tell),"
-        f" so this one stopped too. {_what_next(pathlib.Path(workdir))}"
+        f"{who if numbers else 'Another process'} of this run"
+        f" {'are' if several else 'is'} gone (it was killed, or its host or the network"
+        " failed; its own output may tell), so this one stopped too."
+        f" {_what_next(pathlib.Path(workdir))}"
     )
 
 
