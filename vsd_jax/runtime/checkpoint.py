@@ -78,14 +78,14 @@ def save_state(folder: Path, state: VSDState, *, keep: int) -> Path:
     return final
 
 
-def _disk_fault(error: OSError | ValueError) -> OSError | ValueError:
-    """Tensorstore, below orbax, tells a fault of the disk as a long ValueError."""
-    found = re.search(r"os_error_code='(\d+)'", str(error))
-    of_disk = found or "tensorstore_spec" in str(error)
-    if isinstance(error, OSError) or not of_disk:
+def _disk_fault(error: OSError | ValueError) -> OSError:
+    """Orbax, and Tensorstore below it, tell faults of the disk as long ValueErrors."""
+    if isinstance(error, OSError):
         return error
+    text = str(error)
+    found = re.search(r"os_error_code='(\d+)'", text)
     code = int(found[1]) if found else errno.EIO
-    return OSError(code, os.strerror(code))
+    return OSError(code, f"{os.strerror(code)}; {text.splitlines()[0][:100]}")
 
 
 def _make_room(folder: Path, partial: Path) -> None:
