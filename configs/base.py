@@ -50,6 +50,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.particles_per_step = config.get_oneway_ref("num_particles") * 1
     # That share the particles; where it is more than there are, also their views.
     config.num_devices = 1
+    # Devices that hold one prior together, where one cannot; instead of num_devices.
+    config.num_shards = 1
     # A particle whose steps are not finite for long: "stop" the run, which is saved, or
     # "restart" that particle from another draw [ours].
     config.on_not_finite = "stop"

@@ -14,7 +14,14 @@ from ml_collections import ConfigDict
 
 from configs import geometry, object, texture
 
-SHARED = ("prompt", "negative_prompt", "seed", "num_particles", "num_devices")
+SHARED = (
+    "prompt",
+    "negative_prompt",
+    "seed",
+    "num_particles",
+    "num_devices",
+    "num_shards",
+)
 """Keys that are the same in all stages."""
 
 STAGES = {"nerf": object, "geometry": geometry, "texture": texture}

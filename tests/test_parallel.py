@@ -158,6 +158,42 @@ def test_shared_views_give_what_one_device_gives(num, devices, views):
         )
 
 
+@pytest.mark.parametrize("num_shards", [2, 4])
+def test_a_sharded_prior_gives_what_a_whole_one_gives(num_shards):
+    """A network of two layers as prior: no device holds more than its part of it."""
+    width = 512
+    random = np.random.default_rng(0)
+    weights = {
+        "up": random.normal(size=(2, width)).astype(np.float32) / 2,
+        "middle": random.normal(size=(width, width)).astype(np.float32) / width**0.5,
+        "down": random.normal(size=(width, 2)).astype(np.float32) / width**0.5,
+    }
+
+    def predict(params, noisy, t, context):
+        hidden = jnp.tanh(jnp.tanh(noisy @ params["up"]) @ params["middle"])
+        return hidden @ params["down"]
+
+    prior = make_prior(NoiseModel(predict, "epsilon"))
+    step = simple_step(make_scene(), prior, SCORE, particles_per_step=NUM, **TXS)
+    whole, sharded = new_state(), new_state()
+    parts = parallel.shard(weights, num_shards)
+    on_one = sum(leaf.addressable_data(0).size for leaf in jax.tree.leaves(parts))
+    assert (
+        on_one < 1.05 * sum(leaf.size for leaf in weights.values()) / num_shards + 4096
+    )
+    step_sharded = parallel.sharded_step(step, num_shards)
+    for _ in range(3):
+        whole, _ = step(whole, weights, make_contexts(2))
+        sharded, _ = step_sharded(sharded, parts, make_contexts(2))
+    for a, b in zip(leaves(whole), leaves(sharded), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert step_sharded._cache_size() <= 2  # a fresh state, then its own results
+    # No device gathers the weights: what the compiled program holds is the parts.
+    compiled = step_sharded.lower(sharded, parts, make_contexts(2)).compile()
+    gathered = re.findall(r"f32\[512,512\]\S* all-gather", compiled.as_text())
+    assert not gathered
+
+
 def test_split_and_gather_are_inverse():
     state = new_state()
     split = parallel.split_state(state, 2)

@@ -25,6 +25,8 @@ from jax.experimental import multihost_utils
 from vsd_jax.state import PyTree, VSDState
 
 AXIS = "devices"
+_SHARDS = "shards"
+_SMALLEST_CUT = 4096  # elements: less is not worth an exchange
 VOTES = "votes"
 """Name of the metric that sums the votes of all devices."""
 
@@ -160,6 +162,45 @@ def join_hosts(block: PyTree) -> PyTree:
 def gather_hosts(block: np.ndarray) -> np.ndarray:
     """Blocks [m, ...] of all hosts as [hosts * m, ...], on every one of them."""
     return np.asarray(multihost_utils.process_allgather(block, tiled=True))
+
+
+def shard(tree: PyTree, num_shards: int) -> PyTree:
+    """Weights that do not fit on one device: each holds one part of every large leaf.
+
+    A leaf is cut along its last axis that `num_shards` divides (the outputs of a layer,
+    if it can be), so that XLA's partitioner computes each device's outputs where their
+    weights are, and what crosses the devices is activations.
+
+    Args:
+      tree: NumPy arrays, or any that one device holds.
+      num_shards: devices, of one host.
+
+    Returns:
+      The same arrays, of `num_shards` devices; small or odd ones whole on each.
+    """
+    mesh = _shard_mesh(num_shards)
+
+    def place(leaf):
+        axes = [None] * leaf.ndim
+        fits = [i for i in range(leaf.ndim) if leaf.shape[i] % num_shards == 0]
+        if fits and leaf.size >= _SMALLEST_CUT:
+            axes[fits[-1]] = _SHARDS
+        spec = jax.sharding.PartitionSpec(*axes)
+        return jax.device_put(leaf, jax.sharding.NamedSharding(mesh, spec))
+
+    return jax.tree.map(place, tree)
+
+
+def sharded_step(step: Callable, num_shards: int) -> Callable:
+    """A step whose prior is `shard`ed; state and metrics are whole on every device."""
+    whole = jax.sharding.NamedSharding(
+        _shard_mesh(num_shards), jax.sharding.PartitionSpec()
+    )
+    return jax.jit(step, out_shardings=whole, donate_argnums=0)
+
+
+def _shard_mesh(num_shards: int) -> jax.sharding.Mesh:
+    return jax.sharding.Mesh(jax.local_devices()[:num_shards], (_SHARDS,))
 
 
 def sum_devices(tree: PyTree, axis_name: str | None) -> PyTree:

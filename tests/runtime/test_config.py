@@ -38,6 +38,10 @@ def changed(**changes) -> ConfigDict:
         ({"num_particles": 2, "particles_per_step": 3}, ["particles_per_step=3"]),
         ({"num_particles": 3, "num_devices": 2}, ["num_devices=2", "multiple"]),
         ({"num_particles": 2, "num_devices": 3}, ["num_devices=3", "multiple"]),
+        (
+            {"num_particles": 2, "num_devices": 2, "num_shards": 2},
+            ["num_shards=2", "set one of them to 1"],
+        ),
         ({"vsd__views_per_step": 3, "num_devices": 2}, ["views_per_step (now 3)"]),
         ({"on_not_finite": "ignore"}, ["on_not_finite='ignore'", "stop, restart"]),
         (

@@ -16,7 +16,14 @@ from vsd_jax.runtime import config_rules
 from vsd_jax.runtime.errors import ConfigError
 from vsd_jax.toybox import text
 
-MAY_CHANGE = ("log.", "eval.", "export.", "mesh.raster_capacity", "num_devices")
+MAY_CHANGE = (
+    "log.",
+    "eval.",
+    "export.",
+    "mesh.raster_capacity",
+    "num_devices",
+    "num_shards",
+)
 """Keys that do not touch what is learned: they may differ when a run is resumed."""
 
 ROOM_OF_STAGE = {

@@ -24,6 +24,7 @@ RANGES = {
     "num_particles": (1, 4096),
     "particles_per_step": (1, 4096),
     "num_devices": (1, 1024),
+    "num_shards": (1, 64),
     "seed": (0, 2**31 - 1),
     "field.num_levels": (1, 32),
     "field.features": (1, 16),

@@ -112,6 +112,11 @@ def _particle_faults(flat: Flat) -> Iterator[str]:
             f"num_devices={devices} needs particles_per_step (now {m}) to be all of"
             f" num_particles={n}."
         )
+    if devices > 1 and flat["num_shards"] > 1:
+        yield (
+            f"num_shards={flat['num_shards']} splits the prior over devices, and"
+            f" num_devices={devices} copies it; set one of them to 1."
+        )
     shares, left = divmod(devices, n)
     views = flat["vsd.views_per_step"]
     if devices <= n and n % devices:

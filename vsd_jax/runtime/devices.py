@@ -15,18 +15,25 @@ from vsd_jax.state import VSDState
 class Devices:
     """One step on one device or, with `parallel`, on several; same results."""
 
-    def __init__(self, num_devices: int, num_particles: int, run: Run):
+    def __init__(
+        self, num_devices: int, num_particles: int, run: Run, *, num_shards: int = 1
+    ):
         """Puts what does not change on the devices.
 
         Args:
           num_devices: D, over all hosts.
           num_particles: n; where D is more, D / n devices share one particle.
           run: from `build.build`.
+          num_shards: devices over which the prior's weights are split instead.
         """
         self._num, self._run = num_devices, run
         self._copies = max(1, num_devices // num_particles)
         self._arguments = (run.prior_params, run.contexts)
         self._step = run.step
+        if num_shards > 1:
+            weights = parallel.shard(run.prior_params, num_shards)
+            self._arguments = (weights, run.contexts)
+            self._step = parallel.sharded_step(run.step, num_shards)
         if num_devices > 1:
             self._arguments = parallel.replicate(self._arguments, num_devices)
             parallel_step = parallel.parallel_step

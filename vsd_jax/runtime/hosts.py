@@ -131,12 +131,25 @@ def tell_all(value: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
-def check_devices(num_devices: int) -> None:
+def check_devices(num_devices: int, num_shards: int) -> None:
     """The devices of all processes must be those that the configuration counts.
 
     Raises:
       ConfigError: if they are not.
     """
+    if num_shards > 1 and are_several():
+        raise ConfigError(
+            f"num_shards={num_shards} is for one process; give num_shards=1, or leave"
+            " out the flags for several."
+        )
+    wanted, here = max(num_devices, num_shards), jax.device_count()
+    if wanted > here and not are_several():
+        key = "num_devices" if num_devices == wanted else "num_shards"
+        raise ConfigError(
+            f"{key}={wanted}, but there are {here} devices here; give --config.{key}="
+            f"{here} at most. (CPU: XLA_FLAGS=--xla_force_host_platform_device_count="
+            f"{wanted} makes as many.)"
+        )
     if are_several() and num_devices != jax.device_count():
         raise ConfigError(
             f"num_devices={num_devices}, but the {jax.process_count()} processes have"

@@ -81,7 +81,7 @@ def start(
         preflight.run(valid)
         return
     if valid is not None:
-        hosts.check_devices(valid.num_devices)
+        hosts.check_devices(valid.num_devices, valid.num_shards)
     workdir = Workdir(folder, create=mode == "train")
     try:
         if mode == "train":

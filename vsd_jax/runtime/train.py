@@ -122,7 +122,12 @@ class Loop:
         self._metrics = None
         if hosts.is_first():
             self._metrics = writer.MetricsFile(path, resume_step=first)
-        devices = Devices(config.num_devices, config.num_particles, self._run)
+        devices = Devices(
+            config.num_devices,
+            config.num_particles,
+            self._run,
+            num_shards=config.num_shards,
+        )
         split, total = devices.split(state), config.num_steps
         pending = None
         meter = progress.Meter("training", total, done=first)
