@@ -191,12 +191,27 @@ def shard(tree: PyTree, num_shards: int) -> PyTree:
     return jax.tree.map(place, tree)
 
 
+def whole_on_each(tree: PyTree, num_shards: int) -> PyTree:
+    """What goes with a `shard`ed prior: the same arrays, whole on each device."""
+    return jax.device_put(jax.tree.map(_release, tree), _whole(num_shards))
+
+
 def sharded_step(step: Callable, num_shards: int) -> Callable:
-    """A step whose prior is `shard`ed; state and metrics are whole on every device."""
-    whole = jax.sharding.NamedSharding(
+    """A step whose prior is `shard`ed; its state is `whole_on_each`, as are metrics."""
+    whole = _whole(num_shards)
+    # The weights keep the layout that they come in.
+    return jax.jit(
+        step,
+        in_shardings=(whole, None, whole),
+        out_shardings=whole,
+        donate_argnums=0,
+    )
+
+
+def _whole(num_shards: int) -> jax.sharding.NamedSharding:
+    return jax.sharding.NamedSharding(
         _shard_mesh(num_shards), jax.sharding.PartitionSpec()
     )
-    return jax.jit(step, out_shardings=whole, donate_argnums=0)
 
 
 def _shard_mesh(num_shards: int) -> jax.sharding.Mesh:

@@ -26,7 +26,7 @@ class Devices:
           run: from `build.build`.
           num_shards: devices over which the prior's weights are split instead.
         """
-        self._num, self._run = num_devices, run
+        self._num, self._num_shards, self._run = num_devices, num_shards, run
         self._copies = max(1, num_devices // num_particles)
         self._arguments = (run.prior_params, run.contexts)
         self._step = run.step
@@ -43,6 +43,8 @@ class Devices:
 
     def split(self, state: VSDState) -> VSDState:
         """Spreads a state of all particles."""
+        if self._num_shards > 1:
+            return parallel.whole_on_each(state, self._num_shards)
         return parallel.split_state(state, self._num) if self._num > 1 else state
 
     def gather(self, state: VSDState) -> VSDState:
