@@ -13,6 +13,7 @@ def evaluation() -> ConfigDict:
     evaluate.radius = 1.8  # [O]
     evaluate.elevation_deg = 15.0  # [T]
     evaluate.fov_deg = 55.0  # middle of the training range [O]
+    evaluate.checkpoint = "last"  # or "best", see log.best; training ends with "last"
     evaluate.num_views = 16  # views that the metrics judge
     evaluate.background = (1.0, 1.0, 1.0)  # white [O]
     return evaluate
@@ -40,6 +41,9 @@ def log(num_steps) -> ConfigDict:
     log.image_every = num_steps // 25  # steps between contact sheets
     log.checkpoint_every = num_steps // 10  # steps
     log.keep_checkpoints = 2
+    # One more stays: that before which this was lowest on average, since the checkpoint
+    # before it: "residual/rms" or "score/loss" (metrics.jsonl); "" = none.
+    log.best = ""
     log.sheet_views = 6  # views of each particle on a contact sheet
     log.sheet_size = 128  # side of a view on it, pixels
     return log

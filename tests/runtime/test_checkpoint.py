@@ -153,3 +153,24 @@ def test_a_disk_that_takes_no_more_is_told_as_such(tmp_path):
     assert not list(tmp_path.glob(".partial_*"))
     checkpoint.save_state(tmp_path, make_state(2), keep=1)
     assert checkpoint.list_steps(tmp_path) == [2]
+
+
+def test_the_best_stays_beside_the_last(tmp_path):
+    for step, score in ((1, 0.5), (2, 0.2), (3, None), (4, 0.3), (5, 0.9)):
+        checkpoint.save_state(tmp_path, make_state(step), keep=2, score=score)
+    assert checkpoint.list_steps(tmp_path) == [2, 4, 5]
+    assert checkpoint.find_best(tmp_path) == 2
+    target = abstract(make_state(0).particles)
+    options = {"warn": pytest.fail}
+    assert checkpoint.load_particles(tmp_path, target, **options)[1] == 5
+    assert checkpoint.load_particles(tmp_path, target, best=True, **options)[1] == 2
+    # A damaged one falls back to the newest.
+    damage_largest_file(tmp_path / "step_000002" / "particles", flip_byte)
+    heard = []
+    found = checkpoint.load_particles(tmp_path, target, best=True, warn=heard.append)
+    assert found[1] == 5 and len(heard) == 1
+
+
+def test_without_scores_there_is_no_best(tmp_path):
+    checkpoint.save_state(tmp_path, make_state(1), keep=1)
+    assert checkpoint.find_best(tmp_path) is None

@@ -154,7 +154,7 @@ def test_a_killed_host_stops_all_and_any_number_goes_on(tmp_path, config, alone)
 def test_one_process_is_not_several(config):
     assert hosts.is_first() and not hosts.are_several()
     hosts.wait("here")
-    hosts.check_devices(3)
+    hosts.check_devices(1, 1)
     hosts.agree(config, 7)
     assert hosts.tell_all(5) == 5
     hosts.await_verdict(ValueError("a fault of ours"))
@@ -179,9 +179,9 @@ def second_of_two(monkeypatch):
 
 
 def test_devices_are_counted_over_all(second_of_two):
-    hosts.check_devices(8)
+    hosts.check_devices(8, 1)
     with pytest.raises(ConfigError, match="num_devices=4, but the 2 processes have 8"):
-        hosts.check_devices(4)
+        hosts.check_devices(4, 1)
 
 
 @pytest.mark.parametrize(

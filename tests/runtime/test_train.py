@@ -18,9 +18,10 @@ from vsd_jax.runtime.workdir import Workdir
 
 @pytest.fixture
 def loop(tmp_path, flat_config, fake_run):
-    """`(step=None, name="run") -> (Loop, Run, Workdir)` in a fresh folder."""
+    """`(step=None, name="run", best="") -> (Loop, Run, Workdir)` in a fresh folder."""
 
-    def make(step=None, name="run"):
+    def make(step=None, name="run", best=""):
+        flat_config.log.best = best
         workdir = Workdir(tmp_path / name, create=True)
         config = config_lib.validate(flat_config)
         run = fake_run(flat_config, step=step)
@@ -101,6 +102,20 @@ def test_another_number_of_devices_goes_on_to_the_same_bits(
         moved = train(name, then, 6)
         for a, b in zip(leaves(straight), leaves(moved), strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_the_best_checkpoint_is_that_with_the_lowest_metric(loop, fake_metrics):
+    _, run, _ = loop(name="other")
+
+    def judged_step(state, *arguments):
+        state, _ = run.step(state, *arguments)
+        worse = float(int(state.step) > 2)
+        return state, fake_metrics(3, residual__rms=np.float32(worse))
+
+    trainer, _, workdir = loop(step=judged_step, best="residual/rms")
+    trainer.run(run.init())
+    assert checkpoint.list_steps(workdir.checkpoints) == [2, 4, 6]
+    assert checkpoint.find_best(workdir.checkpoints) == 2
 
 
 def test_deleted_files_of_a_run_do_not_stop_it(loop):

@@ -13,6 +13,7 @@ Of several hosts each writes its own particles into the same files, and the firs
 the rest; what is written can be read by any number of them.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -35,14 +36,17 @@ _NAME = re.compile(r"step_(\d+)$")
 _MANIFEST = "manifest.json"
 
 
-def save_state(folder: Path, state: VSDState, *, keep: int) -> Path:
-    """Saves a state as `folder/step_XXXXXX` and removes all but the last `keep`.
+def save_state(
+    folder: Path, state: VSDState, *, keep: int, score: float | None = None
+) -> Path:
+    """Saves a state as `folder/step_XXXXXX`; the last `keep` and the best one stay.
 
     Args:
       folder: the run's `checkpoints` folder; made if absent.
       state: the state, on one device (not replicated); of several hosts each gives
         its own particles, and all call this at the same step.
       keep: number of checkpoints that stay, >= 1.
+      score: of this state; the one with the lowest is the best. None = not told.
 
     Returns:
       The checkpoint's folder.
@@ -64,7 +68,7 @@ def save_state(folder: Path, state: VSDState, *, keep: int) -> Path:
     try:
         _write_items(partial, items)
         if hosts.is_first():
-            manifest = {"step": step, "files": _digest(partial)}
+            manifest = {"step": step, "score": score, "files": _digest(partial)}
             writer.write_json(partial / _MANIFEST, manifest)
             shutil.rmtree(final, ignore_errors=True)
             os.replace(partial, final)
@@ -72,7 +76,10 @@ def save_state(folder: Path, state: VSDState, *, keep: int) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         raise _disk_fault(error) from error
     if hosts.is_first():
+        best = find_best(folder)
         for old in list_steps(folder)[:-keep]:
+            if old == best:
+                continue
             shutil.rmtree(folder / f"step_{old:06d}", ignore_errors=True)
     hosts.wait("saved")  # who is told to stop must not leave before it is
     return final
@@ -99,6 +106,17 @@ def list_steps(folder: Path) -> list[int]:
     """Steps of the checkpoints in `folder`, ascending (not verified)."""
     names = [path.name for path in Path(folder).glob("step_*") if path.is_dir()]
     return sorted(int(match[1]) for name in names if (match := _NAME.match(name)))
+
+
+def find_best(folder: Path) -> int | None:
+    """Step of the checkpoint with the lowest score; None if none has one."""
+    scores = {}
+    for step in list_steps(folder):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            manifest = writer.read_json(Path(folder) / f"step_{step:06d}" / _MANIFEST)
+            scores[step] = manifest.get("score")
+    scores = {step: score for step, score in scores.items() if score is not None}
+    return min(scores, key=scores.get) if scores else None
 
 
 def load_state(
@@ -130,13 +148,21 @@ def load_state(
 
 
 def load_particles(
-    folder: Path, target: Particles, *, warn: Callable[[str], None]
+    folder: Path,
+    target: Particles,
+    *,
+    warn: Callable[[str], None],
+    best: bool = False,
 ) -> tuple[Particles, int] | None:
-    """As `load_state`, for the particles and the step alone: no prior is needed."""
+    """As `load_state`, for the particles and the step alone: no prior is needed.
+
+    `best` prefers the checkpoint of `find_best`, where there is one, to the newest.
+    """
     step = jax.ShapeDtypeStruct((), "int32")
     key = jax.eval_shape(lambda: jax.random.key(0))
     items = {"particles": target, "clock": {"step": step, "key": key}}
-    found = _load_newest(folder, items, warn=warn)
+    first = find_best(folder) if best else None
+    found = _load_newest(folder, items, warn=warn, first=first)
     return found and (found["particles"], int(found["clock"]["step"]))
 
 
@@ -161,11 +187,15 @@ def find_damage(checkpoint: Path) -> str:
 
 
 def _load_newest(
-    folder: Path, items: Mapping[str, PyTree], *, warn: Callable[[str], None]
+    folder: Path,
+    items: Mapping[str, PyTree],
+    *,
+    warn: Callable[[str], None],
+    first: int | None = None,
 ) -> dict[str, Any] | None:
     folder = Path(folder).resolve()
     steps = list_steps(folder)
-    for step in reversed(steps):
+    for step in sorted(steps, key=lambda each: (each == first, each), reverse=True):
         checkpoint = folder / f"step_{step:06d}"
         damage = find_damage(checkpoint)
         if not damage:

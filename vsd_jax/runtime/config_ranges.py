@@ -16,6 +16,8 @@ CHOICES = {
     "score.kind": ("lora", "unet"),
     "subset": ("rotating", "random"),
     "on_not_finite": ("stop", "restart"),
+    "log.best": ("", "residual/rms", "score/loss"),
+    "eval.checkpoint": ("last", "best"),
 }
 
 _UNBOUNDED = math.inf

@@ -29,7 +29,8 @@ def value_faults(flat: Flat) -> Iterator[str]:
             continue
         value = flat[key]
         if key in CHOICES and value not in CHOICES[key]:
-            yield f"{key}={value!r} is unknown; use one of {', '.join(CHOICES[key])}."
+            known = ", ".join(choice or '""' for choice in CHOICES[key])
+            yield f"{key}={value!r} is unknown; use one of {known}."
         elif key in RANGES and not _within(value, RANGES[key]):
             yield f"{key}={value!r} is out of range; {_bounds(RANGES[key])}."
         elif key in PAIRS and not _is_pair(value, PAIRS[key]):

@@ -29,8 +29,12 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._fault: BaseException | None = None
 
-    def save(self, state: VSDState) -> None:
+    def save(self, state: VSDState, score: float | None = None) -> None:
         """Begins to save a state, which may be donated as soon as this returns.
+
+        Args:
+          state: the state.
+          score: see `checkpoint.save_state`.
 
         Raises:
           OSError: if the checkpoint before this one could not be written; this one is
@@ -38,10 +42,10 @@ class Saver:
         """
         self.wait()
         if hosts.are_several():
-            checkpoint.save_state(self._folder, state, keep=self._keep)
+            self._save(state, score)
             return
         copy = jax.tree.map(_copy, state)
-        self._thread = threading.Thread(target=self._write, args=(copy,))
+        self._thread = threading.Thread(target=self._write, args=(copy, score))
         self._thread.start()
 
     def wait(self) -> None:
@@ -57,11 +61,14 @@ class Saver:
         if fault is not None:
             raise fault
 
-    def _write(self, state: VSDState) -> None:
+    def _write(self, state: VSDState, score: float | None) -> None:
         try:
-            checkpoint.save_state(self._folder, state, keep=self._keep)
+            self._save(state, score)
         except BaseException as fault:  # handed to the thread that waits
             self._fault = fault
+
+    def _save(self, state: VSDState, score: float | None) -> None:
+        checkpoint.save_state(self._folder, state, keep=self._keep, score=score)
 
 
 def _copy(leaf: jax.Array) -> jax.Array | np.ndarray:

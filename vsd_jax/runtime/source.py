@@ -72,7 +72,12 @@ def load(
     """
     path = pathlib.Path(folder)
     target = jax.eval_shape(lambda: _init_particles(config, latent_shape))
-    found = checkpoint.load_particles(path / "checkpoints", target, warn=progress.say)
+    found = checkpoint.load_particles(
+        path / "checkpoints",
+        target,
+        warn=progress.say,
+        best=config.eval.checkpoint == "best",
+    )
     if found is None:
         raise RunError(f"{path} has no checkpoint yet. Train first.")
     return Source(config, *found)

@@ -103,6 +103,7 @@ class Loop:
         keep = config.log.keep_checkpoints
         self._saver = saver.Saver(workdir.checkpoints, keep=keep)
         self._times: list[float] = []
+        self._judged: list[float] = []  # `log.best` since the last checkpoint
 
     def run(self, state: VSDState) -> VSDState:
         """Trains up to `num_steps` and saves.
@@ -168,6 +169,8 @@ class Loop:
         votes = metrics.pop(parallel.VOTES, 0)
         self._estimate(step)
         self._window.add(metrics)
+        if self._config.log.best in metrics:
+            self._judged.append(float(metrics[self._config.log.best]))
         for i in metrics["particle/index"][metrics["particle/restarted"] > 0]:
             progress.say(
                 f"Particle {i} was not finite in {monitor.PATIENCE} steps in a row: it"
@@ -238,7 +241,8 @@ class Loop:
 
     def _save_state(self, state: VSDState, *, last: bool) -> None:
         self._guard(self._saver.wait, last=False)  # a fault of the one before
-        self._saver.save(state)
+        judged, self._judged = self._judged, []
+        self._saver.save(state, float(np.mean(judged)) if judged else None)
         if last:
             self._saver.wait()
 
