@@ -88,14 +88,15 @@ def test_without_config_for_a_finished_run(parse):
     assert found["mode"] == "render" and found["config"] is None
 
 
-def test_faults_of_the_user_end_without_traceback(monkeypatch):
+def test_faults_of_the_user_end_without_traceback(monkeypatch, capsys):
     def refuse(*arguments, **options):
         raise ConfigError("so it is")
 
     monkeypatch.setattr(main.command_line, "define", lambda values: None)
     monkeypatch.setattr(main.app, "run", refuse)
-    with pytest.raises(SystemExit, match="vsd_jax: so it is"):
+    with pytest.raises(SystemExit, match="^1$"):
         main.run()
+    assert capsys.readouterr().err == "vsd_jax: so it is\n"
 
 
 def test_the_file_stays_short():

@@ -39,7 +39,7 @@ def _start_one_of_several(place: hosts.Place, arguments: dict) -> None:
         pipeline.start(**arguments)
     except RunError as error:
         print(f"vsd_jax: {error}", file=sys.stderr)
-        hosts.leave()
+        hosts.leave(error.status)
     except BaseException as error:
         hosts.await_verdict(error)
         traceback.print_exc()
@@ -52,7 +52,8 @@ def run() -> None:
     try:
         app.run(main, flags_parser=command_line.parse)
     except RunError as error:
-        sys.exit(f"vsd_jax: {error}")
+        print(f"vsd_jax: {error}", file=sys.stderr)
+        sys.exit(error.status)
 
 
 if __name__ == "__main__":

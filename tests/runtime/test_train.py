@@ -4,6 +4,7 @@
 import os
 import shutil
 import signal
+import time
 
 import jax
 import numpy as np
@@ -64,8 +65,11 @@ def test_interrupted_and_resumed_equals_straight(loop):
 
     before = signal.getsignal(signal.SIGTERM)
     trainer, _, workdir = loop(step=step_and_interrupt)
-    with pytest.raises(train_lib.Interrupted, match="Stopped at step 3 of 6 and saved"):
+    with pytest.raises(
+        train_lib.Interrupted, match="Stopped at step 3 of 6 and saved"
+    ) as stopped:
         trainer.run(run.init())
+    assert stopped.value.status == 75
     assert signal.getsignal(signal.SIGTERM) == before
     workdir.close()
 
@@ -171,6 +175,40 @@ def test_full_disk_on_the_way_is_survived(loop, monkeypatch, capsys):
     trainer.run(run.init())
     assert "No space left" in capsys.readouterr().out
     assert checkpoint.list_steps(workdir.checkpoints) == [4, 6]
+
+
+def test_full_disk_while_logging_is_survived_and_told(loop, monkeypatch, capsys):
+    write = writer.MetricsFile.write
+
+    def full_at_times(self, step, row):
+        if step % 2:
+            raise OSError(28, "No space left on device")
+        write(self, step, row)
+
+    monkeypatch.setattr(writer.MetricsFile, "write", full_at_times)
+    trainer, run, workdir = loop()
+    assert int(trainer.run(run.init()).step) == 6
+    assert "metrics of step 3 are lost" in capsys.readouterr().out
+    rows = writer.read_metrics(workdir.path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [2, 4, 6]
+
+
+def test_a_clock_that_jumps_changes_nothing(loop, monkeypatch):
+    straight, run, _ = loop(name="straight")
+    expected = straight.run(run.init())
+    shift, now = [0.0], time.time
+    monkeypatch.setattr(time, "time", lambda: now() + shift[0])
+
+    def step_and_jump(state, *arguments):
+        shift[0] = (-1e8, 1e7, 0.0)[int(state.step) % 3]
+        return run.step(state, *arguments)
+
+    trainer, run_jumping, workdir = loop(step=step_and_jump)
+    state = trainer.run(run_jumping.init())
+    for a, b in zip(leaves(expected), leaves(state), strict=True):
+        np.testing.assert_array_equal(a, b)
+    found = restore(run, workdir)
+    assert int(found.step) == 6  # by the number in its name, not by its date
 
 
 def test_full_disk_at_the_end_says_how_to_go_on(loop, monkeypatch):

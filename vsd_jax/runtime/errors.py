@@ -5,9 +5,11 @@
 class RunError(Exception):
     """Something the user can put right; its text says what and how.
 
-    `main.py` prints the text and exits with status 1. Everything else that is raised is
+    `main.py` prints the text and exits with `status`. Everything else that is raised is
     a bug of the program and keeps its traceback.
     """
+
+    status = 1
 
 
 class ConfigError(RunError):

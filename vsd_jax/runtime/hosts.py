@@ -201,8 +201,8 @@ def await_verdict(error: BaseException) -> None:
         error = error.__cause__ or error.__context__
 
 
-def leave() -> None:
-    """Ends this process at once, with status 1; call it when its fault is told.
+def leave(status: int = 1) -> None:
+    """Ends this process at once; call it when its fault is told.
 
     It must not wait for the others, who may wait for it, as an ordinary end would: the
     heartbeat that stops tells them.
@@ -212,4 +212,4 @@ def leave() -> None:
         time.sleep(_LEAVE_SECONDS)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(status)

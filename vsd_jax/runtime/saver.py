@@ -68,7 +68,11 @@ class Saver:
             self._fault = fault
 
     def _save(self, state: VSDState, score: float | None) -> None:
-        checkpoint.save_state(self._folder, state, keep=self._keep, score=score)
+        options = {"keep": self._keep, "score": score}
+        try:
+            checkpoint.save_state(self._folder, state, **options)
+        except TimeoutError:  # orbax waits by the clock of the day, which may jump
+            checkpoint.save_state(self._folder, state, **options)
 
 
 def _copy(leaf: jax.Array) -> jax.Array | np.ndarray:

@@ -7,6 +7,7 @@ the resumed run repeats what the straight one would have done.
 """
 
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -40,7 +41,13 @@ TIMED_STEPS = 5
 
 
 class Interrupted(RunError):
-    """The user stopped the run; its state is saved."""
+    """The run was told to stop; its state is saved.
+
+    The status is that of `sysexits.h` for what may be tried again as it is, so that a
+    scheduler can tell it from a fault and queue the same command once more.
+    """
+
+    status = os.EX_TEMPFAIL  # 75
 
 
 @contextlib.contextmanager
