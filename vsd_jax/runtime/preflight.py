@@ -12,7 +12,7 @@ import jax
 
 from vsd_jax.runtime import build, progress
 from vsd_jax.runtime.build_field import Config
-from vsd_jax.state import PyTree
+from vsd_jax.state import PyTree, VSDState
 
 EFFICIENCY = 0.4
 """Share of the peaks below that such programs reach; a plain assumption."""
@@ -76,9 +76,16 @@ def measure(config: Config) -> Needs:
     run = build.build(config, load_weights=False)
     state = jax.eval_shape(run.init)
     compiled = run.step.lower(state, run.prior_params, run.contexts).compile()
+    return needs_of(compiled, state, run.prior_params)
+
+
+def needs_of(
+    compiled: jax.stages.Compiled, state: VSDState, prior_params: PyTree
+) -> Needs:
+    """What a compiled step needs; of `state` and `prior_params` shapes are enough."""
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     return Needs(
-        prior=_count(run.prior_params),
+        prior=_count(prior_params),
         theta=_count(state.particles.params),
         phi=_count(state.score.params),
         memory=memory.argument_size_in_bytes
