@@ -32,8 +32,8 @@ _TINY_UNET = _UNET | {
     "sample_size": 8,
     "layers_per_block": 1,
     "block_out_channels": [32, 64],
-    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    "down_block_types": ["DownBlock2D"] * 2,
+    "up_block_types": ["UpBlock2D"] * 2,
     "attention_head_dim": [2, 4],
     "cross_attention_dim": 24,
 }
