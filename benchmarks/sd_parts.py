@@ -81,7 +81,7 @@ def make_networks(prior, score) -> dict[str, Callable]:
 
 
 def _torch_names(grads) -> dict:
-    """Gradients of phi under the names of `benchmarks/torch_sd.py`."""
+    """Gradients under flat names, those of phi as in `benchmarks/torch_sd.py`."""
     flat = flatten_dict(grads)
     return {weights.torch_name(path): value for path, value in flat.items()}
 
@@ -107,6 +107,6 @@ def make_render(scene) -> Callable:
             return jnp.sum(out.rgb * given["wave"])
 
         value, grads = jax.value_and_grad(loss)(params | {"table": 0.1 * draws})
-        return {"loss": value} | grads
+        return {"loss": value} | _torch_names(grads)
 
     return render
