@@ -7,6 +7,7 @@ network shares the teacher's weights as its frozen base (`score.path=""`).
 """
 
 import pathlib
+import sys
 import tempfile
 import time
 import zlib
@@ -17,7 +18,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from benchmarks import sd_models
+from benchmarks import measure, sd_models
 from configs import object as object_config
 from vsd_jax.runtime import build, preflight, weights
 from vsd_jax.runtime import config as config_lib
@@ -87,8 +88,8 @@ def run_step(size: str, steps: int = 2) -> dict:
     """Compiles the step, makes the weights, takes `steps` steps and checks them.
 
     Returns:
-      Needs as preflight predicts them, seconds and CPU seconds of compiling and of
-      each step, and the checks by name.
+      `needs` as preflight predicts them, `compile_s`, `s` and `cpu_s` of each step, `peak`
+      resident bytes during the steps, and the checks by name.
     """
     config, run = build_run(size)
     begin = time.perf_counter()
@@ -99,13 +100,17 @@ def run_step(size: str, steps: int = 2) -> dict:
     frozen = fill_frozen(run.prior_params)
     contexts = fill_contexts(run.contexts)
     before, state = digest(frozen), run.init()
-    start = jax.device_get(_parts_of_state(state))
+    # Copies: a view of the state would keep the step from reusing its buffers.
+    start = jax.tree.map(np.array, _parts_of_state(state))
     times, cpu = [], []
+    measure.reset_peak()
     for _ in range(steps):
         begin, cpu_begin = time.perf_counter(), time.process_time()
         state, metrics = jax.block_until_ready(step(state, frozen, contexts))
         times.append(time.perf_counter() - begin)
         cpu.append(time.process_time() - cpu_begin)
+        print(f"step: {times[-1]:.0f} s", file=sys.stderr, flush=True)
+    peak = measure.peak_bytes()
     end = jax.device_get(_parts_of_state(state))
     checks = {
         "finite": _finite(end) and _finite(jax.device_get(metrics)),
@@ -114,7 +119,11 @@ def run_step(size: str, steps: int = 2) -> dict:
     }
     for name, leaves in end.items():
         checks[f"changed: {name}"] = _changed(start[name], leaves)
-    return report | {"needs": needs._asdict(), "s": times, "cpu_s": cpu} | checks
+    return (
+        report
+        | {"needs": needs._asdict(), "s": times, "cpu_s": cpu, "peak": peak}
+        | checks
+    )
 
 
 def _parts_of_state(state) -> dict:

@@ -60,18 +60,18 @@ def work(kind: str, size: str, folder: pathlib.Path) -> dict:
         run, seconds = sd_parts.make_part(size, part)
         report = {"compile_s": seconds, "share": 1}
     measure.reset_peak()
-    np.savez(folder / f"{side}-{part}.npz", **run())
     wall, cpu = time.perf_counter(), time.process_time()
-    run()
+    out = run()
     report["s"] = time.perf_counter() - wall
     report["cpu_s"] = time.process_time() - cpu
+    np.savez(folder / f"{side}-{part}.npz", **out)
     return _with_memory(report)
 
 
 def _with_memory(report: dict) -> dict:
     """Adds the peak of the work and that of the process with compiling, bytes."""
     whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return report | {"peak": measure.peak_bytes(), "whole": whole}
+    return {"peak": measure.peak_bytes(), "whole": whole} | report
 
 
 def start(kind: str, size: str, folder: pathlib.Path) -> dict:
