@@ -88,7 +88,7 @@ def run_step(size: str, steps: int = 2) -> dict:
     """Compiles the step, makes the weights, takes `steps` steps and checks them.
 
     Returns:
-      `needs` as preflight predicts them, `compile_s`, `s` and `cpu_s` of each step, `peak`
+      `needs` as preflight predicts, `compile_s`, `s` and `cpu_s` of each step, `peak`
       resident bytes during the steps, and the checks by name.
     """
     config, run = build_run(size)
