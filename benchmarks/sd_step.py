@@ -136,16 +136,18 @@ def _cells(cells: dict, sides: list[str]) -> list[str]:
 
 def describe_step(report: dict) -> str:
     """The step's memory, time and checks as Markdown."""
-    predicted, peak = report["needs"]["memory"], report["peak"]
+    needs, peak = report["needs"], report["peak"]
+    predicted = needs["memory"] + needs["program"]
     checks = {k: v for k, v in report.items() if isinstance(v, bool)}
     lines = [
-        f"- parameters of the frozen networks: {report['needs']['prior'] / 1e6:.1f} M",
+        f"- parameters of the frozen networks: {needs['prior'] / 1e6:.1f} M",
         f"- compiling: {report['compile_s']:.0f} s",
         f"- steps: {', '.join(f'{x:.0f}' for x in report['s'])} s of wall clock,"
         f" {', '.join(f'{x:.0f}' for x in report['cpu_s'])} s of CPU time",
         f"- resident memory: {peak / 1e9:.2f} GB at its peak in the steps"
         f" ({report['whole'] / 1e9:.2f} GB with compiling); preflight says"
-        f" {predicted / 1e9:.2f} GB, {predicted / peak:.2f} of it",
+        f" {predicted / 1e9:.2f} GB ({needs['memory'] / 1e9:.2f} GB of the step),"
+        f" {predicted / peak:.2f} of it",
         *(f"- {name}: {'yes' if ok else 'NO'}" for name, ok in checks.items()),
     ]
     return "\n".join(lines)
