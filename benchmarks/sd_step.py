@@ -90,15 +90,21 @@ def start(kind: str, size: str, folder: pathlib.Path) -> dict:
     return report
 
 
-def difference(part: str, folder: pathlib.Path) -> float:
-    """Largest difference between both sides' results, by their largest value."""
+def difference(part: str, folder: pathlib.Path) -> str:
+    """Largest difference between both sides' results, by their largest value.
+
+    Raises:
+      SystemExit: if it is above `TOLERANCE`: the two do not compute the same.
+    """
     with np.load(folder / f"ours-{part}.npz") as ours:
         with np.load(folder / f"torch-{part}.npz") as theirs:
-            worst = [
-                float(np.abs(ours[k] - theirs[k]).max() / np.abs(theirs[k]).max())
+            worst = {
+                k: float(np.abs(ours[k] - theirs[k]).max() / np.abs(theirs[k]).max())
                 for k in theirs.files
-            ]
-    return max(worst, default=float("nan"))
+            }
+    if any(not value <= TOLERANCE for value in worst.values()):
+        sys.exit(f"{part}: the two programs differ: {worst}")
+    return f"{max(worst.values()):.0e}" if worst else ""
 
 
 def compare(parts: list[str], sides: list[str], args) -> list[list[str]]:
@@ -122,7 +128,7 @@ def compare(parts: list[str], sides: list[str], args) -> list[list[str]]:
         compiled = f"{max(x['compile_s'] for x in reports[sides[0], part]):.0f}"
         rows.append([PARTS[part], *_cells(cells, sides), compiled])
         if "torch" in sides:
-            rows[-1].append(f"{difference(part, args.folder):.0e}")
+            rows[-1].append(difference(part, args.folder))
     sums = {side: (total, f"{total:.1f}", "") for side, total in totals.items()}
     return [*rows, ["sum", *_cells(sums, sides), "", ""]]
 
