@@ -130,7 +130,8 @@ def compare(parts: list[str], sides: list[str], args) -> list[list[str]]:
         if "torch" in sides:
             rows[-1].append(difference(part, args.folder))
     sums = {side: (total, f"{total:.1f}", "") for side, total in totals.items()}
-    return [*rows, ["sum", *_cells(sums, sides), "", ""]]
+    total = ["sum", *_cells(sums, sides)]
+    return [*rows, total + [""] * (len(rows[0]) - len(total))]
 
 
 def _cells(cells: dict, sides: list[str]) -> list[str]:
