@@ -8,6 +8,7 @@ turn inside one process, so that a ratio compares two runs under the same load.
 import math
 import os
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -32,6 +33,25 @@ def median_cpu_ms(
             run()
             spent[name].append(time.process_time() - begin)
     return {name: 1e3 * statistics.median(times) for name, times in spent.items()}
+
+
+def reset_peak() -> None:
+    """Lets `peak_bytes` count from now on, where the system can (Linux)."""
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    except OSError:
+        pass
+
+
+def peak_bytes() -> int:
+    """Largest resident memory of this process since `reset_peak`, or ever."""
+    try:
+        with open("/proc/self/status") as file:
+            line = next(line for line in file if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def exponent(sizes: list[float], times: list[float]) -> float:

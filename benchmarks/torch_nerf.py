@@ -113,8 +113,8 @@ def render(params, rays, *, grid, bounds, num_samples, jitter: bool):
     """Image [R, 3] over black, as `vsd_jax.scene.nerf` computes it.
 
     Args:
-      params: dict of tensors: `table`, `hidden/kernel`, `hidden/bias`, `out/kernel`,
-        `out/bias`.
+      params: dict of tensors: `table`, `out/kernel`, `out/bias` and, unless the
+        decoder is linear, `hidden/kernel`, `hidden/bias`.
       rays: origins and directions [R, 3].
       grid: layout.
       bounds: near and far [R] of each ray.
@@ -130,8 +130,11 @@ def render(params, rays, *, grid, bounds, num_samples, jitter: bool):
     positions = torch.addcmul(origins[:, None], directions[:, None], tmid[..., None])
     positions = positions.view(-1, 3)
     features = _Encode.apply(params["table"], positions, grid)
-    layers = ("hidden/kernel", "hidden/bias", "out/kernel", "out/bias")
-    raw = _Decode.apply(features, *(params[name] for name in layers))
+    if "hidden/kernel" in params:
+        layers = ("hidden/kernel", "hidden/bias", "out/kernel", "out/bias")
+        raw = _Decode.apply(features, *(params[name] for name in layers))
+    else:
+        raw = torch.addmm(params["out/bias"], features, params["out/kernel"])
     blob = 10 * (1 - positions.norm(dim=-1) / 0.5)
     density = torch.nn.functional.softplus(raw[:, 0] + blob, threshold=40)
     color = raw[:, 1:].sigmoid().view(len(near), num_samples, 3)

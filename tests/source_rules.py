@@ -36,7 +36,8 @@ SHELL_LIBRARIES = (
 )
 # Names that stand in one place only. `over_axis` is `vmap` or, for one element, a call.
 ONLY_IN = {
-    "diffusers": ("vsd_jax/runtime/diffusion_prior.py",),
+    # The second is the yardstick: PyTorch's classes, which ours are compared with.
+    "diffusers": ("vsd_jax/runtime/diffusion_prior.py", "benchmarks/torch_sd.py"),
     "transformers": ("vsd_jax/runtime/diffusion_prior.py",),
     "pmap": ("vsd_jax/parallel.py",),
     # step.py over the particles, particle.py over the views of one particle.

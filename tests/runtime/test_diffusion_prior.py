@@ -11,6 +11,7 @@ import pytest
 
 from configs import toybox_prior
 from vsd_jax.runtime import diffusion_prior, hub, schedule, weights
+from vsd_jax.score import attention
 from vsd_jax.toybox import prior_files, train
 from vsd_jax.toybox.text import vocabulary
 
@@ -60,6 +61,25 @@ def test_written_prior_is_read_back(folder):
     latents = jnp.ones((2, 16, 16, 48))
     out = prior.model.apply(loaded, latents, jnp.array([3, 900]), {"text": text})
     assert out.shape == latents.shape and np.isfinite(out).all()
+
+
+def test_attention_in_slices_changes_nothing(folder, monkeypatch):
+    prior, params, _ = diffusion_prior.load_prior(folder[0])
+    latents = jax.random.normal(jax.random.key(0), (1, *prior.latent_shape))
+    context = {"text": jax.random.normal(jax.random.key(1), (1, 16, 32))}
+    calls, real = [], attention.self_attention
+
+    def count(*args):
+        calls.append(args[0].shape)
+        return real(*args)
+
+    monkeypatch.setattr(attention, "self_attention", count)
+    outs = []
+    for tokens in (10**6, 1):
+        monkeypatch.setattr(attention, "MANY_TOKENS", tokens)
+        outs.append(prior.model.apply(params, latents, jnp.array([500]), context))
+        assert bool(calls) == (tokens == 1)
+    np.testing.assert_allclose(outs[0], outs[1], atol=1e-4)
 
 
 def test_every_known_word_is_one_token(folder):

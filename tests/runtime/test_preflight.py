@@ -29,6 +29,12 @@ def test_answer_names_what_does_not_fit_and_what_to_change(nerf_config):
     assert "prior.dtype=bfloat16" in text and "20.00 GB" in text
 
 
+def test_a_cpu_shares_its_memory_with_the_program(nerf_config):
+    needs = NEEDS._replace(program=2.5e9)
+    text = preflight.describe(config_lib.validate(nerf_config), needs)
+    assert "about 22.50 GB resident" in text and "2.50 GB of the program" in text
+
+
 def test_a_run_is_compiled_from_shapes_alone(
     nerf_config, prior_folder, monkeypatch, capsys
 ):
@@ -63,3 +69,4 @@ def test_memory_is_that_of_the_step_itself(nerf_config, prior_folder):
     # The state is donated: its buffers hold the result. What is new are temporaries.
     assert needs.memory == pytest.approx(held + real.temp_size_in_bytes, rel=0.1)
     assert needs.flops > 1e6 and needs.traffic > held
+    assert 5e7 < needs.program < 2e10

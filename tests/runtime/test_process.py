@@ -4,7 +4,10 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+from vsd_jax.runtime import process
 
 SCRIPT = """
 import resource, sys
@@ -30,3 +33,10 @@ def page_faults(mode: str) -> int:
 def test_freed_blocks_are_used_again():
     # 80 MB are 20,000 pages of 4 kB, or 40 of 2 MB: without the setting, each time.
     assert page_faults("reuse") < 0.2 * page_faults("leave")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
+def test_resident_memory_is_what_was_written_to():
+    before = process.resident_bytes()
+    held = np.ones(10_000_000)
+    assert process.resident_bytes() - before > 0.9 * held.nbytes

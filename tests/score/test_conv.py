@@ -49,3 +49,14 @@ def test_interceptor_replaces_only_what_it_computes_exactly():
     # The 1 x 1 and the unpadded convolution stay; the padded 3 x 3 one is a product.
     assert program.count("conv_general_dilated") == 2
     assert jnp.ndim(expected) == 4
+
+
+def test_larger_images_are_left_to_xla():
+    image = jax.random.normal(jax.random.key(0), (1, 8, 8, 3))
+    params = _Net().init(jax.random.key(1), image)
+    counts = []
+    for limit in (64, 63):
+        wrapped = with_matmul_convs(_Net().apply, max_pixels=limit)
+        program = str(jax.make_jaxpr(wrapped)(params, image))
+        counts.append(program.count("conv_general_dilated"))
+    assert counts == [2, 3]

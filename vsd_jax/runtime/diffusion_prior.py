@@ -25,7 +25,8 @@ import numpy as np
 from vsd_jax.runtime import hub, weights
 from vsd_jax.runtime.schedule import noise_schedule
 from vsd_jax.runtime.weights import WeightsError
-from vsd_jax.score.conv import with_matmul_convs
+from vsd_jax.score import attention
+from vsd_jax.score.conv import SMALL_IMAGE, with_matmul_convs
 from vsd_jax.state import NoiseModel, Prior, PyTree
 
 with warnings.catch_warnings():
@@ -34,7 +35,7 @@ with warnings.catch_warnings():
 
     diffusers_logging.set_verbosity_error()  # the Flax classes announce their end
     from diffusers import FlaxAutoencoderKL, FlaxUNet2DConditionModel
-    from diffusers.models.attention_flax import FlaxGEGLU
+    from diffusers.models.attention_flax import FlaxAttention, FlaxGEGLU
     from transformers import CLIPTextConfig, CLIPTokenizer
     from transformers.models.clip.modeling_flax_clip import FlaxCLIPTextModule
 
@@ -74,21 +75,28 @@ def make_unet(config: dict[str, Any], dtype: Any) -> FlaxUNet2DConditionModel:
         return FlaxUNet2DConditionModel.from_config(config, dtype=dtype)
 
 
-def _exact_geglu(next_fun: Callable, args: Any, kwargs: Any, context: Any) -> Any:
-    """The gate of the checkpoints: diffusers' Flax class approximates GELU by tanh."""
+def _own_layers(next_fun: Callable, args: Any, kwargs: Any, context: Any) -> Any:
+    """What differs from diffusers' Flax classes: they approximate the gate's GELU."""
     module = context.module
-    if not isinstance(module, FlaxGEGLU) or context.method_name != "__call__":
+    if isinstance(module, FlaxGEGLU) and context.method_name == "__call__":
+        linear, gate = jnp.split(module.proj(args[0]), 2, axis=-1)
+        return linear * jax.nn.gelu(gate, approximate=False)
+    if not isinstance(module, FlaxAttention) or context.method_name != "__call__":
         return next_fun(*args, **kwargs)
-    linear, gate = jnp.split(module.proj(args[0]), 2, axis=-1)
-    return linear * jax.nn.gelu(gate, approximate=False)
+    if len(args) > 1 or args[0].shape[1] < attention.MANY_TOKENS:  # cross-attention
+        return next_fun(*args, **kwargs)
+    projected = [layer(args[0]) for layer in (module.query, module.key, module.value)]
+    heads = map(module.reshape_heads_to_batch_dim, projected)
+    out = module.reshape_batch_dim_to_heads(attention.self_attention(*heads))
+    return module.proj_attn(out)
 
 
 def unet_apply(unet: FlaxUNet2DConditionModel) -> Callable[..., jax.Array]:
     """`({"unet": ...}, latents NHWC, t [B], context) -> raw output NHWC`."""
-    apply = with_matmul_convs(unet.apply)
+    apply = with_matmul_convs(unet.apply, max_pixels=SMALL_IMAGE)
 
     def denoise(params, latents, t, context):
-        with jax.numpy_rank_promotion("allow"), nn.intercept_methods(_exact_geglu):
+        with jax.numpy_rank_promotion("allow"), nn.intercept_methods(_own_layers):
             out = apply(
                 {"params": params["unet"]},
                 latents.transpose(0, 3, 1, 2),

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import jax
 
-from vsd_jax.runtime import build, progress
+from vsd_jax.runtime import build, process, progress
 from vsd_jax.runtime.build_field import Config
-from vsd_jax.state import PyTree
+from vsd_jax.state import PyTree, VSDState
 
 EFFICIENCY = 0.4
 """Share of the peaks below that such programs reach; a plain assumption."""
@@ -57,6 +57,8 @@ class Needs(NamedTuple):
       memory: peak of one step, bytes: arguments, results and temporaries.
       flops: floating point operations of one step.
       traffic: bytes that one step reads and writes.
+      program: bytes that the program itself holds once the step is compiled: on a CPU
+        they share the memory with the step.
     """
 
     prior: int
@@ -65,6 +67,7 @@ class Needs(NamedTuple):
     memory: float
     flops: float
     traffic: float
+    program: float = 0.0
 
 
 def measure(config: Config) -> Needs:
@@ -76,9 +79,22 @@ def measure(config: Config) -> Needs:
     run = build.build(config, load_weights=False)
     state = jax.eval_shape(run.init)
     compiled = run.step.lower(state, run.prior_params, run.contexts).compile()
+    return needs_of(compiled, state, run.prior_params)
+
+
+def needs_of(
+    compiled: jax.stages.Compiled, state: VSDState, prior_params: PyTree
+) -> Needs:
+    """What a compiled step needs, asked before its weights are there.
+
+    Args:
+      compiled: the step.
+      state: arrays or shapes.
+      prior_params: arrays or shapes.
+    """
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     return Needs(
-        prior=_count(run.prior_params),
+        prior=_count(prior_params),
         theta=_count(state.particles.params),
         phi=_count(state.score.params),
         memory=memory.argument_size_in_bytes
@@ -87,6 +103,7 @@ def measure(config: Config) -> Needs:
         - memory.alias_size_in_bytes,
         flops=cost["flops"],
         traffic=cost["bytes accessed"],
+        program=process.resident_bytes(),
     )
 
 
@@ -110,6 +127,8 @@ def describe(config: Config, needs: Needs) -> str:
         f"one step: {needs.memory / 1e9:.2f} GB at its peak,"
         f" {needs.flops / 1e12:.3f} TFLOP, {needs.traffic / 1e9:.1f} GB read and"
         f" written (as compiled for {jax.default_backend()})",
+        f"on a CPU: about {(needs.memory + needs.program) / 1e9:.2f} GB resident, with"
+        f" {needs.program / 1e9:.2f} GB of the program itself",
         "",
         f"{'':12} {'fits':>5} {'a step':>10} {config.num_steps:>10,} steps",
     ]

@@ -4,16 +4,24 @@
 XLA's CPU convolutions reach about half the rate of its matrix products at the
 widths of a small U-Net (64 to 128 channels), the kernel's gradient a third. The
 same sum written as shifted copies times one matrix runs at the product's
-rate in both directions: 1.28 x faster training of the embedded prior. On
-accelerators the convolution is left to the compiler.
+rate in both directions: 1.28 x faster training of the embedded prior. On larger
+images the copies cost more than they save (`SMALL_IMAGE`); on accelerators the
+convolution is left to the compiler.
 """
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+SMALL_IMAGE = 16 * 16
+"""Pixels up to which the product wins for a network whose kernels are frozen: at 16 x
+16 (2560 to 1280 channels) 0.7 of XLA's time backwards, at 64 x 64 (320 channels) twice
+XLA's time (docs/sd_step.md)."""
 
 
 def conv3x3(image: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
@@ -47,11 +55,14 @@ def _is_plain_conv3x3(module: nn.Module) -> bool:
     )
 
 
-def _matmul_conv(next_fun: Callable, args: Any, kwargs: Any, context: Any) -> Any:
+def _matmul_conv(
+    next_fun: Callable, args: Any, kwargs: Any, context: Any, *, max_pixels: float
+) -> Any:
     module = context.module
     strides = getattr(module, "strides", 1)
     stride = strides[0] if isinstance(strides, tuple) else strides or 1
     applies = context.method_name == "__call__" and _is_plain_conv3x3(module)
+    applies = applies and args[0].shape[1] * args[0].shape[2] <= max_pixels
     if not applies or (stride != 1 and module.padding == "SAME"):
         return next_fun(*args, **kwargs)
     variables = module.variables["params"]
@@ -64,17 +75,21 @@ def _matmul_conv(next_fun: Callable, args: Any, kwargs: Any, context: Any) -> An
     return out + bias.reshape((1,) * (out.ndim - 1) + bias.shape)
 
 
-def with_matmul_convs(apply: Callable) -> Callable:
+def with_matmul_convs(apply: Callable, *, max_pixels: float = math.inf) -> Callable:
     """Wraps a Linen `apply` so that its 3 x 3 convolutions are matrix products.
 
     Only on the CPU backend; elsewhere `apply` is returned as it is. The
     parameters' names and shapes do not change.
+
+    Args:
+      apply: takes any arguments.
+      max_pixels: height times width of the largest image that is treated so.
     """
     if jax.default_backend() != "cpu":
         return apply
 
     def wrapped(*args, **kwargs):
-        with nn.intercept_methods(_matmul_conv):
+        with nn.intercept_methods(partial(_matmul_conv, max_pixels=max_pixels)):
             return apply(*args, **kwargs)
 
     return wrapped
