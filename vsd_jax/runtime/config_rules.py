@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vsd_jax.runtime.config_ranges import CHOICES, PAIRS, RANGES, TUPLES
+from vsd_jax.runtime.config_ranges import CHOICES, PAIRS, RANGES, TUPLES, UNBOUNDED
 from vsd_jax.runtime.progress import shorten
 
 Flat = Mapping[str, Any]
@@ -68,8 +68,8 @@ def _within(value: Any, bounds: tuple[float, float]) -> bool:
 
 def _bounds(bounds: tuple[float, float]) -> str:
     low, high = bounds
-    if math.isinf(high):
-        return f"it must be a number of at least {low:g}"
+    if high >= UNBOUNDED:
+        return f"it must be a number of at least {low:g} (and at most {high:g})"
     return f"it must be a number from {low:g} to {high:g}"
 
 
