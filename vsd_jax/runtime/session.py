@@ -80,7 +80,7 @@ def start(
     if mode == "preflight":
         preflight.run(valid)
         return
-    if valid is not None:
+    if mode == "train":
         hosts.check_devices(valid.num_devices, valid.num_shards)
     workdir = Workdir(folder, create=mode == "train")
     try:
