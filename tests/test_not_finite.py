@@ -81,6 +81,14 @@ def test_a_particle_that_stays_bad_starts_anew_and_the_others_go_on():
     np.testing.assert_array_equal(sound.particles.skips, [0, 3, 0])
 
 
+def test_two_that_start_anew_in_one_step_differ():
+    state, run = bad_state([1.0, 0.0, 1.0], restart_after=3)
+    for _ in range(3):
+        state, metrics = run(state)
+    np.testing.assert_array_equal(metrics["particle/restarted"], [1, 0, 1])
+    assert (latents(state)[0] != latents(state)[2]).all()
+
+
 def test_nothing_moves_if_no_particle_is_finite():
     state, run = bad_state([1.0, 1.0, 1.0])
     state, _ = run(state)

@@ -65,3 +65,18 @@ def test_a_fault_is_raised_once_and_the_next_save_goes_through(tmp_path, monkeyp
     saves.wait()
     saves.wait()
     assert checkpoint.list_steps(tmp_path) == [2]
+
+
+def test_a_wait_that_a_jumping_clock_ended_is_tried_again(tmp_path, monkeypatch):
+    write, faults = checkpoint.save_state, [TimeoutError("timed out after -5 seconds")]
+
+    def late_at_first(*arguments, **options):
+        if faults:
+            raise faults.pop()
+        return write(*arguments, **options)
+
+    monkeypatch.setattr(checkpoint, "save_state", late_at_first)
+    saves = saver.Saver(tmp_path, keep=2)
+    saves.save(make_state(1))
+    saves.wait()
+    assert checkpoint.list_steps(tmp_path) == [1]
