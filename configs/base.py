@@ -52,8 +52,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.num_devices = 1
     # Devices that hold one prior together, where one cannot; instead of num_devices.
     config.num_shards = 1
-    # A particle whose steps are not finite for long: "stop" the run, which is saved, or
-    # "restart" that particle from another draw [ours].
+    # A particle whose steps are not finite for long: "stop" the run (its last
+    # checkpoint stays), or "restart" that particle from another draw [ours].
     config.on_not_finite = "stop"
     config.subset = "rotating"  # which: "rotating" (in turn) or "random" [O]
     config.field = _field()

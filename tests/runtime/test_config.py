@@ -114,6 +114,11 @@ def test_flatten_and_nest_survive_json():
     assert config_lib.flatten(config_lib.validate(restored)) == flat
 
 
+def test_a_run_that_was_stopped_by_a_lost_particle_may_go_on_with_restart():
+    old = config_lib.nest(config_lib.flatten(changed()))
+    assert config_lib.differing_keys(old, changed(on_not_finite="restart")) == {}
+
+
 def test_differing_keys_leave_out_what_only_reports():
     old = object_config.get_config()
     new = changed(vsd__guidance_scale=5.0, log__metrics_every=3, eval__fps=3.0)

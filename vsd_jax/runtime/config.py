@@ -23,8 +23,10 @@ MAY_CHANGE = (
     "mesh.raster_capacity",
     "num_devices",
     "num_shards",
+    "on_not_finite",
 )
-"""Keys that do not touch what is learned: they may differ when a run is resumed."""
+"""Keys that do not touch what is learned: they may differ when a run is resumed. What
+becomes of lost particles may too, since a run that they stopped tells to change it."""
 
 ROOM_OF_STAGE = {
     "geometry": ("mesh.surface_capacity",),
