@@ -36,6 +36,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.view_dropout = 0.2  # captions without a view word
     config.colour_dropout = 0.08  # captions without the colour
     config.normal_fraction = 0.15  # of object images, shown as normal map
+    config.overhead_fraction = 0.0  # of a batch, drawn from overhead views alone
     config.background_weights = (0.7, 0.15, 0.15)  # white, grey, black
 
     config.patch = 4  # pixels; 64 x 64 images -> 16 x 16 latents

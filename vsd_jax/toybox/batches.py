@@ -102,8 +102,15 @@ def _example(
 def make_batch(
     data: Dataset, step: int, config: Mapping[str, Any]
 ) -> tuple[np.ndarray, list[str]]:
-    """The batch of training step `step`: images [B, 64, 64, 3], captions."""
+    """The batch of training step `step`: images [B, 64, 64, 3], captions.
+
+    A share `config.overhead_fraction` of it is drawn from the overhead views alone.
+    """
     rng = np.random.default_rng([config["seed"], step])
     indices = rng.integers(len(data.rgba), size=config["batch_size"])
+    extra = rng.random(len(indices)) < config["overhead_fraction"]
+    overhead = np.flatnonzero(data.meta["view"] == VIEWS.index("overhead"))
+    if extra.any() and overhead.size:
+        indices[extra] = rng.choice(overhead, size=extra.sum())
     examples = [_example(data, index, rng, config) for index in indices]
     return np.stack([e[0] for e in examples]), [e[1] for e in examples]
