@@ -37,6 +37,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.colour_dropout = 0.08  # captions without the colour
     config.normal_fraction = 0.15  # of object images, shown as normal map
     config.overhead_fraction = 0.0  # of a batch, drawn from overhead views alone
+    config.hard_kinds = ()  # half of the above is drawn from these kinds; () = from all
     config.background_weights = (0.7, 0.15, 0.15)  # white, grey, black
 
     config.patch = 4  # pixels; 64 x 64 images -> 16 x 16 latents

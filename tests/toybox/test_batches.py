@@ -69,6 +69,23 @@ def test_batch_is_a_function_of_seed_and_step(data):
     assert captions != batches.make_batch(data, 7, CONFIG | {"seed": 1})[1]
 
 
+def test_share_of_overhead_views_and_of_hard_kinds(data):
+    meta = data.meta | {"view": np.array([3, 0, 3])}  # car and duck from above
+    config = CONFIG | {
+        "batch_size": 1200,
+        "text_dropout": 0.0,
+        "overhead_fraction": 0.6,
+    }
+    for hard, cars in (((), 1 / 2), (("car",), 3 / 4)):
+        captions = batches.make_batch(
+            data._replace(meta=meta), 0, config | {"hard_kinds": hard}
+        )[1]
+        counts = [sum(word in c for c in captions) for word in ("car", "duck")]
+        # 0.4 of the batch falls on the three images alike, 0.6 on these two.
+        expected = [0.4 / 3 + 0.6 * cars, 0.4 / 3 + 0.6 * (1 - cars)]
+        assert np.allclose(np.array(counts) / 1200, expected, atol=0.05)
+
+
 def test_missing_dataset_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"vsd_jax\.toybox\.dataset"):
         batches.open_dataset(str(tmp_path))

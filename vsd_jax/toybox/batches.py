@@ -104,13 +104,20 @@ def make_batch(
 ) -> tuple[np.ndarray, list[str]]:
     """The batch of training step `step`: images [B, 64, 64, 3], captions.
 
-    A share `config.overhead_fraction` of it is drawn from the overhead views alone.
+    A share `config.overhead_fraction` of it is drawn from the overhead views alone,
+    half of that from those of `config.hard_kinds`, if there are any.
     """
     rng = np.random.default_rng([config["seed"], step])
     indices = rng.integers(len(data.rgba), size=config["batch_size"])
-    extra = rng.random(len(indices)) < config["overhead_fraction"]
-    overhead = np.flatnonzero(data.meta["view"] == VIEWS.index("overhead"))
-    if extra.any() and overhead.size:
-        indices[extra] = rng.choice(overhead, size=extra.sum())
+    chance = rng.random(len(indices))
+    overhead = data.meta["view"] == VIEWS.index("overhead")
+    hard = [KIND_NAMES.index(kind) for kind in config["hard_kinds"]]
+    for share, chosen in (
+        (config["overhead_fraction"], overhead),
+        (config["overhead_fraction"] / 2, overhead & np.isin(data.meta["kind"], hard)),
+    ):
+        extra = chance < share
+        if extra.any() and chosen.any():
+            indices[extra] = rng.choice(np.flatnonzero(chosen), size=extra.sum())
     examples = [_example(data, index, rng, config) for index in indices]
     return np.stack([e[0] for e in examples]), [e[1] for e in examples]
