@@ -6,8 +6,9 @@
 Each run is the program itself with `configs/textured_mesh.py`, in a folder of its own,
 so the same command goes on where it stopped; further options are passed on. A mesh is
 compared with the nearest of 16 truth objects of its kind (Chamfer distance), and its
-normals with those of that object's nearest points. Writes scores.json, scores.md and
-renders.png (a row a prompt: two views of NeRF, normals and texture).
+normals with those of that object's nearest points. Truth is a soup of parts that reach
+into each other: only what is seen from outside counts. Writes scores.json, scores.md
+and renders.png (a row a prompt: two views of NeRF, normals and texture).
 """
 
 import argparse
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import trimesh
 from scipy.spatial import cKDTree
+from trimesh.ray.ray_pyembree import RayMeshIntersector
 
 from benchmarks.main_job import PROMPTS, read_views
 from benchmarks.measure import machine, table
@@ -27,6 +29,7 @@ from vsd_jax.toybox import metrics, objects, text
 
 STAGES = ("nerf", "geometry", "texture")
 TRUTH_OBJECTS, POINTS = 16, 4000
+DIRECTIONS = 32  # from which a point of truth may be seen
 
 
 def run_program(prompt: text.Prompt, folder: Path, options: list[str]) -> None:
@@ -45,13 +48,32 @@ def sample(mesh: trimesh.Trimesh, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(points), mesh.face_normals[faces]
 
 
+def seen_from_outside(mesh: trimesh.Trimesh, points: np.ndarray) -> np.ndarray:
+    """[N] bool: from one of DIRECTIONS directions nothing stands before the point."""
+    index = np.arange(DIRECTIONS) + 0.5
+    height, turn = 1 - 2 * index / DIRECTIONS, index * np.pi * (3 - 5**0.5)
+    flat = np.sqrt(1 - height**2)
+    rays = np.stack([flat * np.cos(turn), height, flat * np.sin(turn)], axis=1)
+    caster = RayMeshIntersector(mesh, scale_to_box=False)
+    seen = np.zeros(len(points), bool)
+    for ray in rays:
+        left = np.flatnonzero(~seen)
+        origins = points[left] + 1e-4 * ray
+        hit = caster.intersects_any(origins, np.broadcast_to(ray, origins.shape))
+        seen[left] = ~hit
+    return seen
+
+
 def true_samples(prompt: text.Prompt) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Points and normals of truth objects of a prompt."""
-    meshes = [
-        objects.to_trimesh(objects.make_object(np.random.default_rng([7, i]), prompt))
-        for i in range(TRUTH_OBJECTS)
-    ]
-    return [sample(mesh, seed) for seed, mesh in enumerate(meshes)]
+    """Points and normals of truth objects of a prompt, of what is seen of them."""
+    found = []
+    for i in range(TRUTH_OBJECTS):
+        part = objects.make_object(np.random.default_rng([7, i]), prompt)
+        mesh = objects.to_trimesh(part)
+        points, normals = sample(mesh, seed=i)
+        seen = seen_from_outside(mesh, points)
+        found.append((points[seen], normals[seen]))
+    return found
 
 
 def geometry_scores(path: Path, truth: list) -> dict[str, float]:
