@@ -2,13 +2,14 @@
 """Speed and exactness of the mesh path against PyTorch, ray casting and truth.
 
   OMP_WAIT_POLICY=passive python -m benchmarks.mesh [--rounds 9] [--size 512]
-      [--resolution 52] [--parts march visibility gradient step]
+      [--resolution 52] [--parts march visibility gradient step texture]
 
 Needs the `[bench]` and `[toybox]` extras (torch, embreex). `march`: marching tetrahedra
 with gradient against two PyTorch ones, after a check that all three agree;
 `visibility`: the rasteriser against embree on the same mesh; `gradient`: that of the
 mask against finite differences of a finer image; `step`: a whole geometry step at 64
-pixels and at `--size`. Prints Markdown for `docs/performance.md`.
+pixels and at `--size`; `texture`: a step of the texture stage. Prints Markdown for
+`docs/performance.md`.
 """
 
 import argparse
@@ -41,8 +42,10 @@ from benchmarks.mesh_scenes import (
     start_params,
     view,
 )
+from benchmarks.mesh_texture import make_texture_step
 from vsd_jax.scene import surface, tet_grid
 from vsd_jax.scene.camera import pixel_rays
+from vsd_jax.scene.encoding import encode, encode_differentiable
 
 
 def our_volume(params, resolution, sizes):
@@ -212,13 +215,32 @@ def steps(resolution, size, rounds):
     ]
 
 
+def texture_steps(resolution, rounds):
+    """Rows: the texture step at 64 pixels, and with plain autodiff of the grid."""
+    runs = {
+        "ours": make_texture_step(resolution, 64, encode),
+        "plain": make_texture_step(resolution, 64, encode_differentiable),
+    }
+    times = measure.median_cpu_ms(runs, rounds)
+    ratio = times["plain"] / times["ours"]
+    return [
+        ["ours", f"{times['ours']:.0f} ms", "", ""],
+        [
+            "plain autodiff of the hash grid",
+            f"{times['plain']:.0f} ms",
+            f"{ratio:.1f}",
+            at_least(ratio, 4),
+        ],
+    ]
+
+
 def main():
     """Runs the parts that are asked for and prints Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--resolution", type=int, default=52)
     parser.add_argument("--size", type=int, default=512)
-    known = ["march", "visibility", "gradient", "step"]
+    known = ["march", "visibility", "gradient", "step", "texture"]
     parser.add_argument("--parts", nargs="+", choices=known, default=known)
     args = parser.parse_args()
     n, size, rounds = args.resolution, args.size, args.rounds
@@ -236,6 +258,9 @@ def main():
     if "step" in args.parts:
         header = ["geometry step with Adam", "CPU", "bar"]
         print("\n" + measure.table(header, steps(n, size, rounds)), flush=True)
+    if "texture" in args.parts:
+        header = ["texture step with Adam, 64 px", "CPU", "times ours", "bar"]
+        print("\n" + measure.table(header, texture_steps(n, rounds)), flush=True)
     print("\n" + measure.machine())
 
 

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A step of the texture stage for `benchmarks/mesh.py`."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from benchmarks.mesh_scenes import (
+    NEAR,
+    bumpy,
+    fit_surface,
+    fit_view,
+    start_params,
+    view,
+)
+from vsd_jax.scene import texture
+from vsd_jax.scene.encoding import hash_grid, init_table
+
+
+def make_texture_step(resolution, size, encode):
+    """`step()` of the texture stage: draw, colour by a full-size grid, Adam."""
+    found, mesh_sizes = fit_surface(start_params(bumpy(resolution)), resolution)
+    grid = hash_grid(
+        num_levels=16,
+        features=2,
+        log2_table_size=19,
+        min_resolution=16,
+        max_resolution=2048,
+    )
+    keys = jax.random.split(jax.random.key(0), 2)
+    params = {"table": init_table(keys[0], grid)}
+    params["decoder"] = 0.1 * jax.random.normal(keys[1], (grid.width, 3))
+    scene = texture.make_texture(
+        image_size=size,
+        init=None,
+        color=lambda p, x: jax.nn.sigmoid(encode(p["table"], x, grid) @ p["decoder"]),
+        behind=lambda p, directions, background: background[None],
+        near=NEAR,
+        capacity=0.5,
+        empty=found,
+        raster_sizes=fit_view(found, size),
+    )
+    stats, tx = {"surface": found}, optax.adam(1e-2)
+
+    def loss(params):
+        out = scene.render(params, stats, view(), jnp.ones(3), None, train=True)
+        return jnp.mean(out.rgb**2)
+
+    def step(params, state):
+        update, state = tx.update(jax.grad(loss)(params), state)
+        return optax.apply_updates(params, update), state
+
+    carry = [params, tx.init(params)]
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(*carry).compile()
+
+    def run():
+        carry[:] = compiled(*carry)
+        return jax.block_until_ready(carry[0])
+
+    return run
