@@ -16,6 +16,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -52,6 +53,7 @@ def versions(python: pathlib.Path) -> dict[str, str]:
 
 def copy_of_the_commit(folder: pathlib.Path) -> str:
     """Unpacks the last commit into `folder`; returns its short name."""
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     archive = folder.with_suffix(".tar")
     run("git", "-C", ROOT, "archive", f"--output={archive}", "HEAD")
@@ -97,23 +99,26 @@ def run_tests(python: pathlib.Path, source: pathlib.Path, what: list[str]) -> st
 
 def row(name: str, python: str, folder: pathlib.Path, what: list[str]) -> str:
     """Makes and tests one environment; returns its row of the table."""
-    where = folder / name
-    commit = copy_of_the_commit(folder / f"{name}_source")
-    run(python, "-m", "venv", where)
-    binary = where / "bin" / "python"
-    kept = install(binary, folder / f"{name}_source", SETS[name])
+    binary, source = folder / name / "bin" / "python", folder / f"{name}_source"
+    told = folder / f"{name}.txt"  # what the installation changed: made once
+    commit = copy_of_the_commit(source)
+    if not told.exists():
+        run(python, "-m", "venv", "--clear", folder / name)
+        told.write_text(install(binary, source, SETS[name]))
+    kept = told.read_text()
     found = versions(binary)
-    told = run(binary, "-c", "import platform; print(platform.python_version())")
+    code = "import platform; print(platform.python_version())"
+    interpreter = run(binary, "-c", code).stdout.strip()
     shown = ", ".join(f"{package} {found[package]}" for package in SHOWN)
-    print(f"{name}: Python {told.stdout.strip()}, {shown}; jax and numpy: {kept}")
+    print(f"{name}: Python {interpreter}, {shown}; jax and numpy: {kept}")
     started = time.monotonic()
-    last = run_tests(binary, folder / f"{name}_source", what)
+    last = run_tests(binary, source, what)
     minutes = (time.monotonic() - started) / 60
     counts = [
         (re.search(rf"(\d+) {word}", last) or ["", "0"])[1]
         for word in ("passed", "skipped", "failed", "error")
     ]
-    cells = [name, told.stdout.strip(), shown, kept, *counts, f"{minutes:.0f}", commit]
+    cells = [name, interpreter, shown, kept, *counts, f"{minutes:.0f}", commit]
     return f"| {' | '.join(cells)} |"
 
 
@@ -122,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--python", default="python3.13", help="interpreter to use")
-    parser.add_argument("--folder", help="for the environments; kept (default: temp)")
+    parser.add_argument("--folder", help="keeps the environments, for next time")
     parser.add_argument("--tests", nargs="+", default=[], help="as pytest takes them")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
