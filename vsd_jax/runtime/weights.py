@@ -234,8 +234,9 @@ def load_params(
     found: dict[tuple[str, ...], jax.Array] = {}
     for name, path, array in _named_leaves(files, expected, vae=vae):
         _check_tensor(component, name, array, expected[path].shape)
-        # One copy: layout and dtype at once, in memory that JAX can keep on a CPU.
-        found[path] = jax.numpy.asarray(np.ascontiguousarray(array, dtype))
+        # Layout and dtype at once; waited for, or copies to come would pile up.
+        value = jax.numpy.asarray(np.ascontiguousarray(array, dtype))
+        found[path] = value.block_until_ready()
     missing = sorted(torch_name(path) for path in expected if path not in found)
     if missing:
         raise WeightsError(
