@@ -87,6 +87,10 @@ def test_reads_shards(folder):
     index = folder / "diffusion_pytorch_model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": names}))
     assert_is_params(load(folder))
+    half = folder / "diffusion_pytorch_model.safetensors.index.fp16.json"
+    index.rename(half)
+    assert_is_params(load(folder, variant="fp16"))
+    half.rename(index)
     (folder / names["norm.weight"]).unlink()
     with pytest.raises(WeightsError, match="1-of-2.*missing"):
         load(folder)
