@@ -110,6 +110,25 @@ def rounded_products(text: str) -> list[str]:
     ]
 
 
+def describe(
+    dtype: str, layout: str, platform: str, exported: export.Exported, seconds: float
+) -> list[str]:
+    """A row of the table.
+
+    Raises:
+      SystemExit: if something stands in the program that must not.
+    """
+    text = exported.mlir_module()
+    if found := faults(text):
+        sys.exit(f"{platform}, {dtype}, {layout}: {found}")
+    mib = len(exported.mlir_module_serialized) / 2**20
+    row = [dtype, LAYOUTS[layout], platform, f"{seconds:.0f}", f"{mib:.2f}"]
+    row += [f"{text.count(' = stablehlo.'):,}"]
+    row += [", ".join(sorted(calls(text))) or "none", "none"]
+    print("<!--", *row, "-->", flush=True)
+    return row
+
+
 def main() -> None:
     """Lowers what is asked for and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -119,20 +138,12 @@ def main() -> None:
     parser.add_argument("--platforms", nargs="+", default=list(PLATFORMS))
     args = parser.parse_args()
     print(measure.machine(), f"jax {jax.__version__}", flush=True)
-    rows = []
-    for dtype in args.dtypes:
-        for layout in args.layouts:
-            for platform, exported, seconds in lower(
-                args.size, dtype, layout, args.platforms
-            ):
-                text = exported.mlir_module()
-                if found := faults(text):
-                    sys.exit(f"{platform}, {dtype}, {layout}: {found}")
-                mib = len(exported.mlir_module_serialized) / 2**20
-                rows.append([dtype, LAYOUTS[layout], platform, f"{seconds:.0f}"])
-                rows[-1] += [f"{mib:.2f}", f"{text.count(' = stablehlo.'):,}"]
-                rows[-1] += [", ".join(sorted(calls(text))) or "none", "none"]
-                print("<!--", *rows[-1], "-->", flush=True)
+    pairs = [(dtype, layout) for dtype in args.dtypes for layout in args.layouts]
+    rows = [
+        describe(dtype, layout, *found)
+        for dtype, layout in pairs
+        for found in lower(args.size, dtype, layout, args.platforms)
+    ]
     head = ["networks", "devices", "for", "s", "MiB", "operations", "foreign calls"]
     print(measure.table([*head, "callbacks, doubles"], rows))
 

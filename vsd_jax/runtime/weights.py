@@ -173,14 +173,16 @@ def _named_leaves(
     for file in files:
         with _told_by_name(file):
             if file.suffix == ".msgpack":
-                is_wanted = expected.__contains__
-                for path, value in weight_files.msgpack_leaves(file, is_wanted):
-                    yield ".".join(path), path, value
+                leaves = weight_files.msgpack_leaves(file, expected.__contains__)
+                yield from ((".".join(path), path, value) for path, value in leaves)
                 continue
             is_wanted = functools.partial(_is_wanted, file, path_of)
-            for name, value in weight_files.safetensors_leaves(file, is_wanted):
-                path = path_of(name)
-                yield name, path, to_flax_layout(path, value, expected[path].shape)
+            leaves = weight_files.safetensors_leaves(file, is_wanted)
+            found = ((name, path_of(name), value) for name, value in leaves)
+            yield from (
+                (name, path, to_flax_layout(path, value, expected[path].shape))
+                for name, path, value in found
+            )
 
 
 def _is_wanted(file: Path, path_of: Callable, name: str) -> bool:
