@@ -24,21 +24,27 @@ from vsd_jax.runtime import build, preflight, weights
 from vsd_jax.runtime import config as config_lib
 
 
-def make_config(folder: pathlib.Path, size: str) -> ConfigDict:
-    """`configs/object.py:sd21` on the networks of a size, validated."""
+def make_config(folder: pathlib.Path, size: str, **changes: object) -> ConfigDict:
+    """`configs/object.py:sd21` on the networks of a size, with `changes`, validated."""
     sd_models.write_folder(folder, size)
     config = object_config.get_config("sd21")
     config.prior.path, config.score.path = str(folder), ""
     if size == "tiny":
         config.field.update(num_levels=2, log2_table_size=8, max_resolution=32)
         config.render.update(size=16, num_samples=8, num_fine=4, max_rays=128)
+    config.update_from_flattened_dict(changes)
     return config_lib.validate(config)
 
 
-def build_run(size: str) -> tuple[ConfigDict, build.Run]:
-    """The configuration and its run, with shapes where weights would stand."""
+def build_run(size: str, **changes: object) -> tuple[ConfigDict, build.Run]:
+    """The configuration and its run, with shapes where weights would stand.
+
+    Args:
+      size: one of `sd_models.SIZES`.
+      changes: keys of the configuration with other values, dots and all.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        config = make_config(pathlib.Path(folder), size)
+        config = make_config(pathlib.Path(folder), size, **changes)
         return config, build.build(config, load_weights=False)
 
 

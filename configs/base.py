@@ -57,7 +57,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.on_not_finite = "stop"
     config.subset = "rotating"  # which: "rotating" (in turn) or "random" [O]
     config.field = _field()
-    config.render = _render()
+    config.render = _render(config.get_oneway_ref("num_steps"))
     config.mesh = _mesh()
     config.camera = _camera()
     config.prior = _prior()
@@ -103,10 +103,13 @@ def _field() -> ConfigDict:
     return field
 
 
-def _render() -> ConfigDict:
+def _render(num_steps) -> ConfigDict:
     """From theta and a camera to an image."""
     render = ConfigDict()
-    render.size = 512  # side of a training render, pixels [P][O]; 64, then 512 in [T]
+    render.size = 512  # side of a training render, pixels [P][O]
+    # A smaller side for the first steps: 0 = none [P][O]; 64 up to step 5,000 in [T].
+    render.early_size = 0
+    render.early_steps = num_steps // 5
     render.num_samples = 64  # stratified samples along a ray [P][O]
     render.num_fine = 32  # importance samples after them [P][O]
     render.near = 0.1  # least distance from the camera at which is sampled [O]

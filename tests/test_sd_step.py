@@ -30,6 +30,20 @@ def test_report_is_told_in_words(report):
     assert "2.00 GB at its peak" in text and "NO" not in text
 
 
+def test_early_step_renders_smaller_and_takes_the_same_state():
+    with jax.numpy_rank_promotion("allow"):
+        _, run = sd_ours.build_run("tiny", **{"render.early_size": 4})
+        state = jax.eval_shape(run.init)
+        arguments = (state, run.prior_params, run.contexts)
+        full, early = (
+            jax.make_jaxpr(step)(*arguments) for step in (run.step, run.early_step)
+        )
+    assert full.in_avals == early.in_avals and full.out_avals == early.out_avals
+    rays = [f"f32[{side},{side},3]" for side in (16, 4)]
+    assert rays[0] in str(full) and rays[1] in str(early)
+    assert rays[1] not in str(full)
+
+
 def test_shapes_are_those_of_stable_diffusion():
     with jax.numpy_rank_promotion("allow"):
         config, run = sd_ours.build_run("full")

@@ -49,6 +49,7 @@ def changed(**changes) -> ConfigDict:
             ["mesh.source=run", "on_not_finite=stop"],
         ),
         ({"render__capacity": 0.5, "render__occupancy_resolution": 0}, ["grid"]),
+        ({"render__early_size": 64}, ["early_size=64", "render.size=64"]),
         ({"render__background_shares": (0.5, 0.25, 0.5)}, ["sum to 1"]),
         ({"render__background_words": ("",)}, ["same number"]),
         ({"eval__background": (1.0, 2.0, 0.0)}, ["no colour"]),

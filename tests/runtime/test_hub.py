@@ -48,6 +48,34 @@ def test_offline_without_a_cache_is_a_sentence(monkeypatch, tmp_path):
         hub.resolve("someone/something")
 
 
+def test_revision_and_chosen_files_are_asked_for(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    asked = []
+
+    class Api:
+        def list_repo_files(self, **where):
+            asked.append(where)
+            return NAMES
+
+    def download(**options):
+        asked.append(options)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    where = {"repo_id": "a/b", "revision": "1a2b"}
+    assert hub.resolve("a/b@1a2b", variant="fp16") == tmp_path
+    patterns = asked[1].pop("allow_patterns")
+    assert asked == [where, where]
+    assert NAMES[2] in patterns and NAMES[1] not in patterns
+    assert "*/*.json" in patterns and not any(".bin" in name for name in patterns)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    hub.resolve("a/b@1a2b")
+    assert asked[2] == where | {"local_files_only": True}  # what is cached, unasked
+
+
 @pytest.mark.parametrize("path", ["nowhere", "/no/where", "./a/b", "~/a/b", "a/b/c"])
 def test_neither_folder_nor_id(path):
     with pytest.raises(WeightsError, match="no such folder"):
@@ -72,6 +100,9 @@ def test_one_form_of_each_component_is_chosen_and_no_pickle():
     text = "text_encoder/flax_model.msgpack"
     assert hub.choose_weights(NAMES, "") == [NAMES[1], *shards, text]
     assert hub.choose_weights(NAMES, "fp16") == [NAMES[2], *shards, text]
+    for file in ("model.fp16-1-of-2", "model-1-of-2.fp16"):
+        name = f"text_encoder/{file}.safetensors"
+        assert name in hub.choose_weights([*NAMES, name], "fp16")
     half_only = [name for name in NAMES if name != NAMES[1]]
     assert hub.choose_weights(half_only, "")[0] == NAMES[2]
 

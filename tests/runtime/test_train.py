@@ -83,6 +83,26 @@ def test_interrupted_and_resumed_equals_straight(loop):
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
 
 
+def test_first_steps_are_those_of_the_smaller_renders(loop, flat_config):
+    flat_config.render.early_steps = 2
+    made = []
+
+    def note(name, step):
+        def noted(state, *arguments):
+            made.append((name, int(state.step) + 1))
+            return step(state, *arguments)
+
+        return noted
+
+    trainer, run, workdir = loop()
+    steps = {"step": note("full", run.step), "early_step": note("early", run.step)}
+    config = config_lib.validate(flat_config)
+    trainer = train_lib.Loop(config, run._replace(**steps), workdir)
+    trainer.run(run.init())
+    expected = ["early"] * 2 + ["full"] * 4
+    assert made == [(name, i + 1) for i, name in enumerate(expected)]
+
+
 def test_another_number_of_devices_goes_on_to_the_same_bits(
     tmp_path, flat_config, fake_run
 ):

@@ -3,15 +3,19 @@
 
 import hashlib
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import serialization
+from flax import serialization, traverse_util
 from safetensors.numpy import save_file
 
-from vsd_jax.runtime import weights
+from vsd_jax.runtime import weight_files, weights
 from vsd_jax.runtime.weights import WeightsError
 
 PARAMS = {
@@ -83,6 +87,10 @@ def test_reads_shards(folder):
     index = folder / "diffusion_pytorch_model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": names}))
     assert_is_params(load(folder))
+    half = folder / "diffusion_pytorch_model.safetensors.index.fp16.json"
+    index.rename(half)
+    assert_is_params(load(folder, variant="fp16"))
+    half.rename(index)
     (folder / names["norm.weight"]).unlink()
     with pytest.raises(WeightsError, match="1-of-2.*missing"):
         load(folder)
@@ -101,6 +109,90 @@ def test_reads_flax_msgpack(folder):
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(WeightsError, match="cannot be read as Flax msgpack"):
         load(folder)
+
+
+def test_reads_what_flax_writes(tmp_path):
+    file = tmp_path / "tree.msgpack"
+    tree = {
+        "a" * 40: {"b": np.ones((70000, 2), jnp.bfloat16), "c": np.float16([[2]])},
+        "d": {str(i): np.full((1,) * i, i, np.float32) for i in range(20)},
+        "e": np.zeros((0, 3), np.int8),
+    }
+    file.write_bytes(serialization.msgpack_serialize(tree))
+    found = dict(weight_files.msgpack_leaves(file, lambda path: path[0] != "e"))
+    del tree["e"]
+    expected = traverse_util.flatten_dict(tree)
+    assert found.keys() == expected.keys()
+    for path, value in expected.items():
+        assert found[path].dtype == value.dtype
+        np.testing.assert_array_equal(found[path], value)
+
+
+DAMAGES = {
+    "cut": lambda content: content[:-9],
+    "empty": lambda content: b"",
+    "only a length": lambda content: content[:8],
+    "a text": lambda content: b"<!DOCTYPE html>" + content,
+    "huge": lambda content: b"\xff" * 8 + content[8:],
+    "longer": lambda content: content.replace(b"[2]", b"[9]", 1),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_files_are_told(folder, damage):
+    file = single(folder, on_disk())
+    file.write_bytes(DAMAGES[damage](file.read_bytes()))
+    with pytest.raises(WeightsError, match="safetensors.*truncated"):
+        load(folder)
+    file.unlink()
+    file = folder / "diffusion_flax_model.msgpack"
+    content = serialization.msgpack_serialize(PARAMS)
+    file.write_bytes(DAMAGES[damage](content))
+    if damage != "longer":  # nothing in this one to replace
+        with pytest.raises(WeightsError, match="msgpack.*truncated"):
+            load(folder)
+
+
+_LOAD = """
+import pathlib, sys
+import jax, jax.numpy as jnp
+from benchmarks import measure
+from vsd_jax.runtime import process, weights
+
+def load(count):
+    shape = jax.ShapeDtypeStruct((512, 1024), jnp.float32)
+    shapes = {f"m{i}": {"kernel": shape} for i in range(count)}
+    files = weights.find_files(pathlib.Path(sys.argv[1]))
+    params = weights.load_params(files, shapes, dtype=jnp.float32, component="unet")
+    return jax.block_until_ready(params)
+
+first = load(2)  # what any first call needs
+before = process.resident_bytes()
+measure.reset_peak()
+params = load(48)
+print(measure.peak_bytes() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+@pytest.mark.parametrize("form", ["safetensors", "msgpack"])
+def test_loading_needs_little_more_memory_than_the_weights(folder, form):
+    value = np.random.default_rng(0).standard_normal((512, 1024), np.float32)
+    if form == "msgpack":
+        tree = {f"m{i}": {"kernel": value} for i in range(48)}
+        content = serialization.msgpack_serialize(tree)
+        (folder / "diffusion_flax_model.msgpack").write_bytes(content)
+    else:
+        flipped = np.ascontiguousarray(value.T)
+        single(folder, {f"m{i}.weight": flipped.copy() for i in range(48)})
+    command = [sys.executable, "-c", _LOAD, str(folder)]
+    root = pathlib.Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"}
+    told = subprocess.run(
+        command, env=environment, check=True, capture_output=True, text=True
+    )
+    grown, size = int(told.stdout), 48 * value.nbytes
+    assert 0.9 * size < grown < 1.25 * size, grown / size  # 100.7 MB of weights
 
 
 BAD = {

@@ -33,6 +33,7 @@ class Run(NamedTuple):
       init: makes the state before the first step, from (theta, stats) of all particles
         or, without an argument, from the scene's own.
       prior: the prior itself; decodes latents for pictures.
+      early_step: the step on smaller renders (`render.early_size`), None = none.
     """
 
     step: step_lib.Step
@@ -40,6 +41,7 @@ class Run(NamedTuple):
     contexts: PyTree
     init: Callable[..., VSDState]
     prior: Prior
+    early_step: step_lib.Step | None = None
 
 
 def load_prior(path: str, dtype: str, **options) -> tuple[Prior, PyTree, Callable]:
@@ -87,14 +89,12 @@ def build(config: Config, *, load_weights: bool = True) -> Run:
         step_prior = prior
     particle_tx = build_scene.make_particle_optimizer(config)
     score_tx = make_score_optimizer(config)
-    step = make_step(
-        config,
-        scene,
-        step_prior,
-        score,
-        particle_tx=particle_tx,
-        score_tx=score_tx,
-    )
+    txs = {"particle_tx": particle_tx, "score_tx": score_tx}
+    step = make_step(config, scene, step_prior, score, **txs)
+    early_step = None
+    if config.render.early_size:
+        small = build_scene.make_scene(config, size=config.render.early_size)
+        early_step = make_step(config, small, step_prior, score, **txs)
 
     def init(start: tuple[PyTree, PyTree] | None = None) -> VSDState:
         key = jax.random.key(config.seed)
@@ -103,12 +103,11 @@ def build(config: Config, *, load_weights: bool = True) -> Run:
             scene,
             init_score(jax.random.fold_in(key, _SCORE_FOLD)),
             num_particles=config.num_particles,
-            particle_tx=particle_tx,
-            score_tx=score_tx,
             start=start,
+            **txs,
         )
 
-    return Run(step, prior_params, contexts, jax.jit(init), prior)
+    return Run(step, prior_params, contexts, jax.jit(init), prior, early_step)
 
 
 def make_scene(config: Config, prior: Prior) -> Scene:

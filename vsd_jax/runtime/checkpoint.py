@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from vsd_jax import parallel
@@ -166,6 +167,24 @@ def load_particles(
     return found and (found["particles"], int(found["clock"]["step"]))
 
 
+def load_score(folder: Path, step: int) -> dict[str, np.ndarray]:
+    """Parameters of the score network in the checkpoint of a step, by dotted path.
+
+    {} if the run has no score network. No prior is needed.
+    """
+    item = Path(folder).resolve() / f"step_{step:06d}" / "score"
+    if not item.is_dir():
+        return {}
+    with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
+        flat = checkpointer.restore(item)
+    own = "params."
+    return {
+        name.removeprefix(own): np.asarray(leaf)
+        for name, leaf in flat.items()
+        if name.startswith(own)
+    }
+
+
 def find_damage(checkpoint: Path) -> str:
     """Says what is wrong with a checkpoint's files, or "" if nothing is."""
     checkpoint = Path(checkpoint)
@@ -237,6 +256,14 @@ def _write_items(folder: Path, items: Mapping[str, PyTree]) -> None:
                 checkpointer.wait_until_finished()
 
 
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Each process reads for itself: the first may do so while the others wait."""
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"read_{me}"
+    )
+
+
 def _read_items(folder: Path, items: Mapping[str, PyTree]) -> dict[str, Any]:
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
@@ -246,12 +273,7 @@ def _read_items(folder: Path, items: Mapping[str, PyTree]) -> dict[str, Any]:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     found = {}
-    # Each process reads for itself: the first may do so while the others wait.
-    me = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"read_{me}"
-    )
-    with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
+    with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
         for name, tree in items.items():
             target = {path: stored(leaf) for path, leaf in _flatten(tree).items()}
             flat = checkpointer.restore(folder / name, target) if target else {}

@@ -38,6 +38,8 @@ RANGES = {
     "field.switch_radius": (0, UNBOUNDED),
     "field.init_std": (0, UNBOUNDED),
     "render.size": (4, 4096),
+    "render.early_size": (0, 4096),
+    "render.early_steps": (0, UNBOUNDED),
     "render.num_samples": (2, 4096),
     "render.num_fine": (0, 4096),
     "render.near": (0, UNBOUNDED),

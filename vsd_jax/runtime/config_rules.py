@@ -193,6 +193,12 @@ def _scene_faults(flat: Flat) -> Iterator[str]:
             f"field.max_resolution={flat['field.max_resolution']} is below"
             f" field.min_resolution={flat['field.min_resolution']}; raise it."
         )
+    early = flat["render.early_size"]
+    if early and (flat["field.kind"] != "nerf" or not 4 <= early < flat["render.size"]):
+        yield (
+            f"render.early_size={early} is for field.kind=nerf alone, at least 4 and"
+            f" below render.size={flat['render.size']}; 0 renders at one size."
+        )
     thins = flat["field.kind"] == "nerf" and flat["render.capacity"] < 1
     if thins and flat["render.occupancy_resolution"] == 0:
         yield (

@@ -29,17 +29,18 @@ class Devices:
         self._num, self._num_shards, self._run = num_devices, num_shards, run
         self._copies = max(1, num_devices // num_particles)
         self._arguments = (run.prior_params, run.contexts)
-        self._step = run.step
+        steps = (run.step, run.early_step or run.step)
         if num_shards > 1:
             weights = parallel.shard(run.prior_params, num_shards)
             self._arguments = (weights, run.contexts)
-            self._step = parallel.sharded_step(run.step, num_shards)
+            steps = [parallel.sharded_step(step, num_shards) for step in steps]
         if num_devices > 1:
             self._arguments = parallel.replicate(self._arguments, num_devices)
             parallel_step = parallel.parallel_step
             if hosts.are_several():
                 parallel_step = parallel.parallel_step_over_hosts
-            self._step = parallel_step(run.step)
+            steps = [parallel_step(step) for step in steps]
+        self._step, self._early_step = steps
 
     def split(self, state: VSDState) -> VSDState:
         """Spreads a state of all particles."""
@@ -53,23 +54,27 @@ class Devices:
             return state
         return parallel.gather_state(state, self._copies)
 
-    def step(self, state: VSDState, stop: bool) -> tuple[VSDState, Any]:
+    def step(
+        self, state: VSDState, stop: bool, *, early: bool = False
+    ) -> tuple[VSDState, Any]:
         """Makes a step.
 
         Args:
           state: split; donated.
           stop: whether this host wants to stop.
+          early: whether to make the step on smaller renders, if the run has one.
 
         Returns:
           (state, metrics of all particles); of several hosts, `metrics[VOTES]` is
           positive on all if one of them wants to stop. It comes with the metrics, one
           step late, so that no step waits for it.
         """
+        make = self._early_step if early else self._step
         if hosts.are_several():
             vote = np.full(jax.local_device_count(), stop, np.int32)
-            state, metrics = self._step(state, vote, *self._arguments)
+            state, metrics = make(state, vote, *self._arguments)
         else:
-            state, metrics = self._step(state, *self._arguments)
+            state, metrics = make(state, *self._arguments)
         if self._num > 1:
             metrics = parallel.gather_metrics(metrics, self._copies)
         return state, metrics

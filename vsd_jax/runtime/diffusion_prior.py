@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vsd_jax.runtime import hub, weights
+from vsd_jax.runtime.own_layers import own_layers
 from vsd_jax.runtime.schedule import noise_schedule
 from vsd_jax.runtime.weights import WeightsError
-from vsd_jax.score import attention
 from vsd_jax.score.conv import SMALL_IMAGE, with_matmul_convs
 from vsd_jax.state import NoiseModel, Prior, PyTree
 
@@ -35,7 +35,6 @@ with warnings.catch_warnings():
 
     diffusers_logging.set_verbosity_error()  # the Flax classes announce their end
     from diffusers import FlaxAutoencoderKL, FlaxUNet2DConditionModel
-    from diffusers.models.attention_flax import FlaxAttention, FlaxGEGLU
     from transformers import CLIPTextConfig, CLIPTokenizer
     from transformers.models.clip.modeling_flax_clip import FlaxCLIPTextModule
 
@@ -75,28 +74,12 @@ def make_unet(config: dict[str, Any], dtype: Any) -> FlaxUNet2DConditionModel:
         return FlaxUNet2DConditionModel.from_config(config, dtype=dtype)
 
 
-def _own_layers(next_fun: Callable, args: Any, kwargs: Any, context: Any) -> Any:
-    """What differs from diffusers' Flax classes: they approximate the gate's GELU."""
-    module = context.module
-    if isinstance(module, FlaxGEGLU) and context.method_name == "__call__":
-        linear, gate = jnp.split(module.proj(args[0]), 2, axis=-1)
-        return linear * jax.nn.gelu(gate, approximate=False)
-    if not isinstance(module, FlaxAttention) or context.method_name != "__call__":
-        return next_fun(*args, **kwargs)
-    if len(args) > 1 or args[0].shape[1] < attention.MANY_TOKENS:  # cross-attention
-        return next_fun(*args, **kwargs)
-    projected = [layer(args[0]) for layer in (module.query, module.key, module.value)]
-    heads = map(module.reshape_heads_to_batch_dim, projected)
-    out = module.reshape_batch_dim_to_heads(attention.self_attention(*heads))
-    return module.proj_attn(out)
-
-
 def unet_apply(unet: FlaxUNet2DConditionModel) -> Callable[..., jax.Array]:
     """`({"unet": ...}, latents NHWC, t [B], context) -> raw output NHWC`."""
     apply = with_matmul_convs(unet.apply, max_pixels=SMALL_IMAGE)
 
     def denoise(params, latents, t, context):
-        with jax.numpy_rank_promotion("allow"), nn.intercept_methods(_own_layers):
+        with jax.numpy_rank_promotion("allow"), nn.intercept_methods(own_layers):
             out = apply(
                 {"params": params["unet"]},
                 latents.transpose(0, 3, 1, 2),
@@ -217,14 +200,16 @@ def _vae_codec(folder: Path, latent_size: int, dtype: Any, read: Reader):
     def encode(params, image, noise):
         pixels = (2.0 * image - 1.0).transpose(0, 3, 1, 2)
         variables = {"params": params["vae"]}
-        posterior = vae.apply(variables, pixels, method=vae.encode).latent_dist
+        with nn.intercept_methods(own_layers):
+            posterior = vae.apply(variables, pixels, method=vae.encode).latent_dist
         sample = posterior.mean + posterior.std * noise
         return sample.astype(jnp.float32) * scaling
 
     def decode(params, latents):
         variables = {"params": params["vae"]}
         nchw = (latents / scaling).transpose(0, 3, 1, 2)
-        out = vae.apply(variables, nchw, method=vae.decode).sample
+        with nn.intercept_methods(own_layers):
+            out = vae.apply(variables, nchw, method=vae.decode).sample
         return jnp.clip(0.5 * out.transpose(0, 2, 3, 1) + 0.5, 0.0, 1.0)
 
     return encode, decode, params, pixels

@@ -131,7 +131,8 @@ def choose_weights(names: Iterable[str], variant: str) -> list[str]:
     for component, (stem, flax_file) in COMPONENTS.items():
         for form in dict.fromkeys((variant, "", "fp16")):
             dot = re.escape(f".{form}" if form else "")
-            shape = rf"{component}/{stem}{dot}(-\d+-of-\d+)?\.safetensors"
+            part = r"(-\d+-of-\d+)?"  # diffusers has had it on both sides
+            shape = rf"{component}/{stem}{part}{dot}{part}\.safetensors"
             found = sorted(n for n in names if re.fullmatch(shape, n))
             if found:
                 chosen += found

@@ -3,7 +3,7 @@
 
     train     train (or go on), then render, export and evaluate
     render    turntables of the last checkpoint
-    export    meshes of the last checkpoint
+    export    meshes of the last checkpoint, and its LoRA for diffusers
     evaluate  numbers about the last checkpoint
     preflight does a step fit, how long will it take; needs no folder and no weights
 
@@ -19,6 +19,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vsd_jax.runtime import (
+    adapter,
     build,
     build_scene,
     checkpoint,
@@ -169,8 +170,11 @@ def _make_products(
     folder = workdir.path
     if "render" in modes:
         products.save_turntables(folder, config, particles, decode=decode)
-    if "export" in modes and (not build_scene.is_flat(config) or len(modes) == 1):
-        products.save_meshes(folder, config, particles)
+    if "export" in modes:
+        network = checkpoint.load_score(workdir.checkpoints, step)
+        wrote = adapter.save_lora(folder, network, config.score.lora_scale)
+        if not build_scene.is_flat(config) or (len(modes) == 1 and not wrote):
+            products.save_meshes(folder, config, particles)
     if "evaluate" in modes:
         scores = evaluate.evaluate(folder, config, particles, step, decode=decode)
         progress.say(evaluate.judged_line(scores))

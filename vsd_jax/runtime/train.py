@@ -141,7 +141,8 @@ class Loop:
         meter = progress.Meter("training", total, done=first)
         with catch_signals() as stop_asked, meter, self._saved_at_the_end():
             for step in range(first + 1, total + 1):
-                split, metrics = devices.step(split, stop_asked())
+                early = step <= config.render.early_steps
+                split, metrics = devices.step(split, stop_asked(), early=early)
                 stop = False
                 if pending is not None:
                     stop = self._read(*pending, meter)

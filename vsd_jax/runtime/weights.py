@@ -12,20 +12,21 @@ Safetensors with PyTorch's names and layouts is read, sharded or not, and Flax's
 msgpack files: no pickle anywhere.
 """
 
+import contextlib
+import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from flax import serialization
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from vsd_jax.runtime import weight_files
 from vsd_jax.runtime.errors import RunError
 
 COMPONENTS = {
@@ -153,30 +154,6 @@ def check_digest(file: Path, sha256: str) -> None:
         )
 
 
-def _tensors(file: Path) -> Iterator[tuple[str, np.ndarray]]:
-    try:
-        with safe_open(str(file), framework="np") as handle:
-            for name in handle.keys():  # noqa: SIM118 (safe_open is no dict)
-                yield name, handle.get_tensor(name)
-    except (SafetensorError, OSError, TypeError) as error:
-        raise WeightsError(
-            f"{file} cannot be read as safetensors ({error}); it is missing, "
-            "truncated or of another format. Download it again."
-        ) from error
-
-
-def _flax_leaves(file: Path) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
-    """The leaves of a msgpack file, by path."""
-    try:
-        tree = serialization.msgpack_restore(file.read_bytes())
-        yield from flatten_dict(tree).items()
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise WeightsError(
-            f"{file} cannot be read as Flax msgpack ({error}); it is missing, truncated"
-            " or of another format. Download it again."
-        ) from error
-
-
 def _alias(name: str) -> str:
     """Newer VAE files call the attention's projections as the U-Net's do."""
     for old, new in _VAE_ATTENTION.items():
@@ -189,16 +166,40 @@ def _named_leaves(
 ) -> Iterator[tuple[str, tuple[str, ...], np.ndarray]]:
     """(name on disk, path in the tree, array in Flax's layout) of what is wanted."""
     by_name = {torch_name(path): path for path in expected}
+
+    def path_of(name: str) -> tuple[str, ...]:
+        return by_name.get(_alias(name) if vae else name, ())
+
     for file in files:
-        if file.suffix == ".msgpack":
-            leaves = _flax_leaves(file)
-            yield from ((".".join(p), p, x) for p, x in leaves if p in expected)
-            continue
-        for name, value in _tensors(file):
-            _refuse_lora(file, name)
-            path = by_name.get(_alias(name) if vae else name, ())
-            if path:
-                yield name, path, to_flax_layout(path, value, expected[path].shape)
+        with _told_by_name(file):
+            if file.suffix == ".msgpack":
+                leaves = weight_files.msgpack_leaves(file, expected.__contains__)
+                yield from ((".".join(path), path, value) for path, value in leaves)
+                continue
+            is_wanted = functools.partial(_is_wanted, file, path_of)
+            leaves = weight_files.safetensors_leaves(file, is_wanted)
+            found = ((name, path_of(name), value) for name, value in leaves)
+            yield from (
+                (name, path, to_flax_layout(path, value, expected[path].shape))
+                for name, path, value in found
+            )
+
+
+def _is_wanted(file: Path, path_of: Callable, name: str) -> bool:
+    _refuse_lora(file, name)
+    return bool(path_of(name))
+
+
+@contextlib.contextmanager
+def _told_by_name(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        form = "Flax msgpack" if file.suffix == ".msgpack" else "safetensors"
+        raise WeightsError(
+            f"{file} cannot be read as {form} ({error}); it is missing, truncated or of"
+            " another format. Download it again."
+        ) from error
 
 
 def _refuse_lora(file: Path, name: str) -> None:
@@ -214,8 +215,8 @@ def load_params(
 ) -> Any:
     """Reads weight files into the tree that `shapes` describes.
 
-    Each tensor is cast and placed as it is read: no random initialisation and no
-    second copy of the whole model.
+    Each tensor is cast and placed as it is read, and no file is mapped: no random
+    initialisation and no second copy of the whole model.
 
     Args:
       files: from `find_files`.
@@ -235,7 +236,9 @@ def load_params(
     found: dict[tuple[str, ...], jax.Array] = {}
     for name, path, array in _named_leaves(files, expected, vae=vae):
         _check_tensor(component, name, array, expected[path].shape)
-        found[path] = jax.numpy.asarray(array, dtype)
+        # Layout and dtype at once; waited for, or copies to come would pile up.
+        value = jax.numpy.asarray(np.ascontiguousarray(array, dtype))
+        found[path] = value.block_until_ready()
     missing = sorted(torch_name(path) for path in expected if path not in found)
     if missing:
         raise WeightsError(

@@ -62,7 +62,9 @@ def _init_dense(key, fan_in: int, fan_out: int):
 
 
 def _dense(layer, x):
-    return x @ layer["kernel"] + jnp.expand_dims(layer["bias"], range(x.ndim - 1))
+    # Accelerators would round both factors: surfaces and normals need float32.
+    product = jnp.matmul(x, layer["kernel"], precision=lax.Precision.HIGHEST)
+    return product + jnp.expand_dims(layer["bias"], range(x.ndim - 1))
 
 
 def init_decoder(key: jax.Array, width: int, hidden: int) -> dict:

@@ -76,7 +76,10 @@ def orientation(
       normals: [R, S, 3] outward.
       directions: [R, 3] unit, away from the camera.
     """
-    facing_away = jnp.maximum(jnp.einsum("rsc,rc->rs", normals, directions), 0)
+    cosine = jnp.einsum(
+        "rsc,rc->rs", normals, directions, precision=lax.Precision.HIGHEST
+    )
+    facing_away = jnp.maximum(cosine, 0)
     return jnp.mean(jnp.sum(lax.stop_gradient(weights) * facing_away**2, axis=-1))
 
 

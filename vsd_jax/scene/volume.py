@@ -64,9 +64,8 @@ def composite(
     distance = jnp.sum(weights * tmid, axis=-1)
     mass = jnp.where(opacity > 1e-6, opacity, 1)
     depth = jnp.where(opacity > 1e-6, distance / mass, 0)
-    return Composited(
-        jnp.einsum("rs,rsc->rc", weights, values), opacity, depth, weights
-    )
+    summed = jnp.einsum("rs,rsc->rc", weights, values, precision=lax.Precision.HIGHEST)
+    return Composited(summed, opacity, depth, weights)
 
 
 def refine(

@@ -20,7 +20,8 @@ _CPU_SLICE, _SLICE = 256, 1024
 
 
 @functools.partial(jax.checkpoint, prevent_cse=False)
-def _attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """Attention of all queries at once; as `sliced_attention`."""
     scaled = query * query.shape[-1] ** -0.5
     scores = jnp.einsum("bid,bjd->bij", scaled, key, preferred_element_type=jnp.float32)
     largest = lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
@@ -52,9 +53,9 @@ def sliced_attention(
     chex.assert_rank([query, key, value], 3)
     batch, length, width = query.shape
     if length % slice_size or length == slice_size:
-        return _attend(query, key, value)
+        return attend(query, key, value)
     slices = query.reshape(batch, -1, slice_size, width).swapaxes(0, 1)
-    out = lax.map(lambda part: _attend(part, key, value), slices)
+    out = lax.map(lambda part: attend(part, key, value), slices)
     return out.swapaxes(0, 1).reshape(batch, length, width)
 
 

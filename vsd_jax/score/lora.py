@@ -31,6 +31,7 @@ from vsd_jax.state import Context, NoiseModel, PyTree
 
 ATTENTION_TARGETS = ("to_q", "to_k", "to_v", "to_out_0")
 CAMERA_FEATURES = 16
+_EXACT = jax.lax.Precision.HIGHEST  # accelerators would round float32 factors
 
 
 def init_lora(
@@ -92,7 +93,9 @@ def merge(params: PyTree, lora: PyTree, scale: float) -> PyTree:
     adapters = traverse_util.flatten_dict(lora)
     for path in {path[:-1] for path in adapters}:
         kernel = flat[(*path, "kernel")]
-        update = adapters[(*path, "down")] @ adapters[(*path, "up")]
+        update = jnp.matmul(
+            adapters[(*path, "down")], adapters[(*path, "up")], precision=_EXACT
+        )
         merged = kernel.astype(jnp.float32) + scale * update
         flat[(*path, "kernel")] = merged.astype(kernel.dtype)
     return traverse_util.unflatten_dict(flat)
@@ -211,4 +214,5 @@ def _make_interceptor(
 
 
 def _affine(params: PyTree, inputs: jax.Array) -> jax.Array:
-    return inputs @ params["kernel"] + params["bias"].reshape(1, -1)
+    product = jnp.matmul(inputs, params["kernel"], precision=_EXACT)
+    return product + params["bias"].reshape(1, -1)

@@ -164,7 +164,10 @@ def select_context(
     """
     here = jax.tree.map(lambda leaf: leaf[:, background], contexts)
     context = {
-        name: jnp.tensordot(views.positive, leaf, axes=1) for name, leaf in here.items()
+        name: jnp.tensordot(
+            views.positive, leaf, axes=1, precision=jax.lax.Precision.HIGHEST
+        )
+        for name, leaf in here.items()
     }
     if views.negative is not None:
         context["perp_text"] = here["text"][jnp.array(NEGATIVE_VIEWS)]
