@@ -194,7 +194,7 @@ def _is_wanted(file: Path, path_of: Callable, name: str) -> bool:
 def _told_by_name(file: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+    except (*weight_files.DAMAGED, OSError, ValueError, TypeError) as error:
         form = "Flax msgpack" if file.suffix == ".msgpack" else "safetensors"
         raise WeightsError(
             f"{file} cannot be read as {form} ({error}); it is missing, truncated or of"
