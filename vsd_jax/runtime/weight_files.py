@@ -44,14 +44,15 @@ def msgpack_leaves(
     Raises:
       DAMAGED, OSError, ValueError: if the file cannot be read as Flax msgpack.
     """
-    with file.open("rb") as stream, file.open("rb") as again:
-        unpacker = msgpack.Unpacker(
-            stream, raw=False, max_buffer_size=file.stat().st_size, strict_map_key=False
-        )
-        for path, start, end in _places(unpacker, ()):
+    with file.open("rb") as stream:
+        size = file.stat().st_size
+        unpacker = msgpack.Unpacker(stream, max_buffer_size=size, strict_map_key=False)
+        places = list(_places(unpacker, ()))
+        del unpacker  # and its buffer, as large as the largest tensor
+        for path, start, end in places:
             if is_wanted(path):
-                again.seek(start)
-                yield path, serialization.msgpack_restore(again.read(end - start))
+                stream.seek(start)
+                yield path, serialization.msgpack_restore(stream.read(end - start))
 
 
 def _places(
