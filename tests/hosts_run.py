@@ -72,10 +72,10 @@ def make_run(config) -> build.Run:
 def slowly(step):
     """The step, with time to be killed in."""
 
-    def slow_step(*arguments):
+    def slow_step(*arguments, **options):
         time.sleep(float(os.environ.get("SLOW", 0)))
         print("step", file=sys.stderr, flush=True)
-        return step(*arguments)
+        return step(*arguments, **options)
 
     return slow_step
 
