@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All experiments by name."""
+
+from vsd_jax.experiments import flat_tables
+
+EXPERIMENTS = {
+    "plane": flat_tables.PLANE,
+    "images": flat_tables.IMAGES,
+    "image2d": flat_tables.IMAGE2D,
+}
