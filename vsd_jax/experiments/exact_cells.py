@@ -12,6 +12,7 @@ exact score of the particles themselves, each a Gaussian of width `exact.bandwid
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -24,8 +25,8 @@ from vsd_jax.runtime.build_field import Config
 from vsd_jax.score import exact
 from vsd_jax.score.noise import as_noise_fn
 from vsd_jax.score.sampler import ddim_sample
-from vsd_jax.state import NoiseModel, Prior, PyTree
-from vsd_jax.step import init_state
+from vsd_jax.state import NoiseModel, Prior, PyTree, VSDState
+from vsd_jax.step import Step, init_state
 from vsd_jax.toybox import dataset
 from vsd_jax.toybox.text import Prompt
 
@@ -107,7 +108,10 @@ def truth(world: World, number: int, seed: int) -> np.ndarray:
 
 
 def run(cell: Cell, config: Config) -> np.ndarray:
-    """The particles, or the samples, of a cell: [n, h, w, c]."""
+    """The particles, or the samples, of a cell: [n, h, w, c].
+
+    The configuration's own seed is not read: one program serves all seeds.
+    """
     world = make_world(cell.settings["exact.world"])
     if cell.row.kind == "exact_sample":
         return _draw(cell, config, world)
@@ -123,7 +127,7 @@ def _context(world: World, *allowed: str) -> np.ndarray:
 def _draw(cell: Cell, config: Config, world: World) -> np.ndarray:
     n = config.num_particles
     shape = (n, *world.mixture["means"].shape[1:])
-    start, fresh = jax.random.split(jax.random.key(config.seed))
+    start, fresh = jax.random.split(jax.random.key(cell.seed))
     text, empty = (
         {"text": jnp.broadcast_to(jnp.asarray(c, jnp.float32), (n, *c.shape))}
         for c in (_context(world, "wanted"), _context(world))
@@ -144,6 +148,21 @@ def _draw(cell: Cell, config: Config, world: World) -> np.ndarray:
 
 
 def _distil(cell: Cell, config: Config, world: World) -> np.ndarray:
+    kind, width = cell.settings["exact.score"], cell.settings.get("exact.bandwidth", 0)
+    init, step = _make_run(config, cell.settings["exact.world"], kind)
+    state = init(jax.random.key(cell.seed))
+    contexts = make_contexts(world, family=config.vsd.method not in ("vsd", "sds"))
+    for _ in range(config.num_steps):
+        own = _kernels(state.particles.params["pixels"], width) if kind == "own" else {}
+        params = {"target": world.mixture, "own": own}
+        state, _ = step(state, params, contexts)
+    return np.asarray(state.particles.params["pixels"])
+
+
+@functools.lru_cache(maxsize=16)
+def _make_run(config: Config, name: str, kind: str) -> tuple[Callable, Step]:
+    """`init(key) -> state` and the step."""
+    world = make_world(name)
     shape = world.mixture["means"].shape[1:]
     model = exact.make_model(ALPHAS_CUMPROD)
     target = NoiseModel(
@@ -151,7 +170,6 @@ def _distil(cell: Cell, config: Config, world: World) -> np.ndarray:
     )
     identity = lambda params, latents, key: latents  # noqa: E731
     prior = Prior(target, identity, None, ALPHAS_CUMPROD, shape, shape[0])
-    kind = cell.settings["exact.score"]
     score, phi = _make_score(kind, world) if kind else (None, {})
     scene = build_scene.make_scene(config, size=shape[0], latent_shape=shape)
     txs: dict[str, Any] = {
@@ -161,15 +179,13 @@ def _distil(cell: Cell, config: Config, world: World) -> np.ndarray:
     step = build.make_step(
         config, scene, prior, score, train_score=kind == "mixture", **txs
     )
-    key, n = jax.random.key(config.seed), config.num_particles
-    state = init_state(key, scene, phi, num_particles=n, **txs)
-    contexts = make_contexts(world, family=config.vsd.method not in ("vsd", "sds"))
-    width = cell.settings.get("exact.bandwidth", 0.0)
-    for _ in range(config.num_steps):
-        own = _kernels(state.particles.params["pixels"], width) if kind == "own" else {}
-        params = {"target": world.mixture, "own": own}
-        state, _ = step(state, params, contexts)
-    return np.asarray(state.particles.params["pixels"])
+
+    @jax.jit
+    def init(key: jax.Array) -> VSDState:
+        n = config.num_particles
+        return init_state(key, scene, phi, num_particles=n, **txs)
+
+    return init, step
 
 
 def make_contexts(world: World, *, family: bool) -> PyTree:

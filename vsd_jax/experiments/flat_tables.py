@@ -53,8 +53,8 @@ IMAGE2D = Experiment(
                 name=f"VSD {scale:g}, {name}",
                 settings={"vsd.guidance_scale": scale, **score},
             )
-            for name, score in (("small U-Net", _UNET), ("LoRA", {}))
             for scale in (7.5, 1.0, 20.0)
+            for name, score in (("LoRA", {}), ("small U-Net", _UNET))
         ),
     ),
     reference="DDIM 7.5",
@@ -102,6 +102,15 @@ def _exact_rows(width: float) -> tuple[Row, ...]:
             )
             for name, score in (("learned score", _MIXTURE), ("own score", _own(width)))
             for scale in (1.0, 7.5, 20.0)
+        ),
+        Row(
+            name="VSD 7.5, own score, falling t",
+            kind="exact",
+            settings={
+                "vsd.guidance_scale": 7.5,
+                "vsd.t_schedule": "sqrt",
+                **_own(width),
+            },
         ),
     )
 
