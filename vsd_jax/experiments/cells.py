@@ -20,7 +20,7 @@ from ml_collections.config_flags import config_flags
 
 from vsd_jax.experiments import exact_cells
 from vsd_jax.experiments.plan import Cell
-from vsd_jax.runtime import build, progress, session, workdir, writer
+from vsd_jax.runtime import build, pipeline, progress, workdir, writer
 from vsd_jax.runtime import config as config_lib
 from vsd_jax.runtime.errors import ConfigError, RunError
 from vsd_jax.score.noise import as_noise_fn
@@ -49,8 +49,7 @@ def make_config(cell: Cell) -> ConfigDict:
         ) from error
     for key, value in cell.settings.items():
         if key in known:
-            section, _, name = key.rpartition(".")
-            (config[section] if section else config)[name] = value
+            config.update_from_flattened_dict({key: value})
         elif not key.startswith(("sample.", "exact.")):
             raise ConfigError(config_lib.suggest(key, known))
     config.update(prompt=cell.prompt, seed=cell.seed)
@@ -119,15 +118,13 @@ def _run(cell: Cell, folder: Path) -> None:
     config = make_config(cell)
     name = f"{cell.row.name}: {cell.prompt}, seed {cell.seed}"
     command = ["python", "-m", "vsd_jax.experiments", f"# {name}"]
-    session.start("train", config, str(folder), overwrite=False, command=command)
+    pipeline.start("train", config, str(folder), overwrite=False, command=command)
 
 
 def _sample(cell: Cell, folder: Path) -> None:
     """Ancestral samples of the embedded prior, as many as there are particles."""
     config = config_lib.validate(make_config(cell))
-    prior, params, encode_text = build.load_prior(
-        config.prior.path, config.prior.dtype
-    )
+    prior, params, encode_text = build.load_prior(config.prior.path, config.prior.dtype)
     noise_fn = as_noise_fn(prior.model, prior.alphas_cumprod)
     texts = {
         name: {"text": jnp.broadcast_to(embedded, (_BATCH, *embedded.shape[1:]))}

@@ -23,7 +23,6 @@ from vsd_jax.experiments.plan import Cell
 from vsd_jax.runtime import build, build_scene
 from vsd_jax.runtime.build_field import Config
 from vsd_jax.score import exact
-from vsd_jax.score.noise import as_noise_fn
 from vsd_jax.score.sampler import ddim_sample
 from vsd_jax.state import NoiseModel, Prior, PyTree, VSDState
 from vsd_jax.step import Step, init_state
@@ -59,7 +58,7 @@ def make_world(name: str) -> World:
 
 
 def _plane() -> World:
-    """Eight modes on a circle, three of them wanted, and a broad one in their middle."""
+    """Eight modes on a circle, three of them wanted; a broad one in their middle."""
     angle = 2.0 * np.pi * np.arange(8) / 8.0
     means = 1.5 * np.stack([np.cos(angle), np.sin(angle)], -1)
     wanted = np.array([0, 2, 3])

@@ -25,11 +25,16 @@ class Row:
         `guidance_scale` and `eta`.
       kind: "run" the program, "exact" the same method on a closed-form prior, "sample"
         the embedded prior or "exact_sample" a closed-form one.
+      config: its own configuration file; "" = the experiment's.
+      stages: of that file, those to run; the last one is scored. Its settings are then
+        the row's alone, and name the stage: "texture.vsd.method".
     """
 
     name: str
     settings: Settings
     kind: str = "run"
+    config: str = ""
+    stages: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,6 +96,11 @@ class Cell:
     settings: Settings
 
     @property
+    def products(self) -> str:
+        """Where its pictures and meshes are: in the last stage's folder."""
+        return "/".join((self.folder, *self.row.stages[-1:]))
+
+    @property
     def folder(self) -> str:
         """Where it stands below the experiment's folder."""
         return f"{slug(self.row.name)}/{slug(self.prompt)}_{self.seed}"
@@ -148,19 +158,32 @@ def num_seeds(experiment: Experiment, budget: Budget) -> int:
 
 def cells(experiment: Experiment, budget: Budget) -> list[Cell]:
     """All cells, those of the first seed first, so that the table fills evenly."""
-    last = dict(experiment.smoke) if budget.smoke else {}
-    own = {"num_steps": budget.steps, "num_particles": budget.particles}
-    own = {key: value for key, value in own.items() if value is not None}
     return [
         Cell(
             row=row,
             prompt=prompt,
             seed=seed,
-            config=experiment.config + (":smoke" if budget.smoke else ""),
-            settings={**experiment.settings, **row.settings, **last, **own},
+            config=(row.config or experiment.config) + ":smoke" * budget.smoke,
+            settings=_settings(experiment, row, budget),
         )
         for seed in range(num_seeds(experiment, budget))
         for prompt in chosen_prompts(experiment, budget)
         for row in chosen_rows(experiment, budget)
     ]
 
+
+def _settings(experiment: Experiment, row: Row, budget: Budget) -> dict[str, Any]:
+    """All settings of a row's cells, the budget's last."""
+    own = {"num_steps": budget.steps, "num_particles": budget.particles}
+    own = {key: value for key, value in own.items() if value is not None}
+    if budget.smoke:
+        own = {**experiment.smoke, **own}
+    if not row.stages:
+        return {**experiment.settings, **row.settings, **own}
+    # Each stage has its own number of steps; the particles are shared.
+    found = {**row.settings, "stages": row.stages}
+    for key, value in own.items():
+        shared = key == "num_particles"
+        names = [key] if shared else [f"{stage}.{key}" for stage in row.stages]
+        found |= dict.fromkeys(names, value)
+    return found

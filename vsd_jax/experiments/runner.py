@@ -66,7 +66,9 @@ def _present(
     experiment: Experiment, done: Sequence[Cell], out: Path, *, command: str, total: int
 ) -> str:
     """Scores what is finished, writes the files and returns the table."""
-    scored = {cell.folder: scores.score_cell(cell, out / cell.folder) for cell in done}
+    scored = {
+        cell.folder: scores.score_cell(cell, out / cell.products) for cell in done
+    }
     rows = list(dict.fromkeys(cell.row.name for cell in done))
     prompts = list(dict.fromkeys(cell.prompt for cell in done))
     seeds = sorted({cell.seed for cell in done})
@@ -75,14 +77,16 @@ def _present(
         return [cell for cell in done if (cell.row.name, cell.seed) == (row, seed)]
 
     # A run of the program tells the cameras that truth is seen from.
-    judged = next((r for r in rows if of(r, 0)[0].row.kind in ("run", "exact")), rows[0])
-    true = [scores.score_truth(c, out / c.folder) for c in of(judged, 0)]
+    judged = next(
+        (r for r in rows if of(r, 0)[0].row.kind in ("run", "exact")), rows[0]
+    )
+    true = [scores.score_truth(c, out / c.products) for c in of(judged, 0)]
     by_row = {
         row: {seed: [scored[c.folder] for c in of(row, seed)] for seed in seeds}
         for row in rows
     }
     by_row[scores.TRUTH] = {
-        seed: [scores.score_truth(c, out / c.folder, seed) for c in of(judged, seed)]
+        seed: [scores.score_truth(c, out / c.products, seed) for c in of(judged, seed)]
         for seed in seeds
     }
     found = {}

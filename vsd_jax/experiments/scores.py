@@ -59,7 +59,9 @@ def judge(images: np.ndarray, prompt: str, views: np.ndarray) -> Scored:
     covered = np.abs(flat - 1.0).max(-1) > 0.1
     numbers["diversity"] = metrics.diversity(features)
     numbers["covered"] = float(covered.mean())
-    numbers["sharpness"] = float(np.abs(np.diff(flat, axis=2))[covered[:, :, 1:]].mean())
+    numbers["sharpness"] = float(
+        np.abs(np.diff(flat, axis=2))[covered[:, :, 1:]].mean()
+    )
     return numbers, features, images
 
 
@@ -77,7 +79,11 @@ def score_cell(cell: Cell, folder: Path) -> Scored:
         truth.chamfer(folder / "mesh" / f"particle_{i:02d}.ply", cell.prompt)
         for i in range(len(images))
     ]
-    return numbers | {"chamfer": float(np.nanmean(shapes or [np.nan]))}, features, images
+    return (
+        numbers | {"chamfer": float(np.nanmean(shapes or [np.nan]))},
+        features,
+        images,
+    )
 
 
 def score_truth(cell: Cell, folder: Path, seed: int | None = None) -> Scored:
