@@ -104,6 +104,15 @@ def _exact_rows(width: float) -> tuple[Row, ...]:
             for scale in (1.0, 7.5, 20.0)
         ),
         Row(
+            name="VSD 1, learned score, 4 updates",
+            kind="exact",
+            settings={
+                "vsd.guidance_scale": 1.0,
+                **_MIXTURE,
+                "score.steps_per_step": 4,
+            },
+        ),
+        Row(
             name="VSD 7.5, own score, falling t",
             kind="exact",
             settings={
@@ -163,7 +172,7 @@ def _family(name: str, method: str, score: dict, **settings) -> Row:
 FAMILY = Experiment(
     about=(
         "The family of score distillation on one prior in closed form (that of"
-        " `images`), all at guidance 7.5 but where it says 100: SDS (arXiv:2209.14988),"
+        " `plane`), all at guidance 7.5 but where it says 100: SDS (arXiv:2209.14988),"
         " VSD (arXiv:2305.16213), CSD (arXiv:2310.19415), NFSD (arXiv:2310.17590), ISM"
         " (arXiv:2311.11284), SDI (arXiv:2405.15891), ESD (arXiv:2401.00604), Bridge"
         " (arXiv:2406.09417); HiFA's falling t (arXiv:2305.18766) and DreamTime's"
@@ -173,7 +182,7 @@ FAMILY = Experiment(
     config=_FLAT,
     prompts=("a mushroom",),
     seeds=3,
-    settings={**_EXACT, "exact.world": "images"},
+    settings={**_EXACT, "exact.world": "plane"},
     rows=(
         *_samplers("exact_sample")[2:3],
         _family("SDS", "sds", {}),
