@@ -71,7 +71,7 @@ def _plane() -> World:
     return _world(means[:, None, None], spread, classes, weights)
 
 
-def _images(size: int = 16, number: int = 24) -> World:
+def _images(size: int = 16, number: int = 12) -> World:
     """Truth renders at 16 x 16: mushrooms of any colour are wanted, ducks are not."""
     blocks = []
     for seed, kind in ((31, "mushroom"), (32, "duck")):

@@ -148,13 +148,19 @@ PLANE = Experiment(
 
 IMAGES = Experiment(
     about=(
-        "The 2D experiment on a prior of 52 images of 16 x 16 pixels, each a narrow"
-        " Gaussian: 24 mushrooms are wanted, 24 ducks and 4 blurred means are not."
+        "The 2D experiment on a prior of 26 images of 16 x 16 pixels, each a narrow"
+        " Gaussian: 12 mushrooms are wanted, 12 ducks and 2 blurred means are not."
     ),
     config=_FLAT,
     prompts=("a mushroom",),
     seeds=3,
-    settings={**_EXACT, "exact.world": "images"},
+    settings={
+        **_EXACT,
+        "exact.world": "images",
+        "num_steps": 300,
+        "optim.image_lr": 0.06,
+        "sample.num_steps": 50,
+    },
     rows=_exact_rows(0.05),
     reference="DDIM 7.5",
     columns=_EXACT_COLUMNS,
