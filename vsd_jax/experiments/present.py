@@ -181,6 +181,26 @@ def save_plot(
     _finish(figure, path)
 
 
+def save_correlations(path: Path, runs: Sequence[Any], found: Mapping) -> None:
+    """The four strongest quantities against each error; a colour a method."""
+    figure, axes = plt.subplots(
+        len(found), 4, figsize=(13, 3 * len(found)), squeeze=False
+    )
+    methods = sorted({run.method for run in runs})
+    for row, (error, quantities) in zip(axes, found.items(), strict=True):
+        for axis, quantity in zip(row, quantities[:4], strict=False):
+            name = quantity["name"]
+            for method in methods:
+                own = [r for r in runs if r.method == method and name in r.said]
+                x, y = [r.said[name] for r in own], [r.errors[error] for r in own]
+                axis.scatter(x, y, s=12, label=method)
+            axis.set_title(f"rho = {quantity['rho']:.2f}", fontsize=9)
+            axis.set_xlabel(name, fontsize=8)
+            axis.set_ylabel(error, fontsize=8)
+    axes[0, 0].legend(fontsize=7)
+    _finish(figure, path)
+
+
 def _finite(value: Any, other: float = float("nan")) -> float:
     return other if value is None or not np.isfinite(value) else value
 
