@@ -126,8 +126,9 @@ def _sample(cell: Cell, folder: Path) -> None:
     config = config_lib.validate(make_config(cell))
     prior, params, encode_text = build.load_prior(config.prior.path, config.prior.dtype)
     noise_fn = as_noise_fn(prior.model, prior.alphas_cumprod)
+    batch = min(_BATCH, config.num_particles)
     texts = {
-        name: {"text": jnp.broadcast_to(embedded, (_BATCH, *embedded.shape[1:]))}
+        name: {"text": jnp.broadcast_to(embedded, (batch, *embedded.shape[1:]))}
         for name, embedded in (
             ("text", jnp.asarray(encode_text([config.prompt]))),
             ("empty", jnp.asarray(encode_text([""]))),
@@ -141,7 +142,7 @@ def _sample(cell: Cell, folder: Path) -> None:
         latents = ddim_sample(
             noise_fn,
             params,
-            jax.random.normal(start, (_BATCH, *prior.latent_shape)),
+            jax.random.normal(start, (batch, *prior.latent_shape)),
             texts["text"],
             alphas_cumprod=prior.alphas_cumprod,
             num_steps=cell.settings["sample.num_steps"],
@@ -153,7 +154,7 @@ def _sample(cell: Cell, folder: Path) -> None:
         )
         return prior.decode(params, latents)
 
-    starts = range(0, config.num_particles, _BATCH)
+    starts = range(0, config.num_particles, batch)
     blocks = [
         np.asarray(draw(params, texts, _key(config.seed, start)))
         for start in progress.track(starts, "sampling", len(starts))
