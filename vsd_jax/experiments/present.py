@@ -32,7 +32,7 @@ HEADS = {
     "mode_error": ("modes wrong", "%"),
     "within": ("spread in a mode / true", ".2f"),
     "log_density": ("log p(x) / number", ".2f"),
-    "seconds": ("seconds", ".0f"),
+    "seconds": ("processor seconds", ".0f"),
 }
 """Score -> its heading and how it is written."""
 SHOWN = 14
