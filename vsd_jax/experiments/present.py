@@ -71,13 +71,14 @@ def _number(value: float, name: str) -> str:
 def about(record: Mapping[str, Any]) -> str:
     """Command, commit, machine and time in a few lines, above the table."""
     budget, where = record["budget"], record["environment"]
+    commits = ", ".join(_short(commit) for commit in record["commits"])
     lines = [
         f"`{record['command']}`",
         "",
         f"{record['about']}",
         "",
         f"{budget['cells']} cells ({budget['seeds']} seeds, prompts:"
-        f" {', '.join(budget['prompts'])}); commit {where['git_commit'] or 'unknown'};"
+        f" {', '.join(budget['prompts'])}); commit {commits or 'unknown'};"
         f" prior {record['prior']}; {where['cpu_count']} cores, {record['cpu_minutes']}"
         f" minutes of processor time, {record['wall_minutes']} of wall clock.",
         f"Mean ± sample standard deviation over {record['spread_over']}.",
@@ -85,6 +86,11 @@ def about(record: Mapping[str, Any]) -> str:
     if record["unfinished"]:
         lines.append(f"**Unfinished: {record['unfinished']} cells are missing.**")
     return "\n".join(lines) + "\n\n"
+
+
+def _short(commit: str) -> str:
+    """Seven digits, and whether the source was edited since."""
+    return commit[:7] + "+" * commit.endswith("+changes")
 
 
 def save(

@@ -10,7 +10,7 @@ import numpy as np
 
 from vsd_jax.experiments import cells, plan, present, scores
 from vsd_jax.experiments.plan import Budget, Cell, Experiment
-from vsd_jax.runtime import progress, workdir, writer
+from vsd_jax.runtime import progress, writer
 
 Path = pathlib.Path
 
@@ -132,10 +132,8 @@ def _record(
 ) -> dict[str, Any]:
     """What the table says of itself."""
     stored = [writer.read_json(out / cell.folder / "cell.json") for cell in done]
-    environment = stored[-1]["environment"] | {
-        "cpu_count": workdir.describe_environment()["cpu_count"]
-    }
     priors = {cell["prior"] for cell in stored if cell["prior"]}
+    commits = {cell["environment"]["git_commit"] for cell in stored}
 
     def minutes(name: str) -> int:
         return round(sum(cell[name] for cell in stored) / 60.0)
@@ -143,7 +141,8 @@ def _record(
     return {
         "about": experiment.about,
         "command": command,
-        "environment": environment,
+        "environment": stored[-1]["environment"],
+        "commits": sorted(commits),
         "prior": ", ".join(sorted(priors)) or "in closed form",
         "cpu_minutes": minutes("cpu_seconds"),
         "wall_minutes": minutes("seconds"),
