@@ -113,6 +113,15 @@ def _exact_rows(width: float) -> tuple[Row, ...]:
             },
         ),
         Row(
+            name="VSD 7.5, own score, late t below 0.1",
+            kind="exact",
+            settings={
+                "vsd.guidance_scale": 7.5,
+                "vsd.t_range_late": (0.02, 0.1),
+                **_own(width),
+            },
+        ),
+        Row(
             name="VSD 7.5, own score, falling t",
             kind="exact",
             settings={
