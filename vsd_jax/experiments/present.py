@@ -77,7 +77,7 @@ def about(record: Mapping[str, Any]) -> str:
         "",
         f"{record['about']}",
         "",
-        f"{budget['cells']} cells ({budget['seeds']} seeds, prompts:"
+        f"{budget['cells']} cells (seeds: {budget['seeds']}; prompts:"
         f" {', '.join(budget['prompts'])}); commit {commits or 'unknown'};"
         f" prior {record['prior']}; {where['cpu_count']} cores, {record['cpu_minutes']}"
         f" minutes of processor time, {record['wall_minutes']} of wall clock.",
