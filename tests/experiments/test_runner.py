@@ -72,6 +72,18 @@ def test_a_table_of_runs_of_the_program(tmp_path, monkeypatch, capsys):
     assert (run / "report.html").exists()
 
 
+def test_a_row_of_several_stages(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(build, "build", tiny_runs.make_run)
+    start(tmp_path, "presets", "--rows", "Fantasia3D")
+    capsys.readouterr()
+    scores = writer.read_json(tmp_path / "scores.json")["rows"]["Fantasia3D"]
+    assert scores["chamfer"]["mean"] > 0.0 and scores["covered"]["mean"] > 0.0
+    run = tmp_path / "fantasia3d" / "a_red_mushroom_0"
+    weighting = writer.read_json(run / "texture" / "config.json")["vsd"]["weighting"]
+    assert weighting == "alpha_sigma_squared"
+    assert (run / "geometry" / "report.html").exists()
+
+
 def test_samples_of_the_prior(tmp_path, monkeypatch):
     """A prior whose x_0 is always 0.5: DDIM and DDPM give it back."""
     model = NoiseModel(lambda params, x, t, context: jnp.full_like(x, 0.5), "sample")
