@@ -56,6 +56,14 @@ IMAGE2D = Experiment(
             for scale in (7.5, 1.0, 20.0)
             for name, score in (("LoRA", {}), ("small U-Net", _UNET))
         ),
+        Row(
+            name="VSD 7.5, LoRA, falling t",
+            settings={"vsd.guidance_scale": 7.5, "vsd.t_schedule": "sqrt"},
+        ),
+        Row(
+            name="VSD 7.5, LoRA, 4 updates",
+            settings={"vsd.guidance_scale": 7.5, "score.steps_per_step": 4},
+        ),
     ),
     reference="DDIM 7.5",
     columns=(

@@ -6,13 +6,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure  # not pyplot, whose state a notebook shares
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
-
-from vsd_jax.runtime import writer  # noqa: E402
+from vsd_jax.runtime import writer
 
 Path = pathlib.Path
 RowScores = Mapping[str, Mapping[str, Any]]
@@ -123,7 +120,7 @@ def save(
 
 def save_pictures(path: Path, shown: Mapping[str, np.ndarray]) -> None:
     """A strip of the first pictures of each row, with its name."""
-    figure, axes = plt.subplots(
+    figure, axes = _grid(
         len(shown), 1, figsize=(SHOWN * 0.75 + 2.4, 0.8 * len(shown)), squeeze=False
     )
     for axis, (name, images) in zip(axes[:, 0], shown.items(), strict=True):
@@ -143,7 +140,7 @@ def save_points(path: Path, shown: Mapping[str, np.ndarray]) -> None:
     """A scatter plot of each row, over truth where there is such a row."""
     columns = min(5, len(shown))
     rows = -(-len(shown) // columns)
-    figure, axes = plt.subplots(
+    figure, axes = _grid(
         rows, columns, figsize=(2.3 * columns, 2.4 * rows), squeeze=False
     )
     for axis in axes.flat:
@@ -168,7 +165,7 @@ def save_plot(
     wide = min(3, len(columns))
     rows = -(-len(columns) // wide)
     height = 0.24 * len(found) + 0.8
-    figure, axes = plt.subplots(
+    figure, axes = _grid(
         rows, wide, figsize=(4.2 * wide, height * rows), squeeze=False, sharey=True
     )
     for axis in axes.flat[len(columns) :]:
@@ -189,9 +186,7 @@ def save_plot(
 
 def save_correlations(path: Path, runs: Sequence[Any], found: Mapping) -> None:
     """The four strongest quantities against each error; a colour a method."""
-    figure, axes = plt.subplots(
-        len(found), 4, figsize=(13, 3 * len(found)), squeeze=False
-    )
+    figure, axes = _grid(len(found), 4, figsize=(13, 3 * len(found)), squeeze=False)
     methods = sorted({run.method for run in runs})
     for row, (error, quantities) in zip(axes, found.items(), strict=True):
         for axis, quantity in zip(row, quantities[:4], strict=False):
@@ -207,6 +202,12 @@ def save_correlations(path: Path, runs: Sequence[Any], found: Mapping) -> None:
     _finish(figure, path)
 
 
+def _grid(rows: int, columns: int, **options: Any) -> tuple[Figure, np.ndarray]:
+    """As pyplot's `subplots`, always [rows, columns] axes."""
+    figure = Figure(figsize=options.pop("figsize"))
+    return figure, figure.subplots(rows, columns, **options)
+
+
 def _finite(value: Any, other: float = float("nan")) -> float:
     return other if value is None or not np.isfinite(value) else value
 
@@ -217,4 +218,3 @@ def _finish(figure, path: Path) -> None:
     partial = path.with_name(f".{path.name}")
     figure.savefig(partial, dpi=100, format="png")
     partial.replace(path)
-    plt.close(figure)
