@@ -236,6 +236,7 @@ def _score() -> ConfigDict:
     score.channels = (128, 256, 384, 512)  # of "unet", by resolution [O]
     score.num_groups, score.num_heads = 32, 8  # of its norms and attention [ours]
     score.steps_per_step = 1  # score updates in each step [O][T]
+    score.prompt = True  # it reads the plain prompt [P][O][T]; False: no text at all
     score.camera_dropout = 0.1  # camera replaced by zeros [O][T]
     score.t_range = (0.0, 0.999)  # of its training, as a share of the length [O][T]
     # Bound on the loss weight 1 / sigma_t^2 of a network that predicts clean images;

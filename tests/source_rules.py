@@ -20,14 +20,20 @@ MAY_IMPORT = {
 }
 # The shell, and the program that starts it; everything else in vsd_jax/ is the core.
 # toybox/ has both: what defines its world is core, what makes data and weights is not.
-SHELL = ("vsd_jax/runtime/", "vsd_jax/main.py", "vsd_jax/__main__.py")
+SHELL = (
+    *("vsd_jax/runtime/", "vsd_jax/experiments/", "vsd_jax/main.py"),
+    "vsd_jax/__main__.py",
+)
 TOYBOX = "vsd_jax/toybox/"
 TOYBOX_CORE = tuple(
     TOYBOX + name
     for name in ("text", "palette", "parts", "kinds", "objects", "rooms", "metrics")
 )
 TOYBOX_LIBRARIES = ("trimesh",)  # its objects are meshes
-SHELL_PACKAGES = ("vsd_jax.runtime", "vsd_jax.main", "vsd_jax.toybox", "configs")
+SHELL_PACKAGES = (
+    *("vsd_jax.runtime", "vsd_jax.experiments", "vsd_jax.main", "vsd_jax.toybox"),
+    "configs",
+)
 SHELL_LIBRARIES = (
     *("absl", "diffusers", "embreex", "fast_simplification", "huggingface_hub"),
     *("imageio", "matplotlib", "ml_collections", "orbax", "PIL", "rich"),

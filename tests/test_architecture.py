@@ -44,7 +44,7 @@ def test_tests_have_the_licence_line():
 
 def test_all_folders_are_read(code):
     read = {source.path.rsplit("/", 1)[0] for source in code}
-    folders = ("", "/scene", "/score", "/runtime", "/toybox")
+    folders = ("", "/scene", "/score", "/runtime", "/toybox", "/experiments")
     assert {f"vsd_jax{folder}" for folder in folders} | {"configs"} <= read
 
 
@@ -63,6 +63,10 @@ FAULTS = {
     "score knows scene": ("imports", "vsd_jax/score/a.py", "from vsd_jax import scene"),
     "scene knows step": ("imports", "vsd_jax/scene/a.py", "from vsd_jax import step"),
     "core knows shell": ("imports", "vsd_jax/a.py", "from vsd_jax.runtime import b"),
+    "core knows experiments": (
+        *("imports", "vsd_jax/vsd.py"),
+        "from vsd_jax.experiments import plan",
+    ),
     "core knows toybox": ("imports", "vsd_jax/a.py", "import vsd_jax.toybox.b"),
     "toybox knows shell": ("imports", "vsd_jax/toybox/text.py", "from absl import app"),
     "core knows config": ("imports", "vsd_jax/vsd.py", "import ml_collections"),

@@ -55,7 +55,7 @@ def test_links_lead_somewhere(path):
 def test_architecture_is_a_page_and_names_every_file():
     text = (ROOT / "ARCHITECTURE.md").read_text()
     assert text.count("\n") <= 80
-    for folder in ("", "scene", "score", "runtime", "toybox"):
+    for folder in ("", "scene", "score", "runtime", "toybox", "experiments"):
         for path in (ROOT / "vsd_jax" / folder).glob("*.py"):
             group = path.stem.split("_")[0] + "_*"  # one row for several of a kind
             names = {f"`{path.stem}`", f"`{path.name}`", f"`{group}`"}

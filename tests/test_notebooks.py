@@ -33,7 +33,8 @@ def test_notebook_runs(path, monkeypatch):
     monkeypatch.setenv("VSD_VARIANT", "smoke")
     notebook = nbformat.read(path, 4)
     place = {"metadata": {"path": str(path.parent)}}  # where Jupyter starts it
-    nbclient.NotebookClient(notebook, timeout=None, resources=place).execute()
+    patience = {"timeout": None, "startup_timeout": 600}  # on a busy machine
+    nbclient.NotebookClient(notebook, **patience, resources=place).execute()
     pictures = [
         output
         for cell in notebook.cells

@@ -203,15 +203,19 @@ def make_step(
     *,
     particle_tx: optax.GradientTransformation,
     score_tx: optax.GradientTransformation,
+    train_score: bool = True,
 ) -> step_lib.Step:
-    """The jitted training step of a configuration."""
+    """The jitted training step of a configuration.
+
+    `train_score` is false where the score is exact, so that it has nothing to learn.
+    """
     num_t = len(prior.alphas_cumprod)
     colors, shares, _ = build_scene.make_backgrounds(config)
     low, high = (round(share * num_t) for share in config.score.t_range)
     return step_lib.make_step(
         scene,
         prior,
-        score,
+        score if train_score else None,
         particle_tx=particle_tx,
         score_tx=score_tx,
         sample_camera=build_scene.make_camera_sampler(config),

@@ -37,7 +37,9 @@ def make_contexts(config: Config, encode_text: Callable) -> PyTree:
     seen = prompt.view_prompts(wanted) if config.vsd.view_prompts else plain
     texts = {
         "text": [[text + word for word in words] for text in seen],
-        "score": [[text + word for word in words] for text in plain],
+        "score": [
+            [(text + word) * config.score.prompt for word in words] for text in plain
+        ],
         "negative": [[config.negative_prompt] * len(words)] * len(prompt.VIEWS),
     }
     if config.vsd.method in FAMILY:

@@ -23,10 +23,15 @@ def ddim_sample(
     context_uncond: Context | None = None,
     guidance_scale: float = 1.0,
     x0_limit: float | None = None,
+    eta: float = 0.0,
+    key: jax.Array | None = None,
 ) -> jax.Array:
-    """Samples deterministically (DDIM, arXiv:2010.02502, Eq. 12 with sigma = 0).
+    """Samples by DDIM (`eta` 0) or DDPM (`eta` 1) (arXiv:2010.02502, Eq. 12, 16).
 
-    Timesteps are equally spaced and include T - 1; the last step goes to x_0 itself.
+    Each step adds fresh noise of standard deviation eta sqrt((1 - b) / (1 - a))
+    sqrt(1 - a / b), where a and b are alpha-bar before and after it: none at `eta` 0,
+    that of DDPM's posterior (arXiv:2006.11239, Eq. 7) at 1. Timesteps are equally
+    spaced and include T - 1; the last step goes to x_0 itself.
 
     Args:
       noise_fn: the noise prediction.
@@ -38,6 +43,8 @@ def ddim_sample(
       context_uncond: as `context`, for guidance; None = no guidance.
       guidance_scale: s of `guide`; needs `context_uncond` unless it is 1.
       x0_limit: clip each predicted x_0 to [-limit, limit]; None = no clipping.
+      eta: share of the fresh noise, see above.
+      key: consumed; needed where `eta` is not 0.
 
     Returns:
       [B, ...] samples.
@@ -50,13 +57,15 @@ def ddim_sample(
         raise ValueError(f"num_steps must be in 1 ... {num_t}, not {num_steps}.")
     if context_uncond is None and guidance_scale != 1.0:
         raise ValueError("guidance_scale other than 1 needs context_uncond.")
+    if eta and key is None:
+        raise ValueError("eta other than 0 needs a key.")
     ts = np.linspace(num_t - 1, 0, num_steps, endpoint=num_steps == num_t)
     ts = np.round(ts).astype(np.int32)
     # alpha-bar after each step; the last one is the clean latent itself.
     signal_next = np.append(np.asarray(alphas_cumprod)[ts[1:]], 1.0).astype(np.float32)
 
     def denoise(x: jax.Array, at: tuple[jax.Array, jax.Array]):
-        t = jnp.full(x.shape[:1], at[0])
+        t, signal = jnp.full(x.shape[:1], at[0]), at[1]
         if context_uncond is None:
             noise_pred = noise_fn(params, x, t, context)
         else:
@@ -66,7 +75,14 @@ def ddim_sample(
         if x0_limit is not None:
             noise_pred = limit_x0(noise_pred, x, t, alphas_cumprod, limit=x0_limit)
         x0 = to_x0(noise_pred, x, t, alphas_cumprod, "epsilon")
-        return jnp.sqrt(at[1]) * x0 + jnp.sqrt(1.0 - at[1]) * noise_pred, None
+        if not eta:
+            return jnp.sqrt(signal) * x0 + jnp.sqrt(1.0 - signal) * noise_pred, None
+        before = jnp.asarray(alphas_cumprod)[at[0]]
+        ratio = (1.0 - signal) / (1.0 - before) * (1.0 - before / signal)
+        fresh = eta * jnp.sqrt(ratio)
+        kept = jnp.sqrt(jnp.maximum(1.0 - signal - fresh**2, 0.0)) * noise_pred
+        drawn = jax.random.normal(jax.random.fold_in(key, at[0]), x.shape)
+        return jnp.sqrt(signal) * x0 + kept + fresh * drawn, None
 
     return jax.lax.scan(denoise, noise, (jnp.asarray(ts), jnp.asarray(signal_next)))[0]
 

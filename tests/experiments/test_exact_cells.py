@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The closed-form priors, their prompts, and what is known of them."""
+
+import numpy as np
+import pytest
+
+from vsd_jax.experiments import exact_cells, plan, scores
+from vsd_jax.experiments.catalogue import EXPERIMENTS
+from vsd_jax.experiments.plan import Budget
+
+pytest.importorskip("embreex")
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+
+
+def cell_of(table: str, row: str) -> plan.Cell:
+    return plan.cells(EXPERIMENTS[table], Budget(rows=(row,), seeds=1))[0]
+
+
+@pytest.mark.parametrize("name", ["plane", "images"])
+def test_truth_is_what_the_text_wants(name):
+    world = exact_cells.make_world(name)
+    assert world.weights.sum() == pytest.approx(1.0)
+    assert set(world.classes) == {0, 1, 2}
+    drawn = exact_cells.truth(world, 256, seed=0)
+    numbers, features, shown = scores._score_exact(
+        cell_of(name, "VSD 1, own score"), drawn
+    )
+    assert numbers["kind_precision"] > 0.95
+    assert numbers["mode_error"] < 0.2
+    assert numbers["within"] == pytest.approx(1.0, abs=0.1)
+    assert len(features) == len(shown) == 256
+
+
+def test_prompts_allow_their_classes():
+    world = exact_cells.make_world("plane")
+    contexts = exact_cells.make_contexts(world, family=True)
+    for name, number in (("text", 3), ("score", 3), ("empty", 9), ("source", 1)):
+        allowed = np.asarray(contexts[name])[0, 0, 0] == 0.0
+        assert allowed.sum() == number, name
+    assert np.all(exact_cells.make_contexts(world, family=False)["negative"] == 0.0)
+
+
+def test_a_learned_score_begins_as_the_prior():
+    world = exact_cells.make_world("plane")
+    score, phi = exact_cells._make_score("mixture", world)
+    from vsd_jax.score import exact
+
+    contexts = exact_cells.make_contexts(world, family=False)
+    text = {"text": contexts["text"][0]}
+    x, t = np.full((1, 1, 1, 2), 0.3, np.float32), np.array([300])
+    mine = score.apply((phi, {"target": world.mixture}), x, t, text)
+    theirs = exact.make_noise_fn(exact_cells.ALPHAS_CUMPROD)(world.mixture, x, t, text)
+    np.testing.assert_allclose(mine, theirs, atol=1e-6)

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables are data: every cell's settings exist, are valid, and none is double."""
+
+import os
+import pathlib
+
+import pytest
+
+from vsd_jax.experiments import cells, plan
+from vsd_jax.experiments.catalogue import EXPERIMENTS
+from vsd_jax.experiments.plan import Budget
+from vsd_jax.runtime import config as config_lib
+from vsd_jax.runtime import pipeline
+from vsd_jax.runtime.errors import ConfigError
+
+ROOT = pathlib.Path(__file__).parents[2]
+PLANE = EXPERIMENTS["plane"]
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("smoke", [False, True], ids=["full", "smoke"])
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_cell_is_valid(name, smoke):
+    for cell in plan.cells(EXPERIMENTS[name], Budget(smoke=smoke, prompts=1, seeds=1)):
+        config = cells.make_config(cell)
+        assert config.prompt == cell.prompt and config.seed == 0
+        stages = pipeline._linked(config, ROOT) if cell.row.stages else {"": config}
+        for stage in stages.values():
+            valid = config_lib.validate(stage)
+            assert valid.num_steps <= (4 if smoke else 1000)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_cells_have_folders_of_their_own(name):
+    experiment = EXPERIMENTS[name]
+    found = plan.cells(experiment, Budget())
+    assert len({cell.folder for cell in found}) == len(found)
+    number = len(experiment.rows) * len(experiment.prompts) * experiment.seeds
+    assert len(found) == number
+    assert experiment.reference in ("", *(row.name for row in experiment.rows))
+
+
+def test_the_first_seed_comes_first():
+    seeds = [cell.seed for cell in plan.cells(PLANE, Budget(seeds=2))]
+    assert seeds == sorted(seeds) and set(seeds) == {0, 1}
+
+
+def test_a_budget_replaces_numbers_of_all_rows():
+    budget = Budget(steps=7, particles=5, rows=("VSD 1, own score",), seeds=1)
+    (cell,) = plan.cells(PLANE, budget)
+    config = cells.make_config(cell)
+    assert (config.num_steps, config.num_particles) == (7, 5)
+    assert config.vsd.guidance_scale == 1.0
+
+
+def test_stages_have_steps_of_their_own_and_share_the_particles():
+    budget = Budget(steps=7, particles=2, rows=("Fantasia3D",), prompts=1)
+    (cell,) = plan.cells(EXPERIMENTS["presets"], budget)
+    config = cells.make_config(cell)
+    assert config.stages == ("geometry", "texture")
+    assert config.texture.num_steps == config.geometry.num_steps == 7
+    assert config.texture.num_particles == 2
+    assert cell.products == "fantasia3d/a_red_mushroom_0/texture"
+
+
+def test_names_that_are_not_there_are_told():
+    with pytest.raises(ConfigError, match="image3d.*image2d"):
+        plan.find("image3d", EXPERIMENTS)
+    with pytest.raises(ConfigError, match="VSD 8"):
+        plan.cells(PLANE, Budget(rows=("VSD 8",)))
+    with pytest.raises(ConfigError, match="--prompts=9.*1"):
+        plan.cells(PLANE, Budget(prompts=9))
+
+
+def test_a_setting_that_is_no_key_is_told():
+    row = plan.Row(name="a", settings={"vsd.guidance": 3.0})
+    cell = plan.Cell(
+        row=row,
+        prompt="a mushroom",
+        seed=0,
+        config="configs/object.py",
+        settings=row.settings,
+    )
+    with pytest.raises(ConfigError, match="guidance_scale"):
+        cells.make_config(cell)
+
+
+def test_elsewhere_the_configurations_are_missed(tmp_path):
+    (cell,) = plan.cells(PLANE, Budget(seeds=1, rows=("DDIM 1",)))
+    os.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="own folder"):
+        cells.make_config(cell)

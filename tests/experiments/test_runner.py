@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables from end to end, in their smoke form; the embedded prior is replaced."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_runs
+
+from vsd_jax.experiments import __main__ as program
+from vsd_jax.experiments import cells
+from vsd_jax.runtime import build, writer
+from vsd_jax.runtime.errors import ConfigError, RunError
+from vsd_jax.state import NoiseModel, Prior
+
+pytest.importorskip("embreex")
+FILES = ("scores.json", "table.md", "pictures.png", "plot.png")
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+
+
+def start(out, name, *more):
+    program.main([f"--name={name}", f"--out={out}", "--smoke", *more])
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory):
+    return tmp_path_factory.mktemp("plane")
+
+
+ROWS = ("--rows", "DDIM 7.5", "SDS 7.5", "VSD 7.5, own score")
+
+
+def test_a_table_in_closed_form(plane, capsys):
+    start(plane, "plane", "--seeds=2", *ROWS)
+    said = capsys.readouterr().out
+    assert "6 cells, 0 of them finished" in said and "left]" in said
+    assert all((plane / name).stat().st_size > 0 for name in FILES)
+    found = writer.read_json(plane / "scores.json")
+    assert list(found["rows"]) == [*ROWS[1:], "truth"]
+    assert "--seeds=2" in found["command"] and found["environment"]["cpu_count"] > 0
+    for scores in found["rows"].values():
+        assert len(scores["mode_error"]["values"]) == 2
+    assert "frechet_reference" not in found["rows"]["DDIM 7.5"]
+    assert "over seeds" in (plane / "table.md").read_text()
+
+
+def test_it_goes_on_where_it_stopped(plane, capsys, monkeypatch):
+    def fail(cell, folder):
+        raise AssertionError(f"{cell.folder} was finished")
+
+    monkeypatch.setattr(cells, "_KINDS", dict.fromkeys(cells._KINDS, fail))
+    start(plane, "plane", "--seeds=2", *ROWS)
+    assert "6 cells, 6 of them finished" in capsys.readouterr().out
+    with pytest.raises(RunError, match="another settings"):
+        start(plane, "plane", "--seeds=1", "--steps=2", *ROWS)
+
+
+def test_a_table_of_runs_of_the_program(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(build, "build", tiny_runs.make_run)
+    start(tmp_path, "ablation", "--rows", "+ VSD")
+    capsys.readouterr()
+    found = writer.read_json(tmp_path / "scores.json")
+    vsd, truth = found["rows"]["+ VSD"], found["rows"]["truth"]
+    assert truth["kind_precision"]["mean"] == 1.0
+    assert vsd["chamfer"]["mean"] > 0.0
+    assert vsd["frechet_truth"]["mean"] > truth["frechet_truth"]["mean"]
+    run = tmp_path / "vsd" / "a_red_mushroom_0"
+    assert writer.read_json(run / "config.json")["vsd"]["guidance_scale"] == 7.5
+    assert (run / "report.html").exists()
+
+
+def test_a_row_of_several_stages(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(build, "build", tiny_runs.make_run)
+    start(tmp_path, "presets", "--rows", "Fantasia3D")
+    capsys.readouterr()
+    scores = writer.read_json(tmp_path / "scores.json")["rows"]["Fantasia3D"]
+    assert scores["chamfer"]["mean"] > 0.0 and scores["covered"]["mean"] > 0.0
+    run = tmp_path / "fantasia3d" / "a_red_mushroom_0"
+    weighting = writer.read_json(run / "texture" / "config.json")["vsd"]["weighting"]
+    assert weighting == "alpha_sigma_squared"
+    assert (run / "geometry" / "report.html").exists()
+
+
+def test_samples_of_the_prior(tmp_path, monkeypatch):
+    """A prior whose x_0 is always 0.5: DDIM and DDPM give it back."""
+    model = NoiseModel(lambda params, x, t, context: jnp.full_like(x, 0.5), "sample")
+    decode = lambda params, x: jnp.broadcast_to(x, (len(x), 64, 64, 3))  # noqa: E731
+    abar = np.linspace(0.99, 0.01, 10, dtype=np.float32)
+    prior = Prior(model, None, decode, abar, (1, 1, 3), 64)
+    encode = lambda texts: np.zeros((len(texts), 1, 1))  # noqa: E731
+    monkeypatch.setattr(build, "load_prior", lambda *args: (prior, {}, encode))
+    start(tmp_path, "image2d", "--rows", "DDIM 7.5", "DDPM 1", "--particles=3")
+    for row in ("ddim_7_5", "ddpm_1"):
+        sheet = writer.Image.open(tmp_path / row / "a_mushroom_0" / "evaluation.png")
+        assert sheet.size == (64, 3 * 64)
+        assert np.abs(np.asarray(sheet).astype(int) - 127.5).max() < 1
+
+
+def test_the_tables_are_listed(capsys):
+    program.main(["--list"])
+    said = capsys.readouterr().out
+    assert "image2d" in said and "ablation" in said
+
+
+def test_flags_that_cannot_be_meant(tmp_path, capsys):
+    with pytest.raises(ConfigError, match="is no experiment; there are plane"):
+        start(tmp_path, "plan")
+    with pytest.raises(ConfigError, match="--out"):
+        program.main(["--name=plane"])
+    with pytest.raises(SystemExit):
+        start(tmp_path, "plane", "--seeds=0")
+    assert "above 0" in capsys.readouterr().err

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+
+from vsd_jax.experiments import scores
+from vsd_jax.runtime import writer
+
+
+def test_pictures_are_read_as_they_were_written(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (3, 2, 64, 64, 3)) / 255.0
+    sheet = writer.contact_sheet(images, tile_size=64, gap=0)
+    writer.save_png(tmp_path / "a.png", sheet)
+    found = scores.read_views(tmp_path / "a.png", 2)
+    np.testing.assert_allclose(found, images, atol=1e-6)
+
+
+def cell(value: float, shift: float = 0.0):
+    features = np.random.default_rng(0).normal(size=(40, 1, 2)) + shift
+    return {"saturation": value}, features, np.zeros((1, 1, 2, 2, 3))
+
+
+def test_a_row_has_mean_and_spread_over_seeds():
+    by_seed = {0: [cell(1.0), cell(3.0)], 1: [cell(4.0), cell(4.0)]}
+    found = scores.row_scores(by_seed, [cell(0.0)], None)["saturation"]
+    assert found["values"] == [2.0, 4.0] and found["mean"] == 3.0
+    assert found["spread"] == pytest.approx(2**0.5)
+
+
+def test_with_one_seed_the_spread_is_over_prompts():
+    found = scores.row_scores({0: [cell(1.0), cell(float("nan"))]}, [cell(0.0)], None)
+    assert found["saturation"]["mean"] == 1.0
+    assert found["saturation"]["spread"] is None
+    assert found["frechet_truth"]["spread"] is None
+
+
+def test_distances_are_to_truth_and_to_the_reference_of_the_same_seed():
+    by_seed = {seed: [cell(0.0, 2.0)] for seed in (0, 1)}
+    reference = {0: [cell(0.0, 3.0)], 1: [cell(0.0, 5.0)]}
+    found = scores.row_scores(by_seed, [cell(0.0)], reference)
+    assert found["frechet_truth"]["values"] == pytest.approx([8.0, 8.0])
+    assert found["frechet_reference"]["values"] == pytest.approx([2.0, 18.0])

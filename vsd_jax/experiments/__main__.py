@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One command a table.
+
+  python -m vsd_jax.experiments --list
+  python -m vsd_jax.experiments --name=plane --out=runs/plane
+
+The same command goes on where it stopped. `--seeds`, `--prompts`, `--steps` and
+`--particles` make it smaller or larger, `--rows` runs some rows of it; `--smoke` runs
+the same code in seconds and means nothing. Writes scores.json, table.md, pictures.png
+and plot.png after each seed, with what is finished until then.
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from vsd_jax.experiments import plan, runner
+from vsd_jax.experiments.catalogue import EXPERIMENTS
+from vsd_jax.runtime import process
+from vsd_jax.runtime.errors import ConfigError, RunError
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The flags."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--list", action="store_true", help="names of all tables")
+    parser.add_argument("--name", default="", help="which table")
+    parser.add_argument("--out", type=Path, help="its folder; the same one goes on")
+    for name, about in (
+        ("seeds", "how many seeds, from 0"),
+        ("prompts", "how many prompts, from the first"),
+        ("steps", "training steps of each run"),
+        ("particles", "particles of each run, samples of each sampler"),
+    ):
+        parser.add_argument(f"--{name}", type=_positive, help=about)
+    parser.add_argument("--rows", nargs="+", default=[], help="names of rows to run")
+    parser.add_argument("--smoke", action="store_true", help="seconds, means nothing")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def main(argv: list[str]) -> None:
+    """Runs a table, or lists them.
+
+    Raises:
+      RunError: whatever the user can put right, in words.
+    """
+    args = make_parser().parse_args(argv)
+    if args.list:
+        for name, experiment in EXPERIMENTS.items():
+            print(f"{name:12} {experiment.about}")
+        return
+    experiment = plan.find(args.name, EXPERIMENTS)
+    if args.out is None:
+        raise ConfigError("--out is missing: where shall the table go?")
+    process.enable_compilation_cache()
+    process.reuse_freed_memory()
+    budget = plan.Budget(
+        seeds=args.seeds,
+        prompts=args.prompts,
+        steps=args.steps,
+        particles=args.particles,
+        rows=tuple(args.rows),
+        smoke=args.smoke,
+    )
+    command = shlex.join(["python", "-m", "vsd_jax.experiments", *argv])
+    print(runner.run(experiment, budget, args.out, command=command))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except RunError as error:
+        print(f"vsd_jax: {error}", file=sys.stderr)
+        sys.exit(error.status)

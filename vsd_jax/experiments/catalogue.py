@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All experiments by name."""
+
+from vsd_jax.experiments import flat_tables, spatial_tables
+
+EXPERIMENTS = {
+    "plane": flat_tables.PLANE,
+    "images": flat_tables.IMAGES,
+    "image2d": flat_tables.IMAGE2D,
+    "family": flat_tables.FAMILY,
+    "ablation": spatial_tables.ABLATION,
+    "presets": spatial_tables.PRESETS,
+    **spatial_tables.SWEEPS,
+}

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs one cell in its own folder, once; a finished one is left alone.
+
+A "run" is the program itself, in this process: no start-up, and what is compiled is
+cached. A "sample" draws from the embedded prior. Both leave `evaluation.png`, a row a
+particle and a column a view.
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_flags
+
+from vsd_jax.experiments import exact_cells
+from vsd_jax.experiments.plan import Cell
+from vsd_jax.runtime import build, pipeline, progress, workdir, writer
+from vsd_jax.runtime import config as config_lib
+from vsd_jax.runtime.errors import ConfigError, RunError
+from vsd_jax.score.noise import as_noise_fn
+from vsd_jax.score.sampler import ddim_sample
+from vsd_jax.toybox import classifier
+
+Path = pathlib.Path
+SIZE = 64
+_BATCH = 32
+_WEIGHTS = classifier.WEIGHTS.parent / "unet"
+
+
+def make_config(cell: Cell) -> ConfigDict:
+    """The cell's configuration, of the working folder's `configs/`.
+
+    Raises:
+      ConfigError: if the file is not there, or a setting is no key of it.
+    """
+    try:
+        config = config_flags.ConfigFileFlagParser("config").parse(cell.config)
+        known = config_lib.flatten(config)
+    except OSError as error:
+        raise ConfigError(
+            f"{cell.config} is not there: start the experiments in the project's own"
+            f" folder, which has configs/ ({error})."
+        ) from error
+    for key, value in cell.settings.items():
+        if key in known:
+            config.update_from_flattened_dict({key: value})
+        elif not key.startswith(("sample.", "exact.")):
+            raise ConfigError(config_lib.suggest(key, known))
+    config.update(prompt=cell.prompt, seed=cell.seed)
+    return config
+
+
+def run_cell(cell: Cell, out: Path) -> Path:
+    """Runs a cell, goes on with it, or finds it finished.
+
+    Returns:
+      Its folder, with `cell.json` (settings, prior, commit, seconds).
+
+    Raises:
+      RunError: if it is finished with other settings or another prior; or whatever a
+        run of the program raises.
+    """
+    folder = out / cell.folder
+    record = {
+        "row": cell.row.name,
+        "kind": cell.row.kind,
+        "prompt": cell.prompt,
+        "seed": cell.seed,
+        "config": cell.config,
+        "settings": dict(cell.settings),
+        "prior": prior_fingerprint() if not cell.row.kind.startswith("exact") else "",
+    }
+    if (folder / "cell.json").exists():
+        _refuse_another(writer.read_json(folder / "cell.json"), record, folder)
+        return folder
+    begin, worked = time.monotonic(), time.process_time()
+    _KINDS[cell.row.kind](cell, folder)
+    record["seconds"] = time.monotonic() - begin
+    record["cpu_seconds"] = time.process_time() - worked
+    record["environment"] = workdir.describe_environment()
+    writer.write_json(folder / "cell.json", record)
+    if not cell.row.kind.startswith("exact"):
+        jax.clear_caches()  # programs of finished cells would fill the memory
+    return folder
+
+
+def prior_fingerprint() -> str:
+    """The first digits of the SHA-256 of the embedded prior's U-Net."""
+    digest = hashlib.sha256()
+    for path in sorted(_WEIGHTS.glob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _refuse_another(old: dict, new: dict, folder: Path) -> None:
+    plain = {name: _as_stored(value) for name, value in new.items()}
+    differing = [name for name, value in plain.items() if old.get(name) != value]
+    if differing:
+        raise RunError(
+            f"{folder} is finished with another {' and '.join(differing)}. Give another"
+            " --out, or delete that folder."
+        )
+
+
+def _as_stored(value):
+    if isinstance(value, dict):
+        return {key: _as_stored(item) for key, item in value.items()}
+    return [_as_stored(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _run(cell: Cell, folder: Path) -> None:
+    config = make_config(cell)
+    name = f"{cell.row.name}: {cell.prompt}, seed {cell.seed}"
+    command = ["python", "-m", "vsd_jax.experiments", f"# {name}"]
+    pipeline.start("train", config, str(folder), overwrite=False, command=command)
+
+
+def _sample(cell: Cell, folder: Path) -> None:
+    """Ancestral samples of the embedded prior, as many as there are particles."""
+    config = config_lib.validate(make_config(cell))
+    prior, params, encode_text = build.load_prior(config.prior.path, config.prior.dtype)
+    noise_fn = as_noise_fn(prior.model, prior.alphas_cumprod)
+    batch = min(_BATCH, config.num_particles)
+    texts = {
+        name: {"text": jnp.broadcast_to(embedded, (batch, *embedded.shape[1:]))}
+        for name, embedded in (
+            ("text", jnp.asarray(encode_text([config.prompt]))),
+            ("empty", jnp.asarray(encode_text([""]))),
+        )
+    }
+    scale = cell.settings["sample.guidance_scale"]
+
+    @jax.jit
+    def draw(params, texts, key):
+        start, fresh = jax.random.split(key)
+        latents = ddim_sample(
+            noise_fn,
+            params,
+            jax.random.normal(start, (batch, *prior.latent_shape)),
+            texts["text"],
+            alphas_cumprod=prior.alphas_cumprod,
+            num_steps=cell.settings["sample.num_steps"],
+            context_uncond=texts["empty"] if scale != 1.0 else None,
+            guidance_scale=scale,
+            x0_limit=config.vsd.x0_limit or None,
+            eta=cell.settings["sample.eta"],
+            key=fresh,
+        )
+        return prior.decode(params, latents)
+
+    starts = range(0, config.num_particles, batch)
+    blocks = [
+        np.asarray(draw(params, texts, _key(config.seed, start)))
+        for start in progress.track(starts, "sampling", len(starts))
+    ]
+    images = np.concatenate(blocks)[: config.num_particles, None]
+    sheet = writer.contact_sheet(images, tile_size=SIZE, gap=0)
+    writer.save_png(folder / "evaluation.png", sheet)
+
+
+def _key(seed: int, start: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(seed), start)
+
+
+def _exact(cell: Cell, folder: Path) -> None:
+    any_seed = make_config(dataclasses.replace(cell, seed=0))
+    samples = exact_cells.run(cell, config_lib.validate(any_seed))
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "samples.npy").open("wb") as file:
+        np.save(file, samples, allow_pickle=False)
+
+
+_KINDS: dict[str, Callable[[Cell, Path], None]] = {
+    "run": _run,
+    "sample": _sample,
+    "exact": _exact,
+    "exact_sample": _exact,
+}

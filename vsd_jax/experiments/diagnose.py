@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which of a run's own numbers predict how far from truth it ends?
+
+  python -m vsd_jax.experiments.diagnose --runs FOLDER [FOLDER ...] --out=OUT
+
+Looks below the folders for finished runs in 3D on the embedded prior. Of each it takes
+the last third of `metrics.jsonl`, averaged, and the change since the first third; its
+true error is what the judge says of its views (`evaluation.json`): the share of wrong
+kinds, and of second fronts. Spearman's rank correlation of the one with the other, over
+all runs and within each method; a quantity is kept if its |rho| is at least 0.3 and its
+p-value, times the number of quantities (Bonferroni), below 0.05.
+
+A verdict then is one threshold on a quantity, found without the runs of the prompt that
+it is tested on; its hit rate stands beside that of always saying what most runs are.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from vsd_jax.experiments import present
+from vsd_jax.runtime import progress, writer
+
+Path = pathlib.Path
+ERRORS = {
+    "kind wrong": lambda mean: 1.0 - mean["kind_precision"],
+    "second fronts": lambda mean: mean["multi_face_index"],
+}
+BAD = {"kind wrong": 0.1, "second fronts": 0.25}
+"""Above which error a run counts as bad."""
+LEAST_RHO, LEVEL, FEWEST = 0.3, 0.05, 8
+
+
+class Run(NamedTuple):
+    """A finished run: its prompt and method, what it said of itself, its errors."""
+
+    prompt: str
+    method: str
+    said: dict[str, float]
+    errors: dict[str, float]
+
+
+def read_run(folder: Path) -> Run | None:
+    """A run's numbers; None if it is not finished, not judged, or flat."""
+    names = ("evaluation.json", "metrics.jsonl", "config.json")
+    if not all((folder / name).exists() for name in names):
+        return None
+    mean = writer.read_json(folder / "evaluation.json")["mean"]
+    config = writer.read_json(folder / "config.json")
+    known = all(mean.get(n) is not None for n in ("kind_precision", "multi_face_index"))
+    rows = writer.read_metrics(folder / "metrics.jsonl")
+    rows = [row for row in rows if "residual/rms" in row]
+    if config["field"]["kind"] != "nerf" or not known or len(rows) < 6:
+        return None
+    scale = config["vsd"]["guidance_scale"]
+    method = f"{config['vsd']['method']} {scale:g}"
+    errors = {name: float(error(mean)) for name, error in ERRORS.items()}
+    return Run(config["prompt"], method, summarize(rows), errors)
+
+
+def summarize(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Means of the last third, "..., late", and their change, "..., change"."""
+    third = max(1, len(rows) // 3)
+    found = {}
+    for name in rows[-1]:
+        if name == "step" or "count" in name or "skipped" in name:
+            continue
+        early, late = (_mean(part, name) for part in (rows[:third], rows[-third:]))
+        if np.isfinite(late):
+            found[f"{name}, late"] = late
+        if np.isfinite(late - early):
+            found[f"{name}, change"] = late - early
+    return found
+
+
+def _mean(rows: Sequence[dict[str, Any]], name: str) -> float:
+    values = [row.get(name) for row in rows]
+    values = [v for v in values if isinstance(v, int | float)]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def correlate(runs: Sequence[Run], error: str) -> list[dict[str, Any]]:
+    """Rank correlation of each quantity with an error, the strongest first.
+
+    Returns:
+      `name`, `rho`, `p` (corrected), `runs`, `by_method` (rho within each), `kept`.
+    """
+    names = sorted({name for run in runs for name in run.said})
+    rows = []
+    for name in names:
+        having = [run for run in runs if name in run.said]
+        rho, p = _spearman(having, name, error)
+        if not np.isfinite(rho):
+            continue
+        within = {
+            method: _spearman(own, name, error)[0]
+            for method in sorted({run.method for run in having})
+            if len(own := [run for run in having if run.method == method]) >= FEWEST
+        }
+        p = min(1.0, p * len(names))
+        kept = abs(rho) >= LEAST_RHO and p < LEVEL
+        rows.append(
+            {"name": name, "rho": rho, "p": p, "runs": len(having), "kept": kept}
+            | {"by_method": {k: v for k, v in within.items() if np.isfinite(v)}}
+        )
+    return sorted(rows, key=lambda row: -abs(row["rho"]))
+
+
+def _spearman(runs: Sequence[Run], name: str, error: str) -> tuple[float, float]:
+    x = [run.said[name] for run in runs]
+    y = [run.errors[error] for run in runs]
+    if len(runs) < FEWEST or np.ptp(x) == 0.0 or np.ptp(y) == 0.0:
+        return float("nan"), 1.0
+    found = stats.spearmanr(x, y)
+    return float(found.statistic), float(found.pvalue)
+
+
+def hit_rate(runs: Sequence[Run], name: str, error: str) -> tuple[float, float]:
+    """Of the verdict "bad" by one threshold, leaving a prompt out; of the majority.
+
+    Args:
+      runs: those that report `name`.
+      name: the quantity.
+      error: what is to be told, see `BAD`.
+    """
+    x = np.array([run.said[name] for run in runs])
+    bad = np.array([run.errors[error] > BAD[error] for run in runs])
+    prompts = np.array([run.prompt for run in runs])
+    hits = np.zeros(len(runs), bool)
+    for prompt in set(prompts):
+        own = prompts == prompt
+        cut, above = best_threshold(x[~own], bad[~own])
+        hits[own] = ((x[own] > cut) == above) == bad[own]
+    share = bad.mean()
+    return float(np.mean(hits)), float(max(share, 1.0 - share))
+
+
+def best_threshold(x: np.ndarray, bad: np.ndarray) -> tuple[float, bool]:
+    """The cut with the most hits, and whether values above it mean bad."""
+    order = np.unique(x)
+    cuts = np.concatenate([[order[0] - 1.0], (order[1:] + order[:-1]) / 2.0])
+    right = np.array([np.mean((x > cut) == bad) for cut in cuts])
+    best = int(np.argmax(np.maximum(right, 1.0 - right)))
+    return float(cuts[best]), bool(right[best] >= 0.5)
+
+
+def markdown(runs: Sequence[Run], found: dict[str, list[dict]], shown: int) -> str:
+    """A table for each error."""
+    blocks = [f"{len(runs)} runs.\n"]
+    for error, rows in found.items():
+        methods = sorted({m for row in rows for m in row["by_method"]})
+        heads = ["predicts: " + error, "rho", "p, corrected", "hit rate", *methods]
+        lines = [heads, ["---"] * len(heads)]
+        for row in rows[:shown]:
+            having = [run for run in runs if row["name"] in run.said]
+            hits, base = hit_rate(having, row["name"], error)
+            mark = "**" if row["kept"] else ""
+            within = [f"{row['by_method'].get(m, float('nan')):.2f}" for m in methods]
+            lines.append(
+                [f"{mark}{row['name']}{mark}", f"{row['rho']:.2f}", f"{row['p']:.2g}"]
+                + [f"{100 * hits:.0f} % ({100 * base:.0f} %)", *within]
+            )
+        blocks.append("".join(f"| {' | '.join(line)} |\n" for line in lines))
+    return "\n".join(blocks)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="where")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--shown", type=int, default=10, help="rows of each table")
+    args = parser.parse_args()
+    folders = sorted({p.parent for f in args.runs for p in f.rglob("evaluation.json")})
+    runs = [run for run in map(read_run, folders) if run is not None]
+    if len(runs) < FEWEST:
+        parser.error(f"{len(runs)} finished runs were found; {FEWEST} are needed.")
+    found = {error: correlate(runs, error) for error in ERRORS}
+    writer.write_json(args.out / "diagnostics.json", found)
+    table = markdown(runs, found, args.shown)
+    writer.write_bytes(args.out / "diagnostics.md", table.encode())
+    present.save_correlations(args.out / "diagnostics.png", runs, found)
+    progress.say(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The experiments in 2D, as data: theta is what is seen (issue: Fig. 3, the family)."""
+
+from vsd_jax.experiments.plan import Experiment, Row
+
+_FLAT = "configs/image2d.py"
+# Written seldom, and no turntables of hundreds of pictures.
+_QUIET = {"log.image_every": 0, "log.checkpoint_every": 0, "log.sheet_views": 16}
+_SDS = {"vsd.method": "sds", "vsd.x0_limit": 0.0}
+_UNET = {
+    "score.kind": "unet",
+    "score.channels": (32, 64, 96),
+    "score.num_groups": 8,
+    "score.num_heads": 4,
+}
+
+
+def _samplers(kind: str, **settings) -> tuple[Row, ...]:
+    """DDIM and DDPM at guidance 1 and 7.5."""
+    return tuple(
+        Row(
+            name=f"{name} {scale:g}",
+            kind=kind,
+            settings={"sample.guidance_scale": scale, "sample.eta": eta, **settings},
+        )
+        for scale in (1.0, 7.5)
+        for name, eta in (("DDIM", 0.0), ("DDPM", 1.0))
+    )
+
+
+IMAGE2D = Experiment(
+    about=(
+        "The 2D experiment (ProlificDreamer, arXiv:2305.16213, Fig. 3): VSD at 7.5"
+        " behaves like ancestral sampling; SDS over-saturates, over-smooths and"
+        " collapses. theta is an image, the prior the embedded one."
+    ),
+    config=_FLAT,
+    prompts=("a mushroom",),
+    seeds=3,
+    settings={
+        **_QUIET,
+        "num_particles": 128,
+        "num_steps": 300,
+        "optim.image_lr": 0.05,
+        "sample.num_steps": 50,
+    },
+    rows=(
+        *_samplers("sample"),
+        Row(name="SDS 7.5", settings=_SDS | {"vsd.guidance_scale": 7.5}),
+        Row(name="SDS 100", settings=_SDS | {"vsd.guidance_scale": 100.0}),
+        *(
+            Row(
+                name=f"VSD {scale:g}, {name}",
+                settings={"vsd.guidance_scale": scale, **score},
+            )
+            for scale in (7.5, 1.0, 20.0)
+            for name, score in (("LoRA", {}), ("small U-Net", _UNET))
+        ),
+        Row(
+            name="VSD 7.5, LoRA, falling t",
+            settings={"vsd.guidance_scale": 7.5, "vsd.t_schedule": "sqrt"},
+        ),
+        Row(
+            name="VSD 7.5, LoRA, 4 updates",
+            settings={"vsd.guidance_scale": 7.5, "score.steps_per_step": 4},
+        ),
+    ),
+    reference="DDIM 7.5",
+    columns=(
+        *("kind_precision", "saturation", "sharpness", "diversity"),
+        *("frechet_truth", "kernel_truth", "frechet_reference", "kernel_reference"),
+        "seconds",
+    ),
+    smoke={"num_particles": 3, "num_steps": 2, "sample.num_steps": 2},
+)
+
+_EXACT = {
+    "field.kind": "latent",
+    "field.init_std": 1.0,
+    "vsd.x0_limit": 0.0,
+    "num_particles": 128,
+    "num_steps": 600,
+    "sample.num_steps": 200,
+    "score.learning_rate": 1e-2,
+    "exact.score": "",
+}
+_MIXTURE = {"exact.score": "mixture", "score.steps_per_step": 1}
+
+
+def _own(width: float) -> dict:
+    return {"exact.score": "own", "exact.bandwidth": width}
+
+
+def _exact_rows(width: float) -> tuple[Row, ...]:
+    return (
+        *_samplers("exact_sample"),
+        *(
+            Row(
+                name=f"SDS {scale:g}",
+                kind="exact",
+                settings=_SDS | {"vsd.guidance_scale": scale},
+            )
+            for scale in (7.5, 100.0)
+        ),
+        *(
+            Row(
+                name=f"VSD {scale:g}, {name}",
+                kind="exact",
+                settings={"vsd.guidance_scale": scale, **score},
+            )
+            for name, score in (("learned score", _MIXTURE), ("own score", _own(width)))
+            for scale in (1.0, 7.5, 20.0)
+        ),
+        Row(
+            name="VSD 1, learned score, 4 updates",
+            kind="exact",
+            settings={
+                "vsd.guidance_scale": 1.0,
+                **_MIXTURE,
+                "score.steps_per_step": 4,
+            },
+        ),
+        Row(
+            name="VSD 7.5, own score, late t below 0.1",
+            kind="exact",
+            settings={
+                "vsd.guidance_scale": 7.5,
+                "vsd.t_range_late": (0.02, 0.1),
+                **_own(width),
+            },
+        ),
+        Row(
+            name="VSD 7.5, own score, falling t",
+            kind="exact",
+            settings={
+                "vsd.guidance_scale": 7.5,
+                "vsd.t_schedule": "sqrt",
+                **_own(width),
+            },
+        ),
+    )
+
+
+_EXACT_COLUMNS = (
+    *("kind_precision", "mode_error", "within", "log_density", "saturation"),
+    *("diversity", "frechet_truth", "kernel_truth", "frechet_reference"),
+    *("kernel_reference", "seconds"),
+)
+_EXACT_SMOKE = {"num_particles": 8, "num_steps": 3, "sample.num_steps": 3}
+
+PLANE = Experiment(
+    about=(
+        "The 2D experiment on a mixture of Gaussians in the plane, whose score is known"
+        " exactly: three of eight modes are wanted."
+    ),
+    config=_FLAT,
+    prompts=("a mushroom",),
+    seeds=3,
+    settings={**_EXACT, "exact.world": "plane"},
+    rows=_exact_rows(0.1),
+    reference="DDIM 7.5",
+    columns=_EXACT_COLUMNS,
+    smoke=_EXACT_SMOKE,
+)
+
+IMAGES = Experiment(
+    about=(
+        "The 2D experiment on a prior of 26 images of 16 x 16 pixels, each a narrow"
+        " Gaussian: 12 mushrooms are wanted, 12 ducks and 2 blurred means are not."
+    ),
+    config=_FLAT,
+    prompts=("a mushroom",),
+    seeds=3,
+    settings={
+        **_EXACT,
+        "exact.world": "images",
+        "num_steps": 300,
+        "optim.image_lr": 0.06,
+        "sample.num_steps": 50,
+    },
+    rows=_exact_rows(0.05),
+    reference="DDIM 7.5",
+    columns=_EXACT_COLUMNS,
+    smoke=_EXACT_SMOKE,
+)
+
+
+def _family(name: str, method: str, score: dict, **settings) -> Row:
+    """A row of the family; names in `settings` have `__` for the dot."""
+    own = {key.replace("__", "."): value for key, value in settings.items()}
+    own = {"vsd.method": method, "vsd.guidance_scale": 7.5, **score, **own}
+    return Row(name=name, kind="exact", settings=own)
+
+
+FAMILY = Experiment(
+    about=(
+        "The family of score distillation on one prior in closed form (that of"
+        " `plane`), all at guidance 7.5 but where it says 100: SDS (arXiv:2209.14988),"
+        " VSD (arXiv:2305.16213), CSD (arXiv:2310.19415), NFSD (arXiv:2310.17590), ISM"
+        " (arXiv:2311.11284), SDI (arXiv:2405.15891), ESD (arXiv:2401.00604), Bridge"
+        " (arXiv:2406.09417); HiFA's falling t (arXiv:2305.18766) and DreamTime's"
+        " (arXiv:2306.12422) with SDS and VSD. With one camera ESD is VSD: its score"
+        " network has no camera to leave out."
+    ),
+    config=_FLAT,
+    prompts=("a mushroom",),
+    seeds=3,
+    settings={**_EXACT, "exact.world": "plane"},
+    rows=(
+        *_samplers("exact_sample")[2:3],
+        _family("SDS", "sds", {}),
+        _family("SDS 100", "sds", {}, vsd__guidance_scale=100.0),
+        _family("VSD", "vsd", _MIXTURE),
+        _family("CSD", "csd", {}),
+        _family("NFSD", "nfsd", {}),
+        _family("ISM", "ism", {}),
+        _family("SDI", "sdi", {}),
+        _family("ESD", "esd", _MIXTURE),
+        _family("Bridge", "bridge", {}),
+        _family("SDS, HiFA's t", "sds", {}, vsd__t_schedule="sqrt"),
+        _family("VSD, HiFA's t", "vsd", _MIXTURE, vsd__t_schedule="sqrt"),
+        _family("SDS, DreamTime's t", "sds", {}, vsd__t_schedule="dreamtime"),
+        _family("VSD, DreamTime's t", "vsd", _MIXTURE, vsd__t_schedule="dreamtime"),
+    ),
+    reference="DDIM 7.5",
+    columns=_EXACT_COLUMNS,
+    smoke=_EXACT_SMOKE,
+)
