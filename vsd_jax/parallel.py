@@ -283,7 +283,8 @@ def _release(leaf: jax.Array) -> jax.Array | np.ndarray:
 
 def _first(leaf: jax.Array) -> jax.Array:
     """The first of equal copies, read where it lies: indexing would gather them."""
-    return leaf.addressable_data(0).reshape(leaf.shape[1:])
+    # One device holds one copy, or (a cloned key, before jax 0.8) all of them.
+    return leaf.addressable_data(0).reshape((-1,) + leaf.shape[1:])[0]
 
 
 def _merge(leaf: jax.Array) -> jax.Array:
