@@ -19,7 +19,18 @@ from vsd_jax.score import lora, noise, prompt
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "dtype, layout",
-    [("float32", "one"), ("bfloat16", "several"), ("bfloat16", "sharded")],
+    [
+        ("float32", "one"),
+        pytest.param(
+            "bfloat16",
+            "several",
+            marks=pytest.mark.skipif(
+                jax.__version_info__ < (0, 8),
+                reason="jax 0.7 cannot lower typed keys in a pmap inside of a jit",
+            ),
+        ),
+        ("bfloat16", "sharded"),
+    ],
 )
 def test_step_lowers_for_accelerators(dtype, layout):
     with jax.numpy_rank_promotion("allow"):  # diffusers' autoencoder
