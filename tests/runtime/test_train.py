@@ -103,6 +103,23 @@ def test_first_steps_are_those_of_the_smaller_renders(loop, flat_config):
     assert made == [(name, i + 1) for i, name in enumerate(expected)]
 
 
+def test_several_devices_compile_one_step_once(tmp_path, flat_config, fake_run):
+    flat_config.update(num_particles=2, num_devices=2)
+    flat_config.render.early_steps = 2  # of no effect: there is no early size
+    run, traced = fake_run(flat_config), []
+
+    def step(state, *arguments):
+        traced.append(state.step)
+        return run.step(state, *arguments)
+
+    workdir = Workdir(tmp_path / "run", create=True)
+    loop = train_lib.Loop(
+        config_lib.validate(flat_config), run._replace(step=step), workdir
+    )
+    loop.run(run.init())
+    assert len(traced) == 1
+
+
 def test_another_number_of_devices_goes_on_to_the_same_bits(
     tmp_path, flat_config, fake_run
 ):

@@ -29,7 +29,7 @@ class Devices:
         self._num, self._num_shards, self._run = num_devices, num_shards, run
         self._copies = max(1, num_devices // num_particles)
         self._arguments = (run.prior_params, run.contexts)
-        steps = (run.step, run.early_step or run.step)
+        steps = [step for step in (run.step, run.early_step) if step is not None]
         if num_shards > 1:
             weights = parallel.shard(run.prior_params, num_shards)
             self._arguments = (weights, run.contexts)
@@ -40,7 +40,8 @@ class Devices:
             if hosts.are_several():
                 parallel_step = parallel.parallel_step_over_hosts
             steps = [parallel_step(step) for step in steps]
-        self._step, self._early_step = steps
+        # Without an early step both are the same: it is compiled once.
+        self._step, self._early_step = steps[0], steps[-1]
 
     def split(self, state: VSDState) -> VSDState:
         """Spreads a state of all particles."""
