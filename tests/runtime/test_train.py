@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from vsd_jax import parallel
 from vsd_jax.runtime import checkpoint, monitor, writer
 from vsd_jax.runtime import config as config_lib
 from vsd_jax.runtime import train as train_lib
@@ -103,21 +104,22 @@ def test_first_steps_are_those_of_the_smaller_renders(loop, flat_config):
     assert made == [(name, i + 1) for i, name in enumerate(expected)]
 
 
-def test_several_devices_compile_one_step_once(tmp_path, flat_config, fake_run):
+def test_several_devices_make_one_program_of_one_step(
+    tmp_path, flat_config, fake_run, monkeypatch
+):
     flat_config.update(num_particles=2, num_devices=2)
     flat_config.render.early_steps = 2  # of no effect: there is no early size
-    run, traced = fake_run(flat_config), []
+    made, parallel_step = [], parallel.parallel_step
 
-    def step(state, *arguments):
-        traced.append(state.step)
-        return run.step(state, *arguments)
+    def note(step):
+        made.append(step)
+        return parallel_step(step)
 
-    workdir = Workdir(tmp_path / "run", create=True)
-    loop = train_lib.Loop(
-        config_lib.validate(flat_config), run._replace(step=step), workdir
-    )
-    loop.run(run.init())
-    assert len(traced) == 1
+    monkeypatch.setattr(parallel, "parallel_step", note)
+    run, workdir = fake_run(flat_config), Workdir(tmp_path / "run", create=True)
+    config = config_lib.validate(flat_config)
+    state = train_lib.Loop(config, run, workdir).run(run.init())
+    assert made == [run.step] and int(state.step) == 6
 
 
 def test_another_number_of_devices_goes_on_to_the_same_bits(
