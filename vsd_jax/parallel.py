@@ -63,9 +63,11 @@ def parallel_step_over_hosts(step: Callable) -> Callable:
 def replicate(tree: PyTree, num_devices: int) -> PyTree:
     """One copy on each device of this host: every leaf gets a leading axis."""
     num_devices //= jax.process_count()
-    # pmap needs one mapped argument, so the device's number goes along.
+    # pmap needs one mapped argument, so the device's number goes along. The axis has
+    # the step's name, or the step would be compiled again for its own results.
     spread = jax.pmap(
         lambda index, leaves: leaves,
+        axis_name=AXIS,
         in_axes=(0, None),
         devices=jax.local_devices()[:num_devices],
     )
@@ -107,7 +109,9 @@ def split_state(state: VSDState, num_devices: int) -> VSDState:
         state.particles,
     )
     shared = replicate((state.score, state.step, state.key), num_devices)
-    place = jax.pmap(lambda leaves: leaves, devices=jax.local_devices()[:local])
+    place = jax.pmap(
+        lambda leaves: leaves, axis_name=AXIS, devices=jax.local_devices()[:local]
+    )
     return VSDState(
         particles=place(blocks), score=shared[0], step=shared[1], key=shared[2]
     )

@@ -109,17 +109,22 @@ def test_several_devices_make_one_program_of_one_step(
 ):
     flat_config.update(num_particles=2, num_devices=2)
     flat_config.render.early_steps = 2  # of no effect: there is no early size
-    made, parallel_step = [], parallel.parallel_step
+    made, traced, parallel_step = [], [], parallel.parallel_step
 
     def note(step):
         made.append(step)
-        return parallel_step(step)
+
+        def noted(*arguments):
+            traced.append(step)
+            return step(*arguments)
+
+        return parallel_step(noted)
 
     monkeypatch.setattr(parallel, "parallel_step", note)
     run, workdir = fake_run(flat_config), Workdir(tmp_path / "run", create=True)
     config = config_lib.validate(flat_config)
     state = train_lib.Loop(config, run, workdir).run(run.init())
-    assert made == [run.step] and int(state.step) == 6
+    assert made == traced == [run.step] and int(state.step) == 6
 
 
 def test_another_number_of_devices_goes_on_to_the_same_bits(
