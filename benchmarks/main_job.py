@@ -17,11 +17,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from benchmarks.measure import table
+from vsd_jax.experiments import scores, truth
 from vsd_jax.runtime import writer
-from vsd_jax.toybox import batches, classifier, metrics, objects, render, text
+from vsd_jax.toybox import metrics, text
 
 PROMPTS = tuple(
     text.Prompt(kind=kind, colour=list(text.COLOURS)[index % len(text.COLOURS)])
@@ -36,7 +36,7 @@ METHODS = {
         "--config.vsd.x0_limit=0.0",
     ],
 }
-TRUTH_OBJECTS = 8
+TRUTH_OBJECTS, TRUTH_SEEDS = 8, (100, 200)
 SIZE = 64
 
 
@@ -49,53 +49,24 @@ def run_program(prompt: text.Prompt, folder: Path, options: list[str]) -> None:
     subprocess.run(command, check=True)
 
 
+def read_orbit(folder: Path) -> truth.Orbit:
+    """The cameras that a run was judged from."""
+    return truth.Orbit.of(json.loads((folder / "config.json").read_text())["eval"])
+
+
 def read_views(folder: Path) -> np.ndarray:
     """The judged views of a run's first particle: [views, 64, 64, 3] in [0, 1]."""
-    with Image.open(folder / "evaluation.png") as image:
-        row = np.asarray(image.convert("RGB"), np.float32)[:SIZE] / 255.0
-    return np.stack(np.split(row, row.shape[1] // SIZE, axis=1))
+    num_views = read_orbit(folder).num_views
+    return scores.read_views(folder / "evaluation.png", num_views)[0]
 
 
-def true_views(prompt: text.Prompt, settings: dict, first: int) -> np.ndarray:
-    """Truth from the judged cameras, [TRUTH_OBJECTS, views, 64, 64, 3] on white."""
-    azimuths = np.arange(settings["num_views"]) * (360.0 / settings["num_views"])
-    cameras = [
-        render.orbit_view(
-            azimuth,
-            settings["elevation_deg"],
-            radius=settings["radius"],
-            fov_deg=settings["fov_deg"],
-        )
-        for azimuth in azimuths
-    ]
-    blocks = []
-    for index in range(TRUTH_OBJECTS):
-        rng = np.random.default_rng([first, index])
-        rgba = render.render(objects.make_object(rng, prompt), cameras, size=SIZE).rgba
-        blocks.append(rgba[..., :3] + 1.0 - rgba[..., 3:])
-    return np.stack(blocks).astype(np.float32)
-
-
-def score(images: np.ndarray, settings: dict) -> tuple[list[dict], np.ndarray]:
+def score(images: np.ndarray, orbit: truth.Orbit) -> tuple[list[dict], np.ndarray]:
     """Rows of numbers and features of [prompts, objects, views, 64, 64, 3]."""
-    judge, rows, features = classifier.load(), [], []
-    count = images.shape[1]
-    azimuths = np.arange(settings["num_views"]) * (360.0 / settings["num_views"])
-    seen_from = batches.view_index(azimuths, np.full(len(azimuths), 15.0))
+    rows, features = [], []
     for prompt, block in zip(PROMPTS, images, strict=False):
-        flat = block.reshape(-1, *block.shape[2:])
-        judged = classifier.judge(judge, flat)
-        row = metrics.score_images(
-            judged,
-            flat,
-            kind=prompt.kind,
-            colour=prompt.colour,
-            views=np.tile(seen_from, count),
-            background=np.ones(3, np.float32),
-        )
-        covered = float(np.mean(np.abs(flat - 1.0).max(-1) > 0.1))
-        rows.append({"prompt": prompt.text(), **row, "covered": covered})
-        features.append(judged["features"])
+        row, found, _ = scores.judge(block, prompt.text(), orbit.view_words)
+        rows.append({"prompt": prompt.text(), **row})
+        features.append(found.reshape(-1, found.shape[-1]))
     return rows, np.concatenate(features)
 
 
@@ -106,25 +77,27 @@ def summary(rows: list[dict]) -> dict[str, float]:
     return {**means, "empty": sum(row["covered"] < 0.01 for row in rows)}
 
 
-def report(shown: dict[str, np.ndarray], settings: dict, out: Path) -> dict:
+def report(shown: dict[str, np.ndarray], orbit: truth.Orbit, out: Path) -> dict:
     """Scores all methods, and truth against truth; writes the three files."""
     number = len(next(iter(shown.values())))
     prompts = PROMPTS[:number]
-    truth = np.stack([true_views(p, settings, first=100) for p in prompts])
-    others = np.stack([true_views(p, settings, first=200) for p in prompts])
-    truth_features = score(truth, settings)[1]
+    true, others = (
+        np.stack(
+            [truth.orbit_images(p.text(), orbit, TRUTH_OBJECTS, seed) for p in prompts]
+        )
+        for seed in TRUTH_SEEDS
+    )
+    true_features = score(true, orbit)[1]
     sets = {name: images[:, None] for name, images in shown.items()} | {"truth": others}
     found = {}
     for name, images in sets.items():
-        rows, features = score(images, settings)
-        distance = metrics.frechet_distance(features, truth_features)
+        rows, features = score(images, orbit)
+        distance = metrics.frechet_distance(features, true_features)
         found[name] = {**summary(rows), "frechet": distance, "rows": rows}
     writer.write_json(out / "scores.json", found)
     (out / "scores.md").write_text(markdown(found))
-    columns = [
-        images[:, :: settings["num_views"] // 4][:, :4] for images in shown.values()
-    ]
-    columns.append(others[:, 0, :: settings["num_views"] // 4][:, :4])
+    columns = [images[:, :: orbit.num_views // 4][:, :4] for images in shown.values()]
+    columns.append(others[:, 0, :: orbit.num_views // 4][:, :4])
     sheet = writer.contact_sheet(np.concatenate(columns, 1), tile_size=SIZE)
     writer.save_png(out / "renders.png", sheet)
     return found
@@ -137,14 +110,14 @@ def markdown(found: dict) -> str:
         *("frechet", "empty"),
     ]
     means = [
-        [method, *(f"{scores[name]:.3f}" for name in names)]
-        for method, scores in found.items()
+        [method, *(f"{numbers[name]:.3f}" for name in names)]
+        for method, numbers in found.items()
     ]
     rows = []
     for i, row in enumerate(found["truth"]["rows"]):
         cells = [row["prompt"]]
-        for scores in found.values():
-            one = scores["rows"][i]
+        for numbers in found.values():
+            one = numbers["rows"][i]
             cells += [f"{one['kind_precision']:.2f} / {one['colour_precision']:.2f}"]
         rows.append(cells)
     heads = ["prompt (kind / colour right)", *found]
@@ -164,9 +137,8 @@ def main() -> None:
             folder = args.out / method / prompt.kind
             run_program(prompt, folder, METHODS[method] + options)
             shown[method].append(read_views(folder))
-    settings = json.loads((folder / "config.json").read_text())["eval"]
     stacked = {method: np.stack(images) for method, images in shown.items()}
-    report(stacked, settings, args.out)
+    report(stacked, read_orbit(folder), args.out)
     print((args.out / "scores.md").read_text())
 
 

@@ -13,6 +13,8 @@ import statistics
 import time
 from collections.abc import Callable
 
+from vsd_jax.experiments.present import table  # noqa: F401 (the benchmarks' too)
+
 
 def median_cpu_ms(
     candidates: dict[str, Callable[[], object]], rounds: int
@@ -73,12 +75,3 @@ def machine() -> str:
         pass
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
     return f"{model}, {os.cpu_count()} cores, load {load}"
-
-
-def table(header: list[str], rows: list[list]) -> str:
-    """A Markdown table."""
-
-    def line(cells):
-        return "| " + " | ".join(str(cell) for cell in cells) + " |"
-
-    return "\n".join([line(header), line(["---"] * len(header)), *map(line, rows)])

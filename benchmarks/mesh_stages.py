@@ -20,16 +20,14 @@ from pathlib import Path
 import numpy as np
 import trimesh
 from scipy.spatial import cKDTree
-from trimesh.ray.ray_pyembree import RayMeshIntersector
 
 from benchmarks.main_job import PROMPTS, read_views
 from benchmarks.measure import machine, table
+from vsd_jax.experiments import truth
 from vsd_jax.runtime import writer
-from vsd_jax.toybox import metrics, objects, text
+from vsd_jax.toybox import metrics, text
 
 STAGES = ("nerf", "geometry", "texture")
-TRUTH_OBJECTS, POINTS = 16, 4000
-DIRECTIONS = 32  # from which a point of truth may be seen
 
 
 def run_program(prompt: text.Prompt, folder: Path, options: list[str]) -> None:
@@ -42,46 +40,14 @@ def run_program(prompt: text.Prompt, folder: Path, options: list[str]) -> None:
     subprocess.run(command, check=True)
 
 
-def sample(mesh: trimesh.Trimesh, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points [POINTS, 3] evenly on a mesh, and the normals of their faces."""
-    points, faces = trimesh.sample.sample_surface(mesh, POINTS, seed=seed)
-    return np.asarray(points), mesh.face_normals[faces]
-
-
-def seen_from_outside(mesh: trimesh.Trimesh, points: np.ndarray) -> np.ndarray:
-    """[N] bool: from one of DIRECTIONS directions nothing stands before the point."""
-    index = np.arange(DIRECTIONS) + 0.5
-    height, turn = 1 - 2 * index / DIRECTIONS, index * np.pi * (3 - 5**0.5)
-    flat = np.sqrt(1 - height**2)
-    rays = np.stack([flat * np.cos(turn), height, flat * np.sin(turn)], axis=1)
-    caster = RayMeshIntersector(mesh, scale_to_box=False)
-    seen = np.zeros(len(points), bool)
-    for ray in rays:
-        left = np.flatnonzero(~seen)
-        origins = points[left] + 1e-4 * ray
-        hit = caster.intersects_any(origins, np.broadcast_to(ray, origins.shape))
-        seen[left] = ~hit
-    return seen
-
-
-def true_samples(prompt: text.Prompt) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Points and normals of truth objects of a prompt, of what is seen of them."""
-    found = []
-    for i in range(TRUTH_OBJECTS):
-        part = objects.make_object(np.random.default_rng([7, i]), prompt)
-        mesh = objects.to_trimesh(part)
-        points, normals = sample(mesh, seed=i)
-        seen = seen_from_outside(mesh, points)
-        found.append((points[seen], normals[seen]))
-    return found
-
-
-def geometry_scores(path: Path, truth: list) -> dict[str, float]:
+def geometry_scores(path: Path, prompt: str) -> dict[str, float]:
     """Chamfer distance to the nearest truth, and the cosine of normals there."""
-    points, normals = sample(trimesh.load(path, process=False), seed=0)
-    distances = [metrics.chamfer(points, other) for other, _ in truth]
+    mesh = trimesh.load(path, process=False)
+    points, normals = truth.sample_surface(mesh, seed=0)
+    surfaces = truth.true_surfaces(prompt)
+    distances = [metrics.chamfer(points, other) for other, _ in surfaces]
     nearest = int(np.argmin(distances))
-    others, directions = truth[nearest]
+    others, directions = surfaces[nearest]
     _, index = cKDTree(others).query(points)
     # Truth is a soup of parts, some turned inside out where they meet: no sign.
     cosine = np.abs(np.einsum("nc,nc->n", normals, directions[index]))
@@ -90,11 +56,10 @@ def geometry_scores(path: Path, truth: list) -> dict[str, float]:
 
 def stage_scores(folder: Path, prompt: text.Prompt) -> dict[str, float]:
     """All numbers of one run."""
-    truth = true_samples(prompt)
     found = {}
     for name in ("nerf", "geometry"):
         mesh = folder / name / "mesh" / "particle_00.ply"
-        for key, value in geometry_scores(mesh, truth).items():
+        for key, value in geometry_scores(mesh, prompt.text()).items():
             found[f"{name}_{key}"] = value
     for name in ("nerf", "texture"):
         judged = json.loads((folder / name / "evaluation.json").read_text())["mean"]

@@ -154,7 +154,7 @@ def markdown(runs: Sequence[Run], found: dict[str, list[dict]], shown: int) -> s
     for error, rows in found.items():
         methods = sorted({m for row in rows for m in row["by_method"]})
         heads = ["predicts: " + error, "rho", "p, corrected", "hit rate", *methods]
-        lines = [heads, ["---"] * len(heads)]
+        lines = []
         for row in rows[:shown]:
             having = [run for run in runs if row["name"] in run.said]
             hits, base = hit_rate(having, row["name"], error)
@@ -164,7 +164,7 @@ def markdown(runs: Sequence[Run], found: dict[str, list[dict]], shown: int) -> s
                 [f"{mark}{row['name']}{mark}", f"{row['rho']:.2f}", f"{row['p']:.2g}"]
                 + [f"{100 * hits:.0f} % ({100 * base:.0f} %)", *within]
             )
-        blocks.append("".join(f"| {' | '.join(line)} |\n" for line in lines))
+        blocks.append(present.table(heads, lines) + "\n")
     return "\n".join(blocks)
 
 

@@ -117,7 +117,7 @@ def run(cell: Cell, config: Config) -> np.ndarray:
     return _distil(cell, config, world)
 
 
-def _context(world: World, *allowed: str) -> np.ndarray:
+def log_weights(world: World, *allowed: str) -> np.ndarray:
     """[1, K]: zero for the components of these classes; for all if there are none."""
     keep = [CLASSES.index(name) for name in allowed] or [*range(len(CLASSES))]
     return np.where(np.isin(world.classes, keep), 0.0, _FORBIDDEN)[None]
@@ -129,7 +129,7 @@ def _draw(cell: Cell, config: Config, world: World) -> np.ndarray:
     start, fresh = jax.random.split(jax.random.key(cell.seed))
     text, empty = (
         {"text": jnp.broadcast_to(jnp.asarray(c, jnp.float32), (n, *c.shape))}
-        for c in (_context(world, "wanted"), _context(world))
+        for c in (log_weights(world, "wanted"), log_weights(world))
     )
     sample = jax.jit(
         functools.partial(
@@ -194,7 +194,7 @@ def make_contexts(world: World, *, family: bool) -> PyTree:
         allowed |= {"empty": (), "negative": ("bad",), "source": ("bad",)}
     return {
         name: jnp.broadcast_to(
-            jnp.asarray(_context(world, *classes), jnp.float32),
+            jnp.asarray(log_weights(world, *classes), jnp.float32),
             (4, 1, 1, len(world.classes)),
         )
         for name, classes in allowed.items()

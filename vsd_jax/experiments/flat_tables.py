@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The experiments in 2D, as data: theta is what is seen (issue: Fig. 3, the family)."""
+"""The experiments in 2D, as data: theta is what is seen (Fig. 3; the family)."""
 
 from vsd_jax.experiments.plan import Experiment, Row
 

@@ -41,10 +41,17 @@ def markdown(
     """A row each, `mean ± spread`; a column that no row has is left out."""
     columns = [name for name in columns if any(name in row for row in found.values())]
     heads = [_head(name, reference) for name in columns]
-    lines = [["", *heads], ["---"] * (len(heads) + 1)]
-    for row, scores in found.items():
-        lines.append([row, *(_cell(scores.get(name), name) for name in columns)])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    lines = [
+        [row, *(_cell(scores.get(name), name) for name in columns)]
+        for row, scores in found.items()
+    ]
+    return table(["", *heads], lines) + "\n"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table, without a line break at its end."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def _head(name: str, reference: str) -> str:
@@ -120,13 +127,14 @@ def save(
 
 def save_pictures(path: Path, shown: Mapping[str, np.ndarray]) -> None:
     """A strip of the first pictures of each row, with its name."""
+    wide = min(SHOWN, max(map(len, shown.values())))
     figure, axes = _grid(
-        len(shown), 1, figsize=(SHOWN * 0.75 + 2.4, 0.8 * len(shown)), squeeze=False
+        len(shown), 1, figsize=(wide * 0.75 + 2.4, 0.8 * len(shown)), squeeze=False
     )
     for axis, (name, images) in zip(axes[:, 0], shown.items(), strict=True):
-        images = images[:SHOWN]
+        images = images[:wide]
         size = images.shape[1]
-        blank = np.ones((SHOWN - len(images), *images.shape[1:]), np.float32)
+        blank = np.ones((wide - len(images), *images.shape[1:]), np.float32)
         strip = np.concatenate([*images, *blank], axis=1)
         axis.imshow(strip, interpolation="nearest")
         axis.set_xticks([])

@@ -69,6 +69,7 @@ def _present(
     scored = {
         cell.folder: scores.score_cell(cell, out / cell.products) for cell in done
     }
+    stored = [writer.read_json(out / cell.folder / "cell.json") for cell in done]
     rows = list(dict.fromkeys(cell.row.name for cell in done))
     prompts = list(dict.fromkeys(cell.prompt for cell in done))
     seeds = sorted({cell.seed for cell in done})
@@ -94,27 +95,17 @@ def _present(
         reference = None if row == experiment.reference else experiment.reference
         others = by_row.get(reference) if reference else None
         found[row] = scores.row_scores(by_seed, true, others)
-        for cell in done:
-            if cell.row.name == row:
-                _add_seconds(found[row], out / cell.folder)
+        spent = [r["cpu_seconds"] for r in stored if r["row"] == row]
+        if spent:
+            found[row]["seconds"] = scores.spread(spent)
     shown = {row: _pictures(by_seed) for row, by_seed in by_row.items()}
-    record = _record(experiment, done, out, command=command) | {
+    record = _record(experiment, stored, command=command) | {
         "rows": found,
         "unfinished": total - len(done),
         "spread_over": "seeds" if len(seeds) > 1 else "prompts",
         "budget": {"cells": len(done), "seeds": len(seeds), "prompts": prompts},
     }
     return present.save(out, record, shown, experiment.columns)
-
-
-def _add_seconds(row: dict[str, Any], folder: Path) -> None:
-    """Processor seconds of a row's cells, with the other scores."""
-    spent = writer.read_json(folder / "cell.json")["cpu_seconds"]
-    values = [*row.get("seconds", {}).get("values", []), spent]
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    row["seconds"] = {"mean": float(np.mean(values)), "spread": spread} | {
-        "values": values
-    }
 
 
 def _pictures(by_seed: dict[int, list[scores.Scored]]) -> np.ndarray:
@@ -128,10 +119,9 @@ def _pictures(by_seed: dict[int, list[scores.Scored]]) -> np.ndarray:
 
 
 def _record(
-    experiment: Experiment, done: Sequence[Cell], out: Path, *, command: str
+    experiment: Experiment, stored: Sequence[dict], *, command: str
 ) -> dict[str, Any]:
-    """What the table says of itself."""
-    stored = [writer.read_json(out / cell.folder / "cell.json") for cell in done]
+    """What the table says of itself, from the `cell.json` of its cells."""
     priors = {cell["prior"] for cell in stored if cell["prior"]}
     commits = {cell["environment"]["git_commit"] for cell in stored}
 

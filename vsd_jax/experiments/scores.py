@@ -15,7 +15,7 @@ from vsd_jax.experiments import exact_cells, truth
 from vsd_jax.experiments.plan import Cell
 from vsd_jax.runtime import writer
 from vsd_jax.score import exact
-from vsd_jax.toybox import batches, classifier, metrics, text
+from vsd_jax.toybox import classifier, metrics, text
 
 Path = pathlib.Path
 Scored = tuple[dict[str, float], np.ndarray, np.ndarray]
@@ -74,7 +74,7 @@ def score_cell(cell: Cell, folder: Path) -> Scored:
         images = read_views(folder / "evaluation.png", 1)
         return judge(images, cell.prompt, _flat_views(cell.prompt))
     images = read_views(folder / "evaluation.png", orbit.num_views)
-    numbers, features, images = judge(images, cell.prompt, _orbit_views(orbit))
+    numbers, features, images = judge(images, cell.prompt, orbit.view_words)
     shapes = [
         truth.chamfer(folder / "mesh" / f"particle_{i:02d}.ply", cell.prompt)
         for i in range(len(images))
@@ -100,7 +100,7 @@ def score_truth(cell: Cell, folder: Path, seed: int | None = None) -> Scored:
         images = truth.flat_images(cell.prompt, number, first)
         return judge(images, cell.prompt, _flat_views(cell.prompt))
     images = truth.orbit_images(cell.prompt, orbit, 8, first)
-    return judge(images, cell.prompt, _orbit_views(orbit))
+    return judge(images, cell.prompt, orbit.view_words)
 
 
 def _count(cell: Cell) -> int:
@@ -113,18 +113,12 @@ def _orbit(folder: Path) -> truth.Orbit | None:
     config = writer.read_json(path) if path.exists() else None
     if config is None or config["field"]["kind"] in ("image", "latent"):
         return None
-    view = config["eval"]
-    return truth.Orbit(*(view[name] for name in truth.Orbit._fields))
+    return truth.Orbit.of(config["eval"])
 
 
 def _flat_views(prompt: str) -> np.ndarray:
     view = text.parse(prompt).view
     return np.array([text.VIEWS.index(view) if view else 0])
-
-
-def _orbit_views(orbit: truth.Orbit) -> np.ndarray:
-    height = np.full(orbit.num_views, orbit.elevation_deg)
-    return batches.view_index(orbit.azimuths, height)
 
 
 @functools.lru_cache(maxsize=4)
@@ -173,8 +167,8 @@ def _score_exact(cell: Cell, samples: np.ndarray) -> Scored:
 def _log_density(world: exact_cells.World, samples: np.ndarray) -> np.ndarray:
     """log p(x | wanted) of the prior itself, per number of x."""
     abar = np.ones(1, np.float32)
-    text = jnp.where(jnp.asarray(world.classes) == 0, 0.0, -1e4)
-    context = {"text": jnp.broadcast_to(text, (len(samples), 1, len(text)))}
+    wanted = jnp.asarray(exact_cells.log_weights(world, "wanted"), jnp.float32)
+    context = {"text": jnp.broadcast_to(wanted, (len(samples), *wanted.shape))}
     t = jnp.zeros(len(samples), jnp.int32)
     found = exact.log_density(world.mixture, jnp.asarray(samples), t, context, abar)
     return np.asarray(jax.device_get(found)) / samples[0].size
@@ -216,7 +210,7 @@ def row_scores(
                 ("kernel", metrics.kernel_distance),
             ):
                 values.setdefault(f"{name}_{aim}", []).append(distance(made, aimed))
-    return {name: _spread(found) for name, found in values.items()}
+    return {name: spread(found) for name, found in values.items()}
 
 
 def _features(cells: Sequence[Scored]) -> np.ndarray:
@@ -228,7 +222,8 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(finite)) if finite else float("nan")
 
 
-def _spread(values: list[float]) -> dict[str, Any]:
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, sample standard deviation (None of a single one) and the values."""
     finite = [value for value in values if np.isfinite(value)]
-    spread = float(np.std(finite, ddof=1)) if len(finite) > 1 else None
-    return {"mean": _mean(values), "spread": spread, "values": values}
+    deviation = float(np.std(finite, ddof=1)) if len(finite) > 1 else None
+    return {"mean": _mean(values), "spread": deviation, "values": [*values]}

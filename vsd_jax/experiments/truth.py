@@ -3,14 +3,16 @@
 
 import functools
 import pathlib
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from vsd_jax.toybox import dataset, metrics, objects, render, text
+from vsd_jax.toybox import batches, dataset, metrics, objects, render, text
 
 Path = pathlib.Path
 OBJECTS, POINTS = 16, 4000
+DIRECTIONS = 32  # from which a point of truth may be seen
 SIZE = 64
 
 
@@ -22,10 +24,21 @@ class Orbit(NamedTuple):
     radius: float
     fov_deg: float
 
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Self:
+        """From a configuration's `eval`."""
+        return cls(*(settings[name] for name in cls._fields))
+
     @property
     def azimuths(self) -> np.ndarray:
         """Degrees, evenly around; 0 = front."""
         return np.arange(self.num_views) * (360.0 / self.num_views)
+
+    @property
+    def view_words(self) -> np.ndarray:
+        """[num_views] indices into `text.VIEWS`."""
+        height = np.full(self.num_views, self.elevation_deg)
+        return batches.view_index(self.azimuths, height)
 
 
 @functools.lru_cache(maxsize=64)
@@ -56,20 +69,54 @@ def _on_white(rgba: np.ndarray) -> np.ndarray:
     return (rgba[..., :3] + 1.0 - rgba[..., 3:]).astype(np.float32)
 
 
-@functools.lru_cache(maxsize=64)
-def _true_points(prompt: str) -> tuple[np.ndarray, ...]:
-    wanted = text.parse(prompt)
-    made = (
-        objects.to_trimesh(objects.make_object(np.random.default_rng([7, i]), wanted))
-        for i in range(OBJECTS)
-    )
-    return tuple(_points(mesh, seed) for seed, mesh in enumerate(made))
+class Sampled(NamedTuple):
+    """Points [N, 3] evenly on a surface, scene units, and unit normals there."""
+
+    points: np.ndarray
+    normals: np.ndarray
 
 
-def _points(mesh, seed: int) -> np.ndarray:
+def sample_surface(mesh, seed: int) -> Sampled:
+    """`POINTS` points of a trimesh."""
     import trimesh
 
-    return np.asarray(trimesh.sample.sample_surface(mesh, POINTS, seed=seed)[0])
+    points, faces = trimesh.sample.sample_surface(mesh, POINTS, seed=seed)
+    return Sampled(np.asarray(points), mesh.face_normals[faces])
+
+
+@functools.lru_cache(maxsize=64)
+def true_surfaces(prompt: str) -> tuple[Sampled, ...]:
+    """Points of `OBJECTS` true objects of a prompt, of what is seen of them.
+
+    An object is a soup of parts that reach into each other: what is inside would count
+    against every mesh, the more the better it is.
+    """
+    found = []
+    for index in range(OBJECTS):
+        rng = np.random.default_rng([7, index])
+        mesh = objects.to_trimesh(objects.make_object(rng, text.parse(prompt)))
+        points, normals = sample_surface(mesh, index)
+        seen = seen_from_outside(mesh, points)
+        found.append(Sampled(points[seen], normals[seen]))
+    return tuple(found)
+
+
+def seen_from_outside(mesh, points: np.ndarray) -> np.ndarray:
+    """[N] bool: from one of `DIRECTIONS` nothing stands before the point [N, 3]."""
+    from trimesh.ray.ray_pyembree import RayMeshIntersector
+
+    index = np.arange(DIRECTIONS) + 0.5
+    height, turn = 1 - 2 * index / DIRECTIONS, index * np.pi * (3 - 5**0.5)
+    flat = np.sqrt(1 - height**2)
+    rays = np.stack([flat * np.cos(turn), height, flat * np.sin(turn)], axis=1)
+    caster = RayMeshIntersector(mesh, scale_to_box=False)
+    seen = np.zeros(len(points), bool)
+    for ray in rays:
+        left = np.flatnonzero(~seen)
+        origins = points[left] + 1e-4 * ray
+        hit = caster.intersects_any(origins, np.broadcast_to(ray, origins.shape))
+        seen[left] = ~hit
+    return seen
 
 
 def chamfer(path: Path, prompt: str) -> float:
@@ -81,5 +128,5 @@ def chamfer(path: Path, prompt: str) -> float:
 
     if not path.exists():
         return float("nan")
-    points = _points(trimesh.load(path, process=False), seed=0)
-    return min(metrics.chamfer(points, other) for other in _true_points(prompt))
+    points, _ = sample_surface(trimesh.load(path, process=False), seed=0)
+    return min(metrics.chamfer(points, other) for other, _ in true_surfaces(prompt))
