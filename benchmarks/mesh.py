@@ -23,7 +23,6 @@ if os.environ.get("OMP_WAIT_POLICY", "").lower() != "passive":
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import torch
 import trimesh
 from trimesh.ray.ray_pyembree import RayMeshIntersector
@@ -36,6 +35,7 @@ from benchmarks.mesh_scenes import (
     draw,
     fit_surface,
     fit_view,
+    make_adam_step,
     march,
     rings,
     see,
@@ -177,7 +177,6 @@ def make_step(resolution, size):
     params = start_params(bumpy(resolution))
     found, mesh_sizes = fit_surface(params, resolution)
     sizes = fit_view(found, size)
-    tx = optax.adam(1e-4)
 
     def loss(params):
         found = march(params, resolution, mesh_sizes)
@@ -185,17 +184,7 @@ def make_step(resolution, size):
         smooth = surface.vertex_consistency(found, surface.vertex_normals(found))
         return jnp.mean(rgb**2) + jnp.mean(mask) + smooth + surface.laplacian(found)
 
-    def step(params, state):
-        update, state = tx.update(jax.grad(loss)(params), state)
-        return optax.apply_updates(params, update), state
-
-    carry = [params, tx.init(params)]
-    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(*carry).compile()
-
-    def run():
-        carry[:] = compiled(*carry)
-        return jax.block_until_ready(carry[0])
-
+    run, compiled = make_adam_step(loss, params, 1e-4)
     return run, compiled.memory_analysis().temp_size_in_bytes / 1e6
 
 

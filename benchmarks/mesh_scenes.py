@@ -4,6 +4,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from vsd_jax.scene import capacity, geometry, isosurface, mesh, raster, tet_grid
 from vsd_jax.scene.camera import orbit_camera
@@ -83,6 +84,24 @@ def fit_view(found, size):
 
     start = raster.guess_capacities(size, size, found.faces.shape[1])
     return with_room(fitted(make, start))
+
+
+def make_adam_step(loss, params, learning_rate, *fixed):
+    """`step()`: gradient of loss(params, *fixed), Adam in place; and its program."""
+    tx = optax.adam(learning_rate)
+
+    def step(params, state, *fixed):
+        update, state = tx.update(jax.grad(loss)(params, *fixed), state)
+        return optax.apply_updates(params, update), state
+
+    carry = [params, tx.init(params)]
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(*carry, *fixed).compile()
+
+    def run():
+        carry[:] = compiled(*carry, *fixed)
+        return jax.block_until_ready(carry[0])
+
+    return run, compiled
 
 
 def draw(found, size, sizes):

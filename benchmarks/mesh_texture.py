@@ -3,13 +3,13 @@
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from benchmarks.mesh_scenes import (
     NEAR,
     bumpy,
     fit_surface,
     fit_view,
+    make_adam_step,
     start_params,
     view,
 )
@@ -19,7 +19,7 @@ from vsd_jax.scene.encoding import hash_grid, init_table
 
 def make_texture_step(resolution, size, encode):
     """`step()` of the texture stage: draw, colour by a full-size grid, Adam."""
-    found, mesh_sizes = fit_surface(start_params(bumpy(resolution)), resolution)
+    found, _ = fit_surface(start_params(bumpy(resolution)), resolution)
     grid = hash_grid(
         num_levels=16,
         features=2,
@@ -40,21 +40,10 @@ def make_texture_step(resolution, size, encode):
         empty=found,
         raster_sizes=fit_view(found, size),
     )
-    stats, tx = {"surface": found}, optax.adam(1e-2)
+    stats = {"surface": found}
 
-    def loss(params):
+    def loss(params, stats):
         out = scene.render(params, stats, view(), jnp.ones(3), None, train=True)
         return jnp.mean(out.rgb**2)
 
-    def step(params, state):
-        update, state = tx.update(jax.grad(loss)(params), state)
-        return optax.apply_updates(params, update), state
-
-    carry = [params, tx.init(params)]
-    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(*carry).compile()
-
-    def run():
-        carry[:] = compiled(*carry)
-        return jax.block_until_ready(carry[0])
-
-    return run
+    return make_adam_step(loss, params, 1e-2, stats)[0]

@@ -172,8 +172,10 @@ def _make_products(
         products.save_turntables(folder, config, particles, decode=decode)
     if "export" in modes:
         network = checkpoint.load_score(workdir.checkpoints, step)
-        wrote = adapter.save_lora(folder, network, config.score.lora_scale)
-        if not build_scene.is_flat(config) or (len(modes) == 1 and not wrote):
+        has_lora = adapter.save_lora(folder, network, config.score.lora_scale)
+        # Of an image there is no mesh: asked for nothing else, that is said in words.
+        only_mesh = modes == ("export",) and not has_lora
+        if only_mesh or not build_scene.is_flat(config):
             products.save_meshes(folder, config, particles)
     if "evaluate" in modes:
         scores = evaluate.evaluate(folder, config, particles, step, decode=decode)

@@ -215,7 +215,7 @@ def load_params(
 ) -> Any:
     """Reads weight files into the tree that `shapes` describes.
 
-    Each tensor is cast and placed as it is read, and no file is mapped: no random
+    Each tensor is cast and placed as it is read (`weight_files.py`): no random
     initialisation and no second copy of the whole model.
 
     Args:
