@@ -98,7 +98,7 @@ def _field() -> ConfigDict:
     field.object_strength, field.object_radius = 10.0, 0.5  # [P][O]
     field.scene_strength, field.scene_radius = -10.0, 2.5  # [P]
     field.switch_radius = 5 / 6  # [P]
-    field.init_centre = (0.0, 0.0, 0.0)  # of blob and hollow
+    field.init_centre = (0.0, 0.0, 0.0)  # of the blob; a hollow is around the origin
     field.init_std = 1.0  # standard deviation of an image's or latent's start [2D code]
     return field
 

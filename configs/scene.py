@@ -37,8 +37,8 @@ def _embedded(config: ConfigDict, what: str) -> None:
     config.regularize.z_variance = 0.0
     config.render.update(near=0.05, capacity=0.5, background_words=("", "", ""))
     config.camera.update(overhead_share=0.0, box_half_extent=0.0)
-    # The paper's hollow is wider than this cube; at radius 0.8 and strength -10 its
-    # walls let the background through where they are thin, in the middle of each side.
+    # The hollow of the paper is wider than this cube. Its walls are thin in the middle
+    # of each side: they must be opaque there, or the background is seen through them.
     config.field.update(scene_strength=-60.0, scene_radius=0.7)
     # Most of what the prior knows is toys on white, which guidance leads away from.
     config.vsd.guidance_scale = 2.0
@@ -53,6 +53,8 @@ def _embedded(config: ConfigDict, what: str) -> None:
         return
     config.prompt = "a red mushroom in a blue room"
     config.field.update(object_radius=0.3, switch_radius=0.5)
+    # Wider, so that no camera stands in the wall, and denser for it.
+    config.field.update(scene_strength=-200.0, scene_radius=0.8)
     config.field.init_centre = config.camera.target = (0.0, -0.3, 0.0)
     config.camera.update(radius=(0.55, 0.7), fov_deg=(70.0, 70.0))
     config.camera.elevation_deg = (5.0, 35.0)

@@ -155,6 +155,25 @@ def test_density_starts_as_the_paper_says(init):
     assert float(edge) == pytest.approx(-8 if init == "object" else -6.4, rel=1e-4)
 
 
+@pytest.mark.parametrize("what", ["room", "object"])
+def test_walls_of_a_room_are_opaque_from_the_start(what):
+    config = scene.get_config(what)
+    config.field.update(num_levels=2, log2_table_size=8, max_resolution=32, hidden=8)
+    config = config_lib.validate(config)
+    built = build_scene.make_scene(config, size=16)
+    params = built.init(jax.random.key(0))
+    stats = built.init_stats(params)
+    sample = build_scene.make_camera_sampler(config)
+
+    @jax.jit
+    def opacity(key):
+        args = (sample(key), jnp.ones(3), key)
+        return built.render(params, stats, *args, train=False).opacity
+
+    for key in jax.random.split(jax.random.key(1), 6):
+        assert opacity(key).min() > 0.95
+
+
 def test_missing_weights_are_a_sentence():
     with pytest.raises(RunError, match="no such folder"):
         build.load_prior("/nowhere/at/all", "float32")

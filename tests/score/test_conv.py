@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vsd_jax.score.conv import conv3x3, with_matmul_convs
+from vsd_jax.score.conv import conv3x3, winograd3x3, with_matmul_convs
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_equals_xla_convolution(stride):
+@pytest.mark.parametrize("form, stride", [("sum", 1), ("sum", 2), ("winograd", 1)])
+def test_equals_xla_convolution(form, stride):
     image = jax.random.normal(jax.random.key(0), (2, 8, 6, 5))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 5, 4))
 
@@ -25,7 +25,13 @@ def test_equals_xla_convolution(stride):
         )
 
     expected, pull = jax.vjp(reference, image, kernel)
-    actual, pull_matmul = jax.vjp(lambda i, k: conv3x3(i, k, stride), image, kernel)
+
+    def ours(image, kernel):
+        if form == "winograd":
+            return winograd3x3(image, kernel)
+        return conv3x3(image, kernel, stride)
+
+    actual, pull_matmul = jax.vjp(ours, image, kernel)
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
     for a, b in zip(pull_matmul(expected), pull(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
@@ -60,3 +66,15 @@ def test_larger_images_are_left_to_xla():
         program = str(jax.make_jaxpr(wrapped)(params, image))
         counts.append(program.count("conv_general_dilated"))
     assert counts == [2, 3]
+
+
+def test_winograds_form_serves_the_widths_where_it_wins():
+    net = nn.Conv(2, (3, 3), padding=((1, 1), (1, 1)))
+    for channels, side, batched in ((64, 16, True), (63, 16, False), (64, 8, False)):
+        image = jax.random.normal(jax.random.key(0), (1, side, side, channels))
+        params = net.init(jax.random.key(1), image)
+        wrapped = with_matmul_convs(net.apply)
+        expected = net.apply(params, image)
+        np.testing.assert_allclose(wrapped(params, image), expected, atol=1e-5)
+        program = str(jax.make_jaxpr(wrapped)(params, image))
+        assert ("([0], [0])" in program) == batched

@@ -30,22 +30,23 @@ def make_grid(config: Config) -> HashGrid:
 
 def make_density_bias(config: Config) -> field.DensityBias:
     """The initialisation of the density."""
-    centre = config.field.init_centre
+    centre = jnp.array(config.field.init_centre)
     inner = field.blob_bias(
-        strength=config.field.object_strength, radius=config.field.object_radius
+        strength=config.field.object_strength,
+        radius=config.field.object_radius,
+        centre=centre,
     )
     outer = field.blob_bias(
         strength=config.field.scene_strength, radius=config.field.scene_radius
     )
     if config.field.init == "object_in_scene":
-        bias = field.centred_bias(
-            inner=inner, outer=outer, switch_radius=config.field.switch_radius
+        return field.centred_bias(
+            inner=inner,
+            outer=outer,
+            switch_radius=config.field.switch_radius,
+            centre=centre,
         )
-    else:
-        bias = inner if config.field.init == "object" else outer
-    return lambda positions: bias(
-        positions - jnp.broadcast_to(jnp.array(centre), positions.shape)
-    )
+    return inner if config.field.init == "object" else outer
 
 
 @functools.lru_cache(maxsize=2)

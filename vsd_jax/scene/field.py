@@ -34,25 +34,35 @@ def _norm(x: jax.Array) -> jax.Array:
     return jnp.where(squared > 0, jnp.sqrt(safe), 0)
 
 
-def blob_bias(*, strength: float, radius: float) -> DensityBias:
-    """bias(x) = strength (1 - |x| / radius): `strength` at the centre, 0 at `radius`.
+def blob_bias(
+    *, strength: float, radius: float, centre: jax.Array | float = 0.0
+) -> DensityBias:
+    """bias(x) = strength (1 - |x - centre| / radius): `strength` there, 0 at `radius`.
 
     Object: strength 10, radius .5. Scene: strength -10, radius 2.5, which is emptiest
-    at the centre (ProlificDreamer, Sec. 4).
+    at the centre (ProlificDreamer, Sec. 4). centre: [3] or 0, the origin.
     """
-    return lambda positions: strength * (1 - _norm(positions) / radius)
+    return lambda positions: strength * (1 - _distance(positions, centre) / radius)
 
 
 def centred_bias(
-    *, inner: DensityBias, outer: DensityBias, switch_radius: float
+    *,
+    inner: DensityBias,
+    outer: DensityBias,
+    switch_radius: float,
+    centre: jax.Array | float = 0.0,
 ) -> DensityBias:
-    """An object in a scene: `inner` where |x| < `switch_radius` (5/6), else `outer`."""
+    """An object in a scene: `inner` where |x - centre| < `switch_radius` (5/6)."""
 
     def bias(positions):
-        inside = _norm(positions) < switch_radius
+        inside = _distance(positions, centre) < switch_radius
         return jnp.where(inside, inner(positions), outer(positions))
 
     return bias
+
+
+def _distance(positions: jax.Array, centre: jax.Array | float) -> jax.Array:
+    return _norm(positions - jnp.broadcast_to(centre, positions.shape))
 
 
 def _init_dense(key, fan_in: int, fan_out: int):
