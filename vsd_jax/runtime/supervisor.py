@@ -54,7 +54,8 @@ def supervise(command: Sequence[str], workdir: str) -> int:
     with _signals_for(child):
         held = _relay(child.stderr)
         status = child.wait()
-    if status == -signal.SIGABRT and _FATAL in held:
+    # Newer jax aborts on it, 0.7 exits with 1.
+    if status in (-signal.SIGABRT, 1) and _FATAL in held:
         sys.stderr.write(f"vsd_jax: {explain(held.decode(errors='replace'), workdir)}")
         sys.stderr.write("\n")
         return 1
