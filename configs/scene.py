@@ -53,8 +53,7 @@ def _embedded(config: ConfigDict, what: str) -> None:
         return
     config.prompt = "a red mushroom in a blue room"
     config.field.update(object_radius=0.3, switch_radius=0.5)
-    # Wider, so that no camera stands in the wall, and denser for it.
-    config.field.update(scene_strength=-200.0, scene_radius=0.8)
+    config.field.update(scene_strength=-200.0, scene_radius=0.8)  # beyond the cameras
     config.field.init_centre = config.camera.target = (0.0, -0.3, 0.0)
     config.camera.update(radius=(0.55, 0.7), fov_deg=(70.0, 70.0))
     config.camera.elevation_deg = (5.0, 35.0)

@@ -46,8 +46,9 @@ ONLY_IN = {
     "diffusers": ("vsd_jax/runtime/diffusion_prior.py", "benchmarks/torch_sd.py"),
     "transformers": ("vsd_jax/runtime/diffusion_prior.py",),
     "pmap": ("vsd_jax/parallel.py",),
-    # step.py over the particles, particle.py over the views of one particle.
-    "vmap": ("vsd_jax/step.py", "vsd_jax/particle.py"),
+    # step.py over the particles, particle.py over the views of one particle,
+    # adaptive.py over the cameras that one view may have.
+    "vmap": ("vsd_jax/step.py", "vsd_jax/particle.py", "vsd_jax/adaptive.py"),
     "over_axis": ("vsd_jax/step.py", "vsd_jax/particle.py"),
 }
 # These two hold for the core; programs may map over what they have rendered.

@@ -5,6 +5,7 @@ Everything here is unbatched over particles; `step.py` maps it. The leading axis
 the views of this particle in this step.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,16 +14,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vsd_jax import vsd
+from vsd_jax import adaptive, vsd
 from vsd_jax.score.prompt import ViewWeights, select_context
-from vsd_jax.state import (
-    Camera,
-    Particles,
-    Prior,
-    PyTree,
-    RenderOutput,
-    Scene,
-)
+from vsd_jax.state import Particles, Prior, PyTree, RenderOutput, Scene
 
 Draw = dict[str, PyTree]
 """What one particle draws in one step: `cameras` (leaves [V, ...]), `backgrounds`
@@ -105,7 +99,7 @@ def make_background_sampler(
 def make_draw(
     prior: Prior,
     *,
-    sample_camera: Callable[[jax.Array], Camera],
+    sample_camera: adaptive.SampleCamera | adaptive.AdaptiveLaw,
     sample_background: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
     views: Views,
     t_range: TRange,
@@ -113,15 +107,18 @@ def make_draw(
     num_views: int,
     score_steps: int,
     camera_dropout: float,
-) -> Callable[[jax.Array, jax.Array, PyTree], Draw]:
-    """Makes `(key, step, contexts) -> Draw`; the arguments as in `step.make_step`."""
+) -> Callable[..., Draw]:
+    """Makes `(key, step, contexts, stats={}) -> Draw`; arguments: `step.make_step`."""
 
-    def draw(key: jax.Array, step: jax.Array, contexts: PyTree) -> Draw:
+    def draw(
+        key: jax.Array, step: jax.Array, contexts: PyTree, stats: PyTree = None
+    ) -> Draw:
         # Few draws, since each is slow to compile: one split for all keys, one array of
         # normal and one of uniform numbers.
         keys = jax.random.split(key, 4 + 3 * num_views)
         camera_keys, background_keys, render_keys = keys[4:].reshape(3, num_views)
-        cameras = jax.vmap(sample_camera)(camera_keys)
+        camera_law = functools.partial(adaptive.draw_camera, sample_camera, stats)
+        cameras = jax.vmap(camera_law)(camera_keys)
         backgrounds, background_index = jax.vmap(sample_background)(background_keys)
 
         def select(azimuth: jax.Array, elevation: jax.Array, index: jax.Array):
@@ -223,10 +220,12 @@ def make_particle_update(
         params, opt_state = select_tree(
             ok, (params, opt_state), (particle.params, particle.opt_state)
         )
+        residual_ms = jnp.mean(direction**2, axis=(1, 2, 3))
+        stats = scene.observe(stats, draw["cameras"], draw["t"], residual_ms)
         after = Particles(params=params, opt_state=opt_state, stats=stats, skips=skips)
         report = {
             "ok": ok,
-            "residual_ms": jnp.mean(direction**2, axis=(1, 2, 3)),
+            "residual_ms": residual_ms,
             "t": draw["t"],
             "opacity": mean_shares(jnp.mean(outputs.opacity)),
             "grad_norm": global_norm(grads),

@@ -129,7 +129,7 @@ def make_step(
       score: score network over `(score_params, prior_params)` to train; None = none.
       particle_tx: optimizer of one particle.
       score_tx: optimizer of the score network.
-      sample_camera: `(key) -> Camera` of one view.
+      sample_camera: `(key) -> Camera` of one view, or a law of `adaptive.py`.
       sample_background: `(key) -> (color [3], index)`; the index selects the prompt.
       views: `(azimuth_deg, elevation_deg) -> ViewWeights` of one camera.
       regularizer: `(RenderOutput of one view, step) -> (loss, metrics)`.
@@ -216,7 +216,7 @@ def _make_joint_step(
 
         def update_one(particle: Particles, index: jax.Array):
             key = jax.random.fold_in(step_key, index)
-            draw = draw_fn(key, state.step, contexts)
+            draw = draw_fn(key, state.step, contexts, particle.stats)
             if num_shares > 1:
                 draw = take_views(draw, share_of_views(**shares), num_shares)
             particle, latents, report = particle_update(

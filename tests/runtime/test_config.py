@@ -49,6 +49,15 @@ def changed(**changes) -> ConfigDict:
             ["mesh.source=run", "on_not_finite=stop"],
         ),
         ({"render__capacity": 0.5, "render__occupancy_resolution": 0}, ["grid"]),
+        ({"camera__adapt": "novelty"}, ["camera.adapt", "residual, visibility"]),
+        (
+            {"camera__adapt": "visibility", "render__occupancy_resolution": 0},
+            ["camera.adapt=visibility", "occupancy_resolution=32"],
+        ),
+        (
+            {"camera__adapt": "residual", "num_devices": 2},
+            ["camera.adapt=residual", "at most num_particles=1"],
+        ),
         ({"render__early_size": 64}, ["early_size=64", "render.size=64"]),
         ({"render__background_shares": (0.5, 0.25, 0.5)}, ["sum to 1"]),
         ({"render__background_words": ("",)}, ["same number"]),
@@ -131,6 +140,17 @@ def test_a_key_of_another_version_differs():
     del old["vsd"]["weighting"]
     differing = config_lib.differing_keys(old, object_config.get_config())
     assert differing == {"vsd.weighting": ("(absent)", "sigma_squared")}
+
+
+def test_a_run_of_an_older_version_is_gone_on_with():
+    old = config_lib.flatten(object_config.get_config())
+    for key in config_lib.YOUNGER:
+        del old[key]
+    old = config_lib.nest(old)
+    assert config_lib.differing_keys(old, object_config.get_config()) == {}
+    adapted = changed(camera__adapt="residual")
+    differing = config_lib.differing_keys(old, adapted)
+    assert differing == {"camera.adapt": ("", "residual")}
 
 
 @pytest.mark.parametrize(

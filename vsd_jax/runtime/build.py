@@ -218,7 +218,7 @@ def make_step(
         score if train_score else None,
         particle_tx=particle_tx,
         score_tx=score_tx,
-        sample_camera=build_scene.make_camera_sampler(config),
+        sample_camera=build_scene.make_camera_law(config),
         sample_background=particle.make_background_sampler(colors, shares),
         views=build_method.make_views(config),
         regularizer=build_scene.make_regularizer(config),

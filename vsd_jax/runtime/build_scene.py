@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from vsd_jax import adaptive
 from vsd_jax.runtime import build_mesh
 from vsd_jax.runtime.build_field import Config, make_density_bias, make_grid
 from vsd_jax.scene import camera, image, nerf, regularizers
@@ -38,6 +39,15 @@ def make_scene(
       size: side of a render, pixels; an image is always `render.size` large.
       latent_shape: (h, w, c) of the prior, for field.kind="latent" alone.
     """
+    scene = _make_plain_scene(config, size=size, latent_shape=latent_shape)
+    if config.camera.adapt == "residual":
+        return adaptive.remember_views(scene)
+    return scene
+
+
+def _make_plain_scene(
+    config: Config, *, size: int, latent_shape: tuple[int, int, int]
+) -> Scene:
     if config.field.kind in build_mesh.KINDS:
         return build_mesh.make_scene(config, size=size)
     if is_flat(config):
@@ -70,7 +80,7 @@ def make_scene(
 
 
 def make_camera_sampler(config: Config) -> Callable[[jax.Array], Camera]:
-    """`(key) -> Camera`, the training distribution."""
+    """`(key) -> Camera`, the law of the configuration's ranges."""
     law = config.camera
     ranges = {
         "fov_range_deg": law.fov_deg,
@@ -92,6 +102,24 @@ def make_camera_sampler(config: Config) -> Callable[[jax.Array], Camera]:
         **ranges,
     )
     return lambda key: shift_camera(sample(key), law.target)
+
+
+def make_camera_law(
+    config: Config,
+) -> adaptive.SampleCamera | adaptive.AdaptiveLaw:
+    """The training distribution, adapted to the scene if `camera.adapt` says so."""
+    sample = make_camera_sampler(config)
+    number = config.camera.adapt_candidates
+    if config.camera.adapt == "residual":
+        return adaptive.by_residual(sample, num_candidates=number)
+    if config.camera.adapt == "visibility":
+        return adaptive.by_visibility(
+            sample,
+            near=config.render.near,
+            threshold=config.render.occupancy_threshold,
+            num_candidates=number,
+        )
+    return sample
 
 
 def shift_camera(cameras: Camera, offset: tuple[float, float, float]) -> Camera:

@@ -34,6 +34,21 @@ ROOM_OF_STAGE = {
 }
 """More of them by `field.kind`; elsewhere these shape the state, or the result."""
 
+YOUNGER = {
+    "camera.adapt": "",
+    "camera.adapt_candidates": 8,
+    "render.early_size": 0,
+    "render.early_steps": 0,
+    "score.prompt": True,
+}
+"""Keys that runs of older versions lack, with the value that does what those did."""
+
+_SWITCHES = {
+    "camera.adapt_candidates": "camera.adapt",
+    "render.early_steps": "render.early_size",
+}
+"""Keys without meaning where the second is off."""
+
 
 def validate(config: ConfigDict) -> FrozenConfigDict:
     """Checks every value and how they go together.
@@ -136,11 +151,12 @@ def differing_keys(
       `{key: (old value, new value)}` without those that may change; a key that
       one side lacks has "(absent)" there.
     """
-    before, after = flatten(old), flatten(new)
+    before, after = YOUNGER | flatten(old), flatten(new)
+    off = {key for key, on in _SWITCHES.items() if not (before[on] or after.get(on))}
     free = (*MAY_CHANGE, *ROOM_OF_STAGE.get(after.get("field.kind"), ()))
     return {
         key: (before.get(key, "(absent)"), after.get(key, "(absent)"))
-        for key in sorted(before.keys() | after.keys())
+        for key in sorted((before.keys() | after.keys()) - off)
         if not key.startswith(free)
         and before.get(key, "(absent)") != after.get(key, "(absent)")
     }

@@ -94,6 +94,7 @@ def combination_faults(flat: Flat) -> Iterator[str]:
     yield from _background_faults(flat)
     yield from _time_faults(flat)
     yield from _scene_faults(flat)
+    yield from _camera_faults(flat)
     if flat["field.kind"] in ("image", "latent"):
         yield from _image_faults(flat)
     if flat["field.kind"] in ("geometry", "texture"):
@@ -205,6 +206,9 @@ def _scene_faults(flat: Flat) -> Iterator[str]:
             f"render.capacity={flat['render.capacity']} skips samples, which needs an"
             " occupancy grid; set render.occupancy_resolution=32, or capacity to 1."
         )
+
+
+def _camera_faults(flat: Flat) -> Iterator[str]:
     if flat["camera.law"] == "orbit" and flat["camera.radius"][1] <= 0:
         yield "camera.radius has no positive end; an orbit needs one, e.g. (1.0, 1.5)."
     if flat["camera.law"] == "inside" and flat["vsd.view_prompts"]:
@@ -214,6 +218,24 @@ def _scene_faults(flat: Flat) -> Iterator[str]:
         )
     if flat["vsd.perp_neg"] and not flat["vsd.view_prompts"]:
         yield ("vsd.perp_neg=True pushes views apart and needs vsd.view_prompts=True.")
+    adapt = flat["camera.adapt"]
+    if not adapt:
+        return
+    if flat["field.kind"] in ("image", "latent"):
+        yield f"camera.adapt={adapt} has no views to choose from; leave it out."
+        return
+    grid = flat["field.kind"] == "nerf" and flat["render.occupancy_resolution"]
+    if adapt == "visibility" and not grid:
+        yield (
+            "camera.adapt=visibility looks through the occupancy grid of a NeRF; set"
+            " render.occupancy_resolution=32, or camera.adapt=residual."
+        )
+    if adapt == "residual" and flat["num_devices"] > flat["num_particles"]:
+        yield (
+            f"camera.adapt=residual learns from all views of a particle, which"
+            f" num_devices={flat['num_devices']} would share out; set it to at most"
+            f" num_particles={flat['num_particles']}."
+        )
 
 
 def _mesh_faults(flat: Flat) -> Iterator[str]:

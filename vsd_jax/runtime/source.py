@@ -49,9 +49,10 @@ class Source(NamedTuple):
 
 
 def read_config(folder: str | pathlib.Path) -> Config:
-    """The validated configuration of a run."""
-    stored = workdir.read_config(pathlib.Path(folder))
-    return config_lib.validate(ConfigDict(config_lib.as_tuples(stored)))
+    """The validated configuration of a run, of this version or an older one."""
+    stored = config_lib.flatten(workdir.read_config(pathlib.Path(folder)))
+    filled = config_lib.nest(config_lib.YOUNGER | stored)
+    return config_lib.validate(ConfigDict(filled))
 
 
 def load(

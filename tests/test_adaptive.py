@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cameras that adapt: how they choose, what they remember, how far they see."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from simple_scene import (
+    DEFAULTS,
+    make_contexts,
+    make_prior,
+    make_scene,
+    mixture,
+    simple_step,
+)
+from test_step import MODEL, PHI, SCORE, TXS
+
+from vsd_jax import adaptive
+from vsd_jax.scene.camera import orbit_camera
+from vsd_jax.step import init_state
+
+
+def two_sides(key):
+    """Azimuth 10 or 190, each as likely."""
+    azimuth = jnp.where(jax.random.bernoulli(key), 10.0, 190.0)
+    return orbit_camera(azimuth, 0.0, 2.0, 40.0)
+
+
+def draw(law, stats, keys):
+    return jax.vmap(lambda key: adaptive.draw_camera(law, stats, key))(keys)
+
+
+@pytest.mark.parametrize(("num", "share"), [(1, 0.5), (2, 0.625)])
+def test_a_candidate_is_kept_in_proportion_to_its_interest(num, share):
+    # Interest 3 : 1. Of two candidates: 1/4 (both) + 1/2 (one) * 3/4.
+    def interest(camera):
+        return jnp.where(camera.azimuth_deg > 0, 3.0, 1.0)
+
+    keys = jax.random.split(jax.random.key(0), 4000)
+    choose = jax.jit(
+        jax.vmap(lambda key: adaptive.choose(key, two_sides, interest, num))
+    )
+    cameras = choose(keys)
+    assert abs(float(jnp.mean(cameras.azimuth_deg > 0)) - share) < 0.025
+    np.testing.assert_allclose(cameras.fov_deg, 40.0)
+
+
+def test_without_any_interest_each_candidate_is_as_likely():
+    keys = jax.random.split(jax.random.key(1), 1000)
+    choose = jax.vmap(
+        lambda key: adaptive.choose(key, two_sides, lambda c: 0 * c.radius, 2)
+    )
+    assert abs(float(jnp.mean(choose(keys).azimuth_deg > 0)) - 0.5) < 0.05
+
+
+def test_the_memory_is_two_running_means():
+    rng = np.random.default_rng(0)
+    num = 60
+    azimuth, elevation = rng.uniform(-180, 180, num), rng.uniform(-90, 90, num)
+    t, seen = rng.integers(0, 1200, num), rng.uniform(1, 2, num).astype(np.float32)
+    seen[7] = np.nan
+    by_t, direction = np.zeros(10), np.ones(24)
+    for k in range(num):
+        if not np.isfinite(seen[k]):
+            continue
+        row = min(int((0.5 + 0.5 * np.sin(np.deg2rad(elevation[k]))) * 3), 2)
+        index = row * 8 + int((azimuth[k] % 360) / 45)
+        level = min(t[k] // 100, 9)
+        usual = by_t[level] or seen[k]
+        by_t[level] = usual + 0.1 * (seen[k] - usual)
+        direction[index] += 0.1 * (seen[k] / usual - direction[index])
+    scene = adaptive.remember_views(make_scene())
+    stats = scene.init_stats({"latent": 0})
+    cameras = orbit_camera(azimuth, elevation, 2.0, 40.0)
+    after = scene.observe(stats, cameras, jnp.asarray(t), jnp.asarray(seen))
+    np.testing.assert_allclose(after["views"]["by_t"], by_t, rtol=1e-5)
+    np.testing.assert_allclose(after["views"]["by_direction"], direction, rtol=1e-5)
+    plain = make_scene()
+    assert plain.observe(stats, cameras, t, seen) is stats
+
+
+def test_where_the_residual_was_large_is_looked_at_more_often():
+    law = adaptive.by_residual(two_sides, num_candidates=8)
+    table = jnp.ones(24).at[adaptive.direction_bin(orbit_camera(10, 0, 2, 40))].set(9)
+    stats = {"views": {"by_direction": table}}
+    keys, others = jax.random.split(jax.random.key(2), (2, 1000))
+    cameras = draw(law, stats, keys)
+    assert 0.85 < float(jnp.mean(cameras.azimuth_deg > 0)) < 0.93  # 0.9 as K grows
+    plain = draw(two_sides, stats, others)
+    assert abs(float(jnp.mean(plain.azimuth_deg > 0)) - 0.5) < 0.05
+
+
+def test_a_step_remembers_what_each_particle_saw():
+    scene = adaptive.remember_views(make_scene())
+    law = adaptive.by_residual(DEFAULTS["sample_camera"], num_candidates=4)
+    step = simple_step(
+        scene,
+        make_prior(MODEL),
+        SCORE,
+        particles_per_step=2,
+        sample_camera=law,
+        **TXS,
+    )
+    txs = {name: TXS[name] for name in ("particle_tx", "score_tx")}
+    state = init_state(jax.random.key(0), scene, PHI, num_particles=2, **txs)
+    for _ in range(2):
+        state, metrics = step(state, mixture(), make_contexts(2))
+    stats = state.particles.stats
+    np.testing.assert_array_equal(stats["count"], [2, 2])  # the scene's own go on
+    memory = np.asarray(stats["views"]["by_t"])
+    assert (memory > 0).any(axis=1).all() and not np.allclose(*memory)
+    assert np.isfinite(metrics["residual/rms"]).all()
+
+
+def test_free_path_ends_at_walls_and_at_the_cubes_border():
+    camera = orbit_camera(30.0, 10.0, 0.0, 60.0)
+    empty = jnp.zeros((16, 16, 16), bool)
+    path = jax.jit(lambda cells, camera: adaptive.free_path(cells, camera, near=0.0))
+    origin, directions = adaptive.pixel_rays(camera, 4, 4)
+    exits = np.min(1.0 / np.abs(np.asarray(directions)), axis=-1)
+    assert abs(float(path(empty, camera)) - exits.mean()) < 0.05
+    assert float(path(~empty, camera)) == 0.0
+    # A wall at x > 0.5, seen from the middle along +X (the camera's back is -X).
+    index = np.arange(16)
+    wall = jnp.asarray(np.broadcast_to((index >= 12)[:, None, None], (16, 16, 16)))
+    towards = orbit_camera(-90.0, 0.0, 0.0, 10.0)
+    assert abs(float(path(wall, towards)) - 0.5) < 0.05
+    # From outside what is before the cube counts neither way.
+    outside = orbit_camera(0.0, 0.0, 3.0, 5.0)
+    assert abs(float(path(empty, outside)) - 2.0) < 0.1
+
+
+def test_cameras_that_see_far_are_chosen():
+    wall = jnp.asarray(np.arange(16) < 9)[:, None, None]  # x < 0.125 is solid
+    stats = {"occupancy": jnp.broadcast_to(wall, (16, 16, 16)).astype(jnp.float32)}
+
+    def inside_or_in_the_wall(key):
+        camera = orbit_camera(0.0, 0.0, 0.0, 40.0)
+        x = jnp.where(jax.random.bernoulli(key), 0.6, -0.6)
+        return camera.replace(cam_to_world=camera.cam_to_world.at[0, 3].set(x))
+
+    law = adaptive.by_visibility(
+        inside_or_in_the_wall, near=0.0, threshold=0.5, num_candidates=8
+    )
+    keys = jax.random.split(jax.random.key(3), 200)
+    cameras = draw(law, stats, keys)
+    assert float(jnp.mean(cameras.cam_to_world[:, 0, 3] > 0)) > 0.97

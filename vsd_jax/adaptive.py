@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cameras that adapt to the scene.
+
+The paper names as a limit that its cameras ignore the scene's structure
+(arXiv:2305.16213, App. A). Here some cameras are drawn from the law of the
+configuration, whatever it is, and one of them is kept with a probability in proportion
+to its interest I:
+
+    P(c_k) = I(c_k) / sum_j I(c_j),   k = 1 ... K
+
+which tends to the law p(c) I(c) as K grows. Two interests: where the residual of this
+particle has been large, and how far the camera sees.
+
+A law that adapts stands in the place of a plain `(key) -> Camera`. What a scene has
+learned of its views is a part of the particle's stats (`Scene.observe`).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vsd_jax.scene import occupancy
+from vsd_jax.scene.camera import pixel_rays
+from vsd_jax.state import Camera, PyTree, Scene
+
+AZIMUTHS, ELEVATIONS = 8, 3
+"""Bins of directions, the heights evenly in area."""
+RATE = 0.1
+"""Of the running means: about ten observations of a bin count."""
+_RAYS, _SAMPLES = 4, 48
+_MEMORY = "views"
+_T_WIDTH, _T_BINS = 100, 10  # timesteps of a bin; the last one has what is left
+
+SampleCamera = Callable[[jax.Array], Camera]
+
+
+class AdaptiveLaw(NamedTuple):
+    """A camera law that depends on the particle.
+
+    Attributes:
+      sample: `(key, stats) -> Camera`, of one particle's stats.
+    """
+
+    sample: Callable[[jax.Array, PyTree], Camera]
+
+
+def draw_camera(
+    law: SampleCamera | AdaptiveLaw, stats: PyTree, key: jax.Array
+) -> Camera:
+    """A camera for a particle with these stats. key: consumed."""
+    if isinstance(law, AdaptiveLaw):
+        return law.sample(key, stats)
+    return law(key)
+
+
+def choose(
+    key: jax.Array,
+    sample_camera: SampleCamera,
+    interest: Callable[[Camera], jax.Array],
+    num_candidates: int,
+) -> Camera:
+    """One of `num_candidates` draws, by their interest (above). key: consumed.
+
+    Args:
+      key: typed key.
+      sample_camera: the law of the candidates.
+      interest: of one camera, a scalar >= 0; if all are 0, each is as likely.
+      num_candidates: K >= 1; with 1 the law is left as it is.
+    """
+    draw_key, choice_key = jax.random.split(key)
+    cameras = jax.vmap(sample_camera)(jax.random.split(draw_key, num_candidates))
+    found = jax.vmap(interest)(cameras)
+    log_interest = jnp.log(jnp.maximum(found, jnp.finfo(found.dtype).tiny))
+    index = jax.random.categorical(choice_key, log_interest)
+    return jax.tree.map(lambda leaf: leaf[index], cameras)
+
+
+def by_residual(sample_camera: SampleCamera, *, num_candidates: int) -> AdaptiveLaw:
+    """Cameras look more often where this particle's residual has been large.
+
+    Interest: what the scene remembers of the bin of the direction in which the camera
+    stands (its back). Needs `remember_views`.
+
+    Args:
+      sample_camera: the law of the candidates.
+      num_candidates: see `choose`.
+    """
+
+    def sample(key, stats):
+        table = stats[_MEMORY]["by_direction"]
+        return choose(
+            key,
+            sample_camera,
+            lambda camera: table[direction_bin(camera)],
+            num_candidates,
+        )
+
+    return AdaptiveLaw(sample)
+
+
+def direction_bin(camera: Camera) -> jax.Array:
+    """Index of the bin of a camera's azimuth and elevation."""
+    turn = jnp.mod(camera.azimuth_deg, 360.0) / 360.0
+    height = 0.5 + 0.5 * jnp.sin(jnp.deg2rad(camera.elevation_deg))
+    column = jnp.minimum((turn * AZIMUTHS).astype(jnp.int32), AZIMUTHS - 1)
+    row = jnp.minimum((height * ELEVATIONS).astype(jnp.int32), ELEVATIONS - 1)
+    return row * AZIMUTHS + column
+
+
+def remember_views(scene: Scene) -> Scene:
+    """The scene, with a memory among its stats of where the residual was large.
+
+    How large it is depends on t more than on anything else: what counts is its ratio to
+    the running mean at such t, and what is kept is that ratio's running mean for each
+    bin of directions.
+    """
+
+    def init_stats(params):
+        memory = {
+            "by_t": jnp.zeros(_T_BINS),
+            "by_direction": jnp.ones(AZIMUTHS * ELEVATIONS),
+        }
+        return {**scene.init_stats(params), _MEMORY: memory}
+
+    def update_stats(params, stats, step, key):
+        new = scene.update_stats(params, _own(stats), step, key)
+        return {**new, _MEMORY: stats[_MEMORY]}
+
+    def render(params, stats, *args, **kwargs):
+        return scene.render(params, _own(stats), *args, **kwargs)
+
+    def observe(stats, cameras, t, residual_ms):
+        seen = (direction_bin(cameras), t, residual_ms)
+        memory, _ = jax.lax.scan(_learn, stats[_MEMORY], seen)
+        return {**stats, _MEMORY: memory}
+
+    return Scene(scene.init, init_stats, update_stats, render, observe)
+
+
+def _own(stats: PyTree) -> PyTree:
+    return {name: leaf for name, leaf in stats.items() if name != _MEMORY}
+
+
+def _learn(memory, view):
+    direction, t, residual_ms = view
+    level = jnp.minimum(t // _T_WIDTH, _T_BINS - 1)
+    usual = memory["by_t"][level]
+    usual = jnp.where(usual > 0, usual, residual_ms)
+    ratio = residual_ms / jnp.maximum(usual, jnp.finfo(usual.dtype).tiny)
+    mean = memory["by_direction"][direction]
+    new = {
+        "by_t": memory["by_t"].at[level].set(usual + RATE * (residual_ms - usual)),
+        "by_direction": memory["by_direction"]
+        .at[direction]
+        .set(mean + RATE * (ratio - mean)),
+    }
+    # A step that is not finite is skipped as a whole; so is what it would teach.
+    finite = jnp.isfinite(residual_ms)
+    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, memory), None
+
+
+def by_visibility(
+    sample_camera: SampleCamera, *, near: float, threshold: float, num_candidates: int
+) -> AdaptiveLaw:
+    """Cameras that see far: not inside something, nor close to a wall.
+
+    Interest = mean free path of a few rays through the occupancy grid (`free_path`).
+
+    Args:
+      sample_camera: the law of the candidates.
+      near: distance from the camera up to which nothing is rendered, scene units.
+      threshold: density of an occupied cell.
+      num_candidates: see `choose`.
+    """
+
+    def sample(key, stats):
+        cells = occupancy.occupied_cells(stats["occupancy"], threshold=threshold)
+        return choose(
+            key,
+            sample_camera,
+            lambda camera: free_path(cells, camera, near=near),
+            num_candidates,
+        )
+
+    return AdaptiveLaw(sample)
+
+
+def free_path(cells: jax.Array, camera: Camera, *, near: float) -> jax.Array:
+    """Mean length of a camera's rays inside the cube up to the first occupied cell.
+
+    Args:
+      cells: [G, G, G] bool.
+      camera: one camera.
+      near: where the rays start, scene units. They enter the cube at no cost: what is
+        outside before it counts neither as free nor as blocked.
+    """
+    origin, directions = pixel_rays(camera, _RAYS, _RAYS)
+    longest = 2.0 * 3**0.5 + jnp.linalg.norm(origin)
+    spacing = (longest - near) / _SAMPLES
+    distances = near + (jnp.arange(_SAMPLES) + 0.5) * spacing
+    points = (
+        origin[None, None, None] + distances[:, None, None, None] * directions[None]
+    )
+    inside = jnp.all(jnp.abs(points) <= 1.0, axis=-1)
+    clear = jnp.cumsum(occupancy.lookup(cells, points), axis=0) == 0
+    return jnp.mean(jnp.sum(inside & clear, axis=0) * spacing)
