@@ -51,7 +51,7 @@ def run_program(prompt: text.Prompt, folder: Path, options: list[str]) -> None:
 
 def read_orbit(folder: Path) -> truth.Orbit:
     """The cameras that a run was judged from."""
-    return truth.Orbit.of(json.loads((folder / "config.json").read_text())["eval"])
+    return truth.Orbit.of(json.loads((folder / "config.json").read_text()))
 
 
 def read_views(folder: Path) -> np.ndarray:

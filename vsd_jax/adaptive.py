@@ -2,7 +2,7 @@
 """Cameras that adapt to the scene.
 
 The paper names as a limit that its cameras ignore the scene's structure
-(arXiv:2305.16213, App. A). Here some cameras are drawn from the law of the
+(arXiv:2305.16213, limitations). Here some cameras are drawn from the law of the
 configuration, whatever it is, and one of them is kept with a probability in proportion
 to its interest I:
 

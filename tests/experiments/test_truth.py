@@ -7,7 +7,11 @@ import pytest
 pytest.importorskip("embreex")
 trimesh = pytest.importorskip("trimesh")
 
-from vsd_jax.experiments import truth  # noqa: E402
+from ml_collections.config_flags import config_flags  # noqa: E402
+
+from vsd_jax.experiments import scores, truth  # noqa: E402
+from vsd_jax.runtime import config as config_lib  # noqa: E402
+from vsd_jax.runtime import views  # noqa: E402
 
 
 def test_what_lies_inside_is_not_seen():
@@ -27,3 +31,25 @@ def test_chamfer_distance_is_to_the_nearest_true_object(tmp_path, monkeypatch):
     # The radii differ by 0.05; the gaps between 4,000 points add a little.
     assert 0.04 < truth.chamfer(tmp_path / "a.ply", "a red mushroom") < 0.08
     assert np.isnan(truth.chamfer(tmp_path / "b.ply", "a red mushroom"))
+
+
+@pytest.mark.parametrize("what", ["object.py", "scene.py:room", "scene.py:object"])
+def test_truth_is_seen_by_the_cameras_that_judge(what):
+    config = config_flags.ConfigFileFlagParser("config").parse(f"configs/{what}")
+    config.eval.num_views = 3
+    config = config_lib.validate(config)
+    judged = views.judged_cameras(config, 3)
+    orbit = truth.Orbit.of(config.to_dict())
+    for azimuth, pose in zip(orbit.azimuths, judged.cam_to_world, strict=True):
+        view = orbit.view(azimuth)
+        np.testing.assert_allclose(view.cam_to_world, pose, atol=1e-6)
+    np.testing.assert_allclose(orbit.fov_deg, judged.fov_deg)
+
+
+def test_a_true_room_fills_its_views_and_is_known_as_one():
+    orbit = truth.Orbit(4, 0.0, 0.0, 75.0)
+    rooms = truth.orbit_images("a blue room", orbit, 2, 9001)
+    assert (np.abs(rooms - 1.0).max(-1) > 0.02).mean() > 0.95
+    numbers, _, _ = scores.judge(rooms, "a blue room", orbit.view_words)
+    assert numbers["kind_precision"] == numbers["colour_precision"] == 1.0
+    assert "multi_face_index" not in numbers

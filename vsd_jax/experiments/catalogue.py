@@ -10,5 +10,6 @@ EXPERIMENTS = {
     "family": flat_tables.FAMILY,
     "ablation": spatial_tables.ABLATION,
     "presets": spatial_tables.PRESETS,
+    "adaptive": spatial_tables.ADAPTIVE,
     **spatial_tables.SWEEPS,
 }

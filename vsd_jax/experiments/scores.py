@@ -113,7 +113,7 @@ def _orbit(folder: Path) -> truth.Orbit | None:
     config = writer.read_json(path) if path.exists() else None
     if config is None or config["field"]["kind"] in ("image", "latent"):
         return None
-    return truth.Orbit.of(config["eval"])
+    return truth.Orbit.of(config)
 
 
 def _flat_views(prompt: str) -> np.ndarray:

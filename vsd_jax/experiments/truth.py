@@ -17,17 +17,34 @@ SIZE = 64
 
 
 class Orbit(NamedTuple):
-    """The judged cameras of a run in 3D, from its `eval` settings."""
+    """The judged cameras of a run in 3D (`runtime/views.py`).
+
+    Those inside a room stand in its middle: an orbit of radius 0.
+    """
 
     num_views: int
     elevation_deg: float
     radius: float
     fov_deg: float
+    target: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Self:
-        """From a configuration's `eval`."""
-        return cls(*(settings[name] for name in cls._fields))
+    def of(cls, config: Mapping[str, Any]) -> Self:
+        """From a configuration's `eval` and `camera`."""
+        own = {name: config["eval"][name] for name in cls._fields[:-1]}
+        if config["camera"]["law"] == "inside":
+            return cls(**own | {"radius": 0.0})
+        return cls(**own, target=tuple(config["camera"]["target"]))
+
+    def view(self, azimuth_deg: float) -> render.View:
+        """One of its cameras."""
+        return render.orbit_view(
+            azimuth_deg,
+            self.elevation_deg,
+            radius=self.radius,
+            fov_deg=self.fov_deg,
+            target=self.target,
+        )
 
     @property
     def azimuths(self) -> np.ndarray:
@@ -50,17 +67,12 @@ def flat_images(prompt: str, number: int, seed: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=64)
 def orbit_images(prompt: str, orbit: Orbit, number: int, seed: int) -> np.ndarray:
-    """True objects from the judged cameras: [number, views, 64, 64, 3] on white."""
-    views = [
-        render.orbit_view(
-            azimuth, orbit.elevation_deg, radius=orbit.radius, fov_deg=orbit.fov_deg
-        )
-        for azimuth in orbit.azimuths
-    ]
+    """True scenes from the judged cameras: [number, views, 64, 64, 3] on white."""
+    views = [orbit.view(azimuth) for azimuth in orbit.azimuths]
     wanted = text.parse(prompt)
     blocks = []
     for index in range(number):
-        made = objects.make_object(dataset.scene_rng(seed, index), wanted)
+        made = dataset.build(wanted, dataset.scene_rng(seed, index))
         blocks.append(_on_white(render.render(made, views, size=SIZE).rgba))
     return np.stack(blocks)
 
@@ -122,11 +134,12 @@ def seen_from_outside(mesh, points: np.ndarray) -> np.ndarray:
 def chamfer(path: Path, prompt: str) -> float:
     """From a run's mesh to the nearest of `OBJECTS` true objects, scene units.
 
-    NaN if there is no mesh: a run without a surface has none.
+    NaN if there is no mesh, as of a run without a surface, and for rooms, of which
+    nothing is seen from outside.
     """
     import trimesh
 
-    if not path.exists():
+    if not path.exists() or text.parse(prompt).room:
         return float("nan")
     points, _ = sample_surface(trimesh.load(path, process=False), seed=0)
     return min(metrics.chamfer(points, other) for other, _ in true_surfaces(prompt))

@@ -85,8 +85,6 @@ def _judge(config: Config, rgb: np.ndarray, cameras, rows: list[dict]) -> dict:
     if not classifier.WEIGHTS.exists():
         raise _NoJudgeError(f"its weights are absent ({classifier.WEIGHTS}).")
     wanted = text.parse(config.prompt)
-    if wanted.kind == text.ROOM:
-        raise _NoJudgeError("a room alone has neither kind nor view to judge.")
     n, num_views = rgb.shape[:2]
     params = classifier.load()
     found = classifier.judge(params, np.clip(rgb.reshape(-1, *rgb.shape[2:]), 0, 1))

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import linalg
 from scipy.spatial import cKDTree
 
-from vsd_jax.toybox.text import COLOURS, KINDS, VIEWS
+from vsd_jax.toybox.text import COLOURS, KINDS, ROOM, VIEWS
 
 FRONT = VIEWS.index("front")
 
@@ -121,16 +121,17 @@ def score_images(
     Args:
       judgement: `classifier.judge(images)`.
       images: [N, H, W, 3] in [0, 1].
-      kind: of the prompt.
+      kind: of the prompt; may be a room.
       colour: of the prompt, None = any.
       views: [N] true view indices.
       background: [3] in [0, 1].
     """
     scores = {
-        "kind_precision": precision(judgement["kind"], KINDS.index(kind)),
-        "multi_face_index": multi_face_index(judgement["view"], views),
+        "kind_precision": precision(judgement["kind"], (*KINDS, ROOM).index(kind)),
         "saturation": saturation(images, background),
     }
+    if kind != ROOM:  # which has no front
+        scores["multi_face_index"] = multi_face_index(judgement["view"], views)
     if colour is not None:
         wanted = list(COLOURS).index(colour)
         scores["colour_precision"] = precision(judgement["colour"], wanted)
