@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training of the embedded prior on the Toybox.
 
-  python -m vsd_jax.toybox.dataset --out=DATA --num_objects=6000 --views=5
+  python -m vsd_jax.toybox.dataset --out=DATA --num_objects=9000 --high=0.36
   python -m vsd_jax.toybox.train --config=configs/toybox_prior.py \
       --config.data=DATA --workdir=RUN
 
@@ -17,27 +17,28 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data = ""  # folder made by vsd_jax.toybox.dataset
     config.init_from = ""  # diffusers-format folder to start from ("" = random)
     config.seed = 0
-    config.num_steps = 23_500
+    config.num_steps = 35_000
     config.batch_size = 16
     config.learning_rate = 6e-4  # AdamW, after the warm-up
     config.warmup_steps = 200
-    config.decay_fraction = 0.3  # of num_steps, at the end, linear
+    config.decay_fraction = 0.2  # of num_steps, at the end, linear
     config.final_fraction = 0.02  # last learning rate / learning_rate
     config.weight_decay = 0.01
     config.max_grad_norm = 1.0
     config.ema_decay = 0.999  # reached after a warm-up (1 + step) / (10 + step)
     # Sigma floor of the loss weight 1 / max(sigma_t^2, floor): above it the loss is
     # the v-prediction loss (arXiv:2202.00512) of an x0-predicting network.
-    config.sigma2_floor = 0.1
-    config.t_power = 3.0  # t / T = u^(1 / power), u uniform; 1 = uniform t
+    config.sigma2_floor = 0.05
+    config.t_power = 2.0  # t / T = u^(1 / power), u uniform; 1 = uniform t
     config.snr_divisor = 8.0  # signal-to-noise ratio of Stable Diffusion / ours
 
     config.text_dropout = 0.1  # empty prompt, for guidance (arXiv:2207.12598)
-    config.view_dropout = 0.2  # captions without a view word
+    config.view_dropout = 0.1  # captions without a view word
     config.colour_dropout = 0.08  # captions without the colour
     config.normal_fraction = 0.15  # of object images, shown as normal map
-    config.overhead_fraction = 0.0  # of a batch, drawn from overhead views alone
-    config.hard_kinds = ()  # half of the above is drawn from these kinds; () = from all
+    config.overhead_fraction = 0.25  # of a batch, drawn from overhead views alone
+    # From which half of the above is drawn; () = from all.
+    config.hard_kinds = ("house", "boat", "robot", "bear", "tree", "chair")
     config.background_weights = (0.7, 0.15, 0.15)  # white, grey, black
 
     config.patch = 4  # pixels; 64 x 64 images -> 16 x 16 latents

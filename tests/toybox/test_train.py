@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import toybox_prior
-from vsd_jax.toybox import train
+from vsd_jax.toybox import prior_files, train
 
 
 @pytest.mark.parametrize("power", [1.0, 3.0])
@@ -45,6 +45,7 @@ def test_learning_rate_warms_up_stays_and_decays():
         "warmup_steps": 10,
         "learning_rate": 1.0,
         "weight_decay": 0.0,
+        "decay_fraction": 0.3,
     }
     optimizer = train.make_optimizer(config)
     params = jnp.ones(3)
@@ -57,3 +58,20 @@ def test_learning_rate_warms_up_stays_and_decays():
     assert sizes[0] == 0.0 and sizes[5] == pytest.approx(0.5, rel=1e-3)
     assert sizes[10] == pytest.approx(1.0, rel=1e-3) == pytest.approx(sizes[69])
     assert sizes[85] == pytest.approx(0.51, abs=0.02) and sizes[99] < 0.06
+
+
+def test_the_tokenizer_goes_with_the_weights(tmp_path):
+    # The word pieces' order has ties, so that writing them anew may number them anew.
+    config = toybox_prior.get_config("smoke").to_dict()
+    first, second = tmp_path / "first", tmp_path / "second"
+    prior_files.write_folder(first, config, ["red", "car"])
+    vocab = first / "tokenizer" / "vocab.json"
+    swapped = vocab.read_text().replace('"a": ', '"?": ', 1).replace('"b": ', '"a": ')
+    vocab.write_text(swapped)
+    prior_files.write_folder(first, config, ["red", "car"])  # as resuming does
+    config["init_from"] = str(first)
+    prior_files.write_folder(second, config, ["red", "car"])
+    for folder in (first, second):
+        assert (folder / "tokenizer" / "vocab.json").read_text() == swapped
+    written = (second / "text_encoder" / "config.json").read_text()
+    assert written == (first / "text_encoder" / "config.json").read_text()

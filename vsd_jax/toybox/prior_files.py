@@ -7,6 +7,7 @@ byte-pair encoding trained on the vocabulary itself, in CLIP's file format.
 """
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -131,9 +132,31 @@ def write_tokenizer(folder: Path, words: list[str], length: int) -> int:
     return len(vocab)
 
 
+def _adopt_tokenizer(folder: Path, start: str) -> int | None:
+    """Keeps the tokenizer of `folder`, or copies that of the folder `start`.
+
+    Equally frequent word pieces are numbered by chance: weights go with one numbering.
+
+    Returns:
+      The vocabulary's size, or None if neither has one.
+    """
+    for source in (folder, *([Path(start)] if start else [])):
+        vocab = source / "tokenizer" / "vocab.json"
+        if vocab.exists():
+            if source != folder:
+                shutil.copytree(vocab.parent, folder / "tokenizer", dirs_exist_ok=True)
+            return len(json.loads(vocab.read_text()))
+    return None
+
+
 def write_folder(folder: Path, config: Mapping[str, Any], words: list[str]) -> None:
-    """Writes everything of the prior but its weights."""
-    size = write_tokenizer(folder / "tokenizer", words, config["text_length"])
+    """Writes everything of the prior but its weights.
+
+    What `folder` or else `config.init_from` has for a tokenizer is kept.
+    """
+    size = _adopt_tokenizer(folder, config["init_from"])
+    if size is None:
+        size = write_tokenizer(folder / "tokenizer", words, config["text_length"])
     files = {
         "model_index.json": {
             "_class_name": "StableDiffusionPipeline",
