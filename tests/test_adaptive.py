@@ -120,9 +120,9 @@ def test_free_path_ends_at_walls_and_at_the_cubes_border():
     exits = np.min(1.0 / np.abs(np.asarray(directions)), axis=-1)
     assert abs(float(path(empty, camera)) - exits.mean()) < 0.05
     assert float(path(~empty, camera)) == 0.0
-    # A wall at x > 0.5, seen from the middle along +X (the camera's back is -X).
+    # A thin wall at x = 0.5, free space behind it, seen along +X (back is -X).
     index = np.arange(16)
-    wall = jnp.asarray(np.broadcast_to((index >= 12)[:, None, None], (16, 16, 16)))
+    wall = jnp.asarray(np.broadcast_to((index == 12)[:, None, None], (16, 16, 16)))
     towards = orbit_camera(-90.0, 0.0, 0.0, 10.0)
     assert abs(float(path(wall, towards)) - 0.5) < 0.05
     # From outside what is before the cube counts neither way.
