@@ -90,14 +90,19 @@ def digest(tree) -> int:
     return value
 
 
-def run_step(size: str, steps: int = 2) -> dict:
+def run_step(size: str, steps: int = 2, dtype: str = "float32") -> dict:
     """Compiles the step, makes the weights, takes `steps` steps and checks them.
+
+    Args:
+      size: one of `sd_models.SIZES`.
+      steps: how many.
+      dtype: of the networks' weights and activations, "float32" or "bfloat16".
 
     Returns:
       `needs` as preflight predicts, `compile_s`, `s` and `cpu_s` of each step, `peak`
       resident bytes during the steps, and the checks by name.
     """
-    config, run = build_run(size)
+    config, run = build_run(size, **{"prior.dtype": dtype})
     begin = time.perf_counter()
     abstract = jax.eval_shape(run.init)
     step = run.step.lower(abstract, run.prior_params, run.contexts).compile()

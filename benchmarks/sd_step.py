@@ -3,6 +3,7 @@
 
   OMP_WAIT_POLICY=passive python -m benchmarks.sd_step [--size full] [--rounds 2]
       [--parts unet lora train vae render] [--no-step] [--no-torch]
+      [--dtype bfloat16]
 
 First the program's whole step (`configs/object.py:sd21`): its checks, memory against
 what `--mode=preflight` says, seconds. Then each part in turn with PyTorch
@@ -39,7 +40,7 @@ TOLERANCE = 2e-3
 
 
 def work(kind: str, size: str, folder: pathlib.Path) -> dict:
-    """What one process does: "step", "ours:unet", "torch:unet" and so on."""
+    """What one process does: "step:float32", "ours:unet", "torch:unet" and so on."""
     side, _, part = kind.partition(":")
     if side == "torch":
         from benchmarks import torch_sd
@@ -54,7 +55,7 @@ def work(kind: str, size: str, folder: pathlib.Path) -> dict:
         process.enable_compilation_cache()
         process.reuse_freed_memory()
         if side == "step":
-            return _with_memory(sd_ours.run_step(size))
+            return _with_memory(sd_ours.run_step(size, dtype=part))
         if part == "vae":
             np.save(folder / "noise.npy", sd_parts.vae_noise(size))
         run, seconds = sd_parts.make_part(size, part)
@@ -166,6 +167,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--size", choices=sd_models.SIZES, default="full")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the networks in the whole step; the parts are in float32",
+    )
     parser.add_argument("--no-step", action="store_true")
     parser.add_argument("--no-torch", action="store_true")
     parser.add_argument("--work", help="what this process does (used internally)")
@@ -185,7 +192,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         args.folder = pathlib.Path(folder)
         if not args.no_step:
-            print(describe_step(start("step", args.size, args.folder)), flush=True)
+            print(describe_step(start(f"step:{args.dtype}", args.size, args.folder)))
         if args.parts:
             sides = ["ours"] if args.no_torch else ["ours", "torch"]
             header = [
