@@ -81,9 +81,13 @@ def test_vertex_colours_take_the_place_of_the_texture(trained, nerf_config):
 
 def test_training_again_finds_it_finished(trained, nerf_config, capsys):
     before = (trained / "metrics.jsonl").read_text()
+    weights = writer.read_json(trained / "prior.json")["unet"]
+    writer.write_json(trained / "prior.json", {"unet": "another"})
     nerf_config.eval.turntable_frames = 1
     start("train", nerf_config, trained)
-    assert "Going on from step 4. 0 steps to do" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Going on from step 4. 0 steps to do" in said
+    assert f"other weights ({weights}) than this run had so far (another)" in said
     assert (trained / "metrics.jsonl").read_text() == before
 
 

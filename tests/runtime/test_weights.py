@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -228,3 +229,15 @@ def test_digest(folder):
     weights.check_digest(file, hashlib.sha256(file.read_bytes()).hexdigest().upper())
     with pytest.raises(WeightsError, match="prior.sha256 asks for"):
         weights.check_digest(file, "0" * 64)
+
+
+def test_fingerprint_tells_trainings_apart(folder):
+    single(folder, on_disk())
+    before = weights.fingerprint(folder)
+    assert re.fullmatch("[0-9a-f]{12}", before)
+    single(folder, {name: value + 1e-3 for name, value in on_disk().items()})
+    after = weights.fingerprint(folder)
+    assert after != before
+    assert weights.fingerprint(folder) == after
+    with pytest.raises(WeightsError, match="No weights"):
+        weights.fingerprint(folder.parent / "vae")

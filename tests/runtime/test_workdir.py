@@ -116,3 +116,10 @@ def test_record_keeps_every_command_and_the_environment(tmp_path):
     found = writer.read_json(tmp_path / "environment.json")
     assert found["versions"]["jax"] and found["cpu_count"] == os.cpu_count()
     assert found["devices"][0].startswith("cpu")
+
+
+def test_the_prior_before_is_remembered_until_overwritten(tmp_path, config):
+    workdir = adopted(tmp_path, config)
+    assert workdir.note_prior("a") == ""
+    assert workdir.note_prior("b") == "a"
+    assert adopted(tmp_path, config, overwrite=True).note_prior("c") == ""

@@ -7,7 +7,6 @@ particle and a column a view.
 """
 
 import dataclasses
-import hashlib
 import pathlib
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from ml_collections.config_flags import config_flags
 
 from vsd_jax.experiments import exact_cells
 from vsd_jax.experiments.plan import Cell
-from vsd_jax.runtime import build, pipeline, progress, workdir, writer
+from vsd_jax.runtime import build, pipeline, progress, weights, workdir, writer
 from vsd_jax.runtime import config as config_lib
 from vsd_jax.runtime.errors import ConfigError, RunError
 from vsd_jax.score.noise import as_noise_fn
@@ -91,11 +90,8 @@ def run_cell(cell: Cell, out: Path) -> Path:
 
 
 def prior_fingerprint() -> str:
-    """The first digits of the SHA-256 of the embedded prior's U-Net."""
-    digest = hashlib.sha256()
-    for path in sorted(_WEIGHTS.glob("*.safetensors")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
+    """Which weights the embedded prior's U-Net has."""
+    return weights.fingerprint(_WEIGHTS)
 
 
 def _refuse_another(old: dict, new: dict, folder: Path) -> None:

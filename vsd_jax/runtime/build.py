@@ -12,7 +12,14 @@ import optax
 
 from vsd_jax import parallel, particle, score_training
 from vsd_jax import step as step_lib
-from vsd_jax.runtime import build_method, build_scene, monitor, progress
+from vsd_jax.runtime import (
+    build_method,
+    build_scene,
+    hub,
+    monitor,
+    progress,
+    weights,
+)
 from vsd_jax.runtime.build_field import Config
 from vsd_jax.runtime.errors import ConfigError, RunError
 from vsd_jax.score import lora, small_unet
@@ -59,6 +66,19 @@ def load_prior(path: str, dtype: str, **options) -> tuple[Prior, PyTree, Callabl
             path, dtype=jnp.dtype(dtype), say=progress.say, **options
         )
     except (diffusion_prior.WeightsError, OSError) as error:
+        raise RunError(str(error)) from error
+
+
+def prior_fingerprint(config: Config) -> str:
+    """Which weights the prior's U-Net has (`weights.fingerprint`).
+
+    Raises:
+      RunError: if there are none.
+    """
+    try:
+        folder = hub.resolve(config.prior.path, variant=config.prior.variant)
+        return weights.fingerprint(folder / "unet", config.prior.variant)
+    except OSError as error:
         raise RunError(str(error)) from error
 
 

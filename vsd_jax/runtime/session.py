@@ -117,6 +117,7 @@ def _train(
     state = None
     if workdir.resumed:
         state = checkpoint.load_state(workdir.checkpoints, target, warn=progress.say)
+    _note_prior(config, workdir)
     state = run.init(source.load_start(config)) if state is None else state
     progress.say(_first_line(config, run, state))
     hosts.agree(config, int(state.step))
@@ -135,6 +136,19 @@ def _train(
         found = (state.particles, int(state.step))
         _make_products(("render", "export", "evaluate"), config, workdir, found, run)
     hosts.wait("products")
+
+
+def _note_prior(config: Config, workdir: Workdir) -> None:
+    """Records the prior's weights; says so if the run began with others."""
+    now = build.prior_fingerprint(config)
+    before = workdir.note_prior(now)
+    if before not in ("", now):
+        progress.say(
+            f"Warning: prior.path={config.prior.path!r} has other weights ({now}) than"
+            f" this run had so far ({before}). Its particles and score network go on"
+            " with the new ones; to have a run of one prior alone, give the former"
+            " weights' folder as prior.path in a new --workdir, or --overwrite."
+        )
 
 
 def _reopen(

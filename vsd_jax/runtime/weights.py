@@ -36,6 +36,7 @@ COMPONENTS = {
 }
 """Folder of a component: (stem of its safetensors, name of its Flax file)."""
 
+_SAMPLE = 1 << 16  # bytes that `fingerprint` reads at three places of a file
 _LISTS = re.compile(
     r"\b(down_blocks|up_blocks|attentions|resnets|transformer_blocks"
     r"|downsamplers|upsamplers|net|to_out)_(\d+)"
@@ -152,6 +153,29 @@ def check_digest(file: Path, sha256: str) -> None:
             f"{file} has SHA-256 {found}, prior.sha256 asks for {sha256}. It is "
             "damaged or of another version: download it again, or correct the key."
         )
+
+
+def fingerprint(folder: Path, variant: str = "") -> str:
+    """12 hexadecimal digits that differ between two trainings of one component.
+
+    Made of each file's size and of its beginning, middle and end, since reading
+    gigabytes takes longer than what it guards against is likely.
+
+    Args:
+      folder, variant: as in `find_files`.
+
+    Raises:
+      WeightsError: if there are no weights.
+    """
+    digest = hashlib.sha256()
+    for file in find_files(folder, variant):
+        size = file.stat().st_size
+        digest.update(size.to_bytes(8))
+        with file.open("rb") as stream:
+            for place in (0, size // 2, max(size - _SAMPLE, 0)):
+                stream.seek(place)
+                digest.update(stream.read(_SAMPLE))
+    return digest.hexdigest()[:12]
 
 
 def _alias(name: str) -> str:

@@ -2,6 +2,7 @@
 """The folder of a run: where what stands, who may use it, and with which settings.
 
 config.json environment.json command.txt      what ran, with what, where
+prior.json                                    which weights taught it
 metrics.jsonl images/step_XXXXXX.png           while it runs
 checkpoints/step_XXXXXX/                       the whole state
 turntable_00.mp4 .gif  mesh/particle_00.glb .ply  evaluation.json .png  report.html
@@ -27,8 +28,16 @@ from vsd_jax.runtime.errors import ConfigError, RunError
 
 Path = pathlib.Path
 _PRODUCTS = (
-    *("config.json", "environment.json", "command.txt", "metrics.jsonl", "images"),
-    *("checkpoints", "turntable_*", "views_*.png", "mesh", "evaluation.*"),
+    *("config.json", "environment.json", "command.txt", "prior.json"),
+    *(
+        "metrics.jsonl",
+        "images",
+        "checkpoints",
+        "turntable_*",
+        "views_*.png",
+        "mesh",
+        "evaluation.*",
+    ),
     "report.html",
 )
 _PACKAGES = (
@@ -162,6 +171,16 @@ class Workdir:
         with (self.path / "command.txt").open("a", encoding="utf-8") as file:
             file.write(f"{shlex.join(argv)}  # {now}\n")
         writer.write_json(self.path / "environment.json", describe_environment())
+
+    def note_prior(self, fingerprint: str) -> str:
+        """Writes which weights teach the run; returns those of before, "" if none."""
+        if not hosts.is_first():
+            return ""
+        path, before = self.path / "prior.json", ""
+        if path.exists():
+            before = writer.read_json(path).get("unet", "")
+        writer.write_json(path, {"unet": fingerprint})
+        return before
 
 
 def read_config(path: Path) -> dict[str, Any]:
