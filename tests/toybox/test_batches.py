@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captions are true, and a batch depends on seed and step alone."""
+"""Captions are true, and a batch depends on its key alone."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -42,8 +43,27 @@ def test_views_follow_the_thresholds():
     assert [VIEWS[i] for i in batches.view_index(azimuth, elevation)] == expected
 
 
+class Words:
+    """A tokenizer that numbers whole texts as it meets them."""
+
+    def __init__(self):
+        self.texts: list[str] = []
+
+    def __call__(self, texts: list[str]) -> np.ndarray:
+        self.texts += texts
+        return np.arange(len(self.texts) - len(texts), len(self.texts))[:, None]
+
+
+def draw(data, seed: int = 0, **changes) -> tuple[np.ndarray, list[str]]:
+    """Images and captions of one batch."""
+    config, words = CONFIG | changes, Words()
+    examples = batches.training_set(data, words, config["hard_kinds"])
+    images, ids = batches.draw_batch(examples, jax.random.key(seed), config)
+    return np.asarray(images), [words.texts[i] for i in np.asarray(ids)[:, 0]]
+
+
 def test_captions_say_what_is_seen(data):
-    images, captions = batches.make_batch(data, 0, CONFIG)
+    images, captions = draw(data)
     assert images.shape == (64, 64, 64, 3) and 0 <= images.min() <= images.max() <= 1
     assert "" in captions and len(set(captions)) > 10
     for image, caption in zip(images, captions, strict=True):
@@ -59,27 +79,50 @@ def test_captions_say_what_is_seen(data):
         else:
             assert np.allclose(image[0, 0], [10 / 255, 10 / 255, 200 / 255])
             assert prompt.background == "white" and prompt.room
+            assert prompt.kind in (ROOM, "duck")
+            # The duck is pink and its room blue, never the other way round.
+            colours = {ROOM: ("blue", None), "duck": ("pink", None)}[prompt.kind]
+            assert prompt.colour in colours and prompt.room_colour in ("blue", None)
 
 
-def test_batch_is_a_function_of_seed_and_step(data):
-    images, captions = batches.make_batch(data, 7, CONFIG)
-    again, same = batches.make_batch(data, 7, CONFIG)
+def test_what_is_left_out_has_the_stated_shares(data):
+    dropped = {"text_dropout": 0.2, "view_dropout": 0.3, "colour_dropout": 0.4}
+    _, captions = draw(data, batch_size=3000, normal_fraction=0.5, **dropped)
+    assert captions.count("") / 3000 == pytest.approx(0.2, abs=0.03)
+    cars = [parse(c) for c in captions if "car" in c]
+    for share, found in (
+        (0.3, [p.view is None for p in cars]),
+        (0.4, [p.colour is None for p in cars]),
+        (0.5, [p.normal_map for p in cars]),
+        (0.7, [p.background == "white" for p in cars if not p.normal_map]),
+    ):
+        assert np.mean(found) == pytest.approx(share, abs=0.07)
+
+
+def test_every_caption_of_the_table_is_read_back(data):
+    words = Words()
+    table = batches.training_set(data, words, ()).captions
+    read = [parse(text) for text in set(words.texts) if text]
+    # 16 kinds, 9 colours and 5 views with the unnamed: alone in 4 looks, or in 9 rooms;
+    # and 9 rooms alone.
+    assert len(read) == 16 * 9 * 5 * (4 + 9) + 9
+    assert table.shape[:-1] == (17, 9, 10, 5, 4)
+
+
+def test_batch_is_a_function_of_its_key(data):
+    images, captions = draw(data, 7)
+    again, same = draw(data, 7)
     assert captions == same and np.array_equal(images, again)
-    assert captions != batches.make_batch(data, 8, CONFIG)[1]
-    assert captions != batches.make_batch(data, 7, CONFIG | {"seed": 1})[1]
+    assert captions != draw(data, 8)[1]
 
 
 def test_share_of_overhead_views_and_of_hard_kinds(data):
-    meta = data.meta | {"view": np.array([3, 0, 3])}  # car and duck from above
-    config = CONFIG | {
-        "batch_size": 1200,
-        "text_dropout": 0.0,
-        "overhead_fraction": 0.6,
-    }
+    above = data._replace(
+        meta=data.meta | {"view": np.array([3, 0, 3])}
+    )  # not the room
     for hard, cars in (((), 1 / 2), (("car",), 3 / 4)):
-        captions = batches.make_batch(
-            data._replace(meta=meta), 0, config | {"hard_kinds": hard}
-        )[1]
+        settings = {"text_dropout": 0.0, "overhead_fraction": 0.6, "hard_kinds": hard}
+        captions = draw(above, batch_size=1200, **settings)[1]
         counts = [sum(word in c for c in captions) for word in ("car", "duck")]
         # 0.4 of the batch falls on the three images alike, 0.6 on these two.
         expected = [0.4 / 3 + 0.6 * cars, 0.4 / 3 + 0.6 * (1 - cars)]

@@ -1,22 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captioned training batches from a Toybox dataset on disk.
+"""Captioned training batches from a Toybox dataset, drawn on the device.
 
 Each image is shown with one of the true captions that the grammar has for it: with
 or without the colour and the view word, on one of the plain backgrounds, or as a
-normal map. Which one is drawn depends on (seed, step) alone, so a resumed training
-sees what an undisturbed one would have seen.
+normal map. A batch is a pure function of a key: an accelerator, which trains faster
+than a host can draw, draws in the training step itself.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vsd_jax.toybox.text import BACKGROUNDS, COLOURS, KINDS, ROOM, VIEWS, Prompt
 
 KIND_NAMES = (*KINDS, ROOM)
 """Kinds as the datasets number them."""
+_ROOM = KIND_NAMES.index(ROOM)
+
+# Axes of the table of captions: kind, colour, place, view, look. The last colour and
+# the last view are unnamed ones.
+_UNNAMED_COLOUR, _UNNAMED_VIEW = len(COLOURS), len(VIEWS)
+_ANY_ROOM, _NO_ROOM = len(COLOURS), len(COLOURS) + 1  # after the rooms of a colour
+_NORMAL_MAP = len(BACKGROUNDS)  # after the backgrounds
+_TABLE = (
+    len(KIND_NAMES),
+    _UNNAMED_COLOUR + 1,
+    _NO_ROOM + 1,
+    _UNNAMED_VIEW + 1,
+    _NORMAL_MAP + 1,
+)
 
 
 class Dataset(NamedTuple):
@@ -68,56 +84,143 @@ def composite(rgba: np.ndarray, background: np.ndarray) -> np.ndarray:
     return scaled[..., :3] + (1.0 - scaled[..., 3:]) * background
 
 
-def _example(
-    data: Dataset, index: int, rng: np.random.Generator, config: Mapping[str, Any]
-) -> tuple[np.ndarray, str]:
-    """One image [64, 64, 3] in [0, 1] and a true caption of it."""
-    meta = {name: data.meta[name][index] for name in ("kind", "room", "view")}
-    colour, room_colour = data.meta["colour"][index], data.meta["room_colour"][index]
-    kind = KIND_NAMES[meta["kind"]]
-    inside = bool(meta["room"]) or kind == ROOM
-    normal_map = not inside and rng.random() < config["normal_fraction"]
-    background = rng.choice(len(BACKGROUNDS), p=config["background_weights"])
-    background = list(BACKGROUNDS)[0 if inside else background]
-    named = rng.random(4)
-    keep_colour = named[0] >= config["colour_dropout"] and colour >= 0
-    keep_room = named[1] >= config["colour_dropout"] and room_colour >= 0
-    keep_view = named[2] >= config["view_dropout"] and kind != ROOM
-    prompt = Prompt(
-        kind=kind,
-        colour=list(COLOURS)[colour] if keep_colour else None,
-        room=bool(meta["room"]) and kind != ROOM,
-        room_colour=list(COLOURS)[room_colour] if keep_room else None,
-        view=VIEWS[meta["view"]] if keep_view else None,
-        background="black" if normal_map else background,
-        normal_map=bool(normal_map),
-    )
-    if normal_map:
-        image = data.normal[index].astype(np.float32) / 255.0
-    else:
-        image = composite(data.rgba[index], np.asarray(BACKGROUNDS[background]))
-    return image, "" if named[3] < config["text_dropout"] else prompt.text()
+class TrainingSet(NamedTuple):
+    """A dataset and the token ids of all its captions, on the device.
 
-
-def make_batch(
-    data: Dataset, step: int, config: Mapping[str, Any]
-) -> tuple[np.ndarray, list[str]]:
-    """The batch of training step `step`: images [B, 64, 64, 3], captions.
-
-    A share `config.overhead_fraction` of it is drawn from the overhead views alone,
-    half of that from those of `config.hard_kinds`, if there are any.
+    Attributes:
+      rgba: [N, 64, 64, 4] uint8, premultiplied.
+      normal: [N, 64, 64, 3] uint8.
+      labels: [N, 4] int32: kind, colour, place and view, as the table numbers them.
+      overhead: [n] int32, the rows seen from above (all, if there are none).
+      hard: [m] int32, those of them that show a hard kind (all, if there are none).
+      captions: [17, 9, 10, 5, 4, L] int32, token ids by kind, colour, place, view
+        and look.
+      empty: [L] int32, token ids of the empty text.
     """
-    rng = np.random.default_rng([config["seed"], step])
-    indices = rng.integers(len(data.rgba), size=config["batch_size"])
-    chance = rng.random(len(indices))
-    overhead = data.meta["view"] == VIEWS.index("overhead")
-    hard = [KIND_NAMES.index(kind) for kind in config["hard_kinds"]]
-    for share, chosen in (
-        (config["overhead_fraction"], overhead),
-        (config["overhead_fraction"] / 2, overhead & np.isin(data.meta["kind"], hard)),
-    ):
-        extra = chance < share
-        if extra.any() and chosen.any():
-            indices[extra] = rng.choice(np.flatnonzero(chosen), size=extra.sum())
-    examples = [_example(data, index, rng, config) for index in indices]
-    return np.stack([e[0] for e in examples]), [e[1] for e in examples]
+
+    rgba: jax.Array
+    normal: jax.Array
+    labels: jax.Array
+    overhead: jax.Array
+    hard: jax.Array
+    captions: jax.Array
+    empty: jax.Array
+
+
+def training_set(
+    data: Dataset, tokenize: Callable, hard_kinds: tuple[str, ...]
+) -> TrainingSet:
+    """Puts a dataset on the device (28 KB an image).
+
+    Args:
+      data: of `open_dataset`.
+      tokenize: `(texts) -> ids [N, L]`.
+      hard_kinds: names of kinds; () = all are alike.
+    """
+    meta = data.meta
+    place = np.where(meta["room_colour"] >= 0, meta["room_colour"], _ANY_ROOM)
+    place = np.where(meta["room"].astype(bool), place, _NO_ROOM)
+    place = np.where(meta["kind"] == _ROOM, _NO_ROOM, place)  # it is not in a room
+    colour = np.where(meta["colour"] >= 0, meta["colour"], _UNNAMED_COLOUR)
+    above = meta["view"] == VIEWS.index("overhead")
+    above = above if above.any() else np.ones_like(above)
+    hard = above & np.isin(meta["kind"], [KIND_NAMES.index(k) for k in hard_kinds])
+    hard = hard if hard.any() else above
+    labels = np.stack([meta["kind"], colour, place, meta["view"]], -1)
+    return TrainingSet(
+        rgba=jnp.asarray(data.rgba),
+        normal=jnp.asarray(data.normal),
+        labels=jnp.asarray(labels, jnp.int32),
+        overhead=jnp.asarray(np.flatnonzero(above), jnp.int32),
+        hard=jnp.asarray(np.flatnonzero(hard), jnp.int32),
+        captions=jnp.asarray(_caption_table(tokenize), jnp.int32),
+        empty=jnp.asarray(tokenize([""])[0], jnp.int32),
+    )
+
+
+def _caption_table(tokenize: Callable) -> np.ndarray:
+    """Token ids [*_TABLE, L] of every caption; "" where there is none."""
+    texts = [_caption(*index) for index in np.ndindex(*_TABLE)]
+    distinct = list(dict.fromkeys(texts))
+    number = {text: index for index, text in enumerate(distinct)}
+    ids = np.asarray(tokenize(distinct))[[number[text] for text in texts]]
+    return ids.reshape(*_TABLE, -1)
+
+
+def _caption(kind: int, colour: int, place: int, view: int, look: int) -> str:
+    """The text of one entry of the table; "" if the grammar has none."""
+    alone, in_room = kind == _ROOM, place != _NO_ROOM
+    if (alone and (in_room or view != _UNNAMED_VIEW)) or ((alone or in_room) and look):
+        return ""
+    normal_map = look == _NORMAL_MAP
+    return Prompt(
+        kind=KIND_NAMES[kind],
+        colour=(*COLOURS, None)[colour],
+        room=in_room,
+        room_colour=(*COLOURS, None, None)[place],
+        view=(*VIEWS, None)[view],
+        background="black" if normal_map else list(BACKGROUNDS)[look],
+        normal_map=normal_map,
+    ).text()
+
+
+def draw_batch(
+    data: TrainingSet, key: jax.Array, config: Mapping[str, Any]
+) -> tuple[jax.Array, jax.Array]:
+    """Random images [B, 64, 64, 3] in [0, 1] and true captions of them, ids [B, L].
+
+    A share `config.overhead_fraction` of them is drawn from the overhead views alone,
+    half of that from those of the hard kinds.
+
+    Args:
+      data: images and captions.
+      key: what the draw depends on.
+      config: `configs/toybox_prior.py`.
+    """
+    batch = config["batch_size"]
+    rows_key, look_key, named_key = jax.random.split(key, 3)
+    rows = _draw_rows(data, rows_key, batch, config["overhead_fraction"])
+    kind, colour, place, view = data.labels[rows].T
+    normal_map, background = _draw_looks(look_key, batch, config)
+    inside = (place != _NO_ROOM) | (kind == _ROOM)
+    normal_map, background = normal_map & ~inside, jnp.where(inside, 0, background)
+    named = jax.random.uniform(named_key, (4, batch))
+    colour = jnp.where(named[0] < config["colour_dropout"], _UNNAMED_COLOUR, colour)
+    any_room = (named[1] < config["colour_dropout"]) & (place != _NO_ROOM)
+    place = jnp.where(any_room, _ANY_ROOM, place)
+    nameless = (named[2] < config["view_dropout"]) | (kind == _ROOM)
+    view = jnp.where(nameless, _UNNAMED_VIEW, view)
+    look = jnp.where(normal_map, _NORMAL_MAP, background)
+    ids = data.captions[kind, colour, place, view, look]
+    ids = jnp.where((named[3] < config["text_dropout"])[:, None], data.empty, ids)
+    plain = jnp.asarray(list(BACKGROUNDS.values()), jnp.float32)[background]
+    colours = composite(data.rgba[rows], plain[:, None, None])
+    normals = data.normal[rows].astype(jnp.float32) / 255.0
+    return jnp.where(normal_map[:, None, None, None], normals, colours), ids
+
+
+def _draw_rows(
+    data: TrainingSet, key: jax.Array, batch: int, overhead_fraction: float
+) -> jax.Array:
+    """[B] rows: any, of the overhead views, or of those of the hard kinds."""
+    chance_key, *keys = jax.random.split(key, 4)
+    chance = jax.random.uniform(chance_key, (batch,))
+    anything, overhead, hard = (
+        jax.random.randint(key, (batch,), 0, number)
+        for key, number in zip(
+            keys, (len(data.rgba), len(data.overhead), len(data.hard)), strict=True
+        )
+    )
+    rows = jnp.where(chance < overhead_fraction, data.overhead[overhead], anything)
+    return jnp.where(chance < overhead_fraction / 2, data.hard[hard], rows)
+
+
+def _draw_looks(
+    key: jax.Array, batch: int, config: Mapping[str, Any]
+) -> tuple[jax.Array, jax.Array]:
+    """[B] whether it is a normal map, and [B] the background's index."""
+    normal_key, background_key = jax.random.split(key)
+    normal_map = jax.random.uniform(normal_key, (batch,)) < config["normal_fraction"]
+    weights = jnp.asarray(config["background_weights"])
+    background = jax.random.choice(background_key, len(weights), (batch,), p=weights)
+    return normal_map, background

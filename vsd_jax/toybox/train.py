@@ -8,7 +8,6 @@ The same command resumes. RUN/prior is an ordinary diffusers-format folder with 
 averaged weights, RUN/samples holds sheets, RUN/metrics.jsonl the loss.
 """
 
-import concurrent.futures
 import json
 import time
 from collections.abc import Mapping
@@ -96,7 +95,7 @@ def stratified_t(key: jax.Array, batch: int, num_t: int, power: float) -> jax.Ar
 
 
 def make_train_step(config, unet_fn, text_fn, alphas_cumprod):
-    """`step(state, images [B, 64, 64, 3], ids [B, L]) -> (state, metrics)`, jitted."""
+    """`step(state, data) -> (state, metrics)`, jitted; data is a `TrainingSet`."""
     optimizer = make_optimizer(config)
 
     def loss_fn(params, x0, ids, key):
@@ -109,8 +108,11 @@ def make_train_step(config, unet_fn, text_fn, alphas_cumprod):
         _, sigma_t = diffusion.alpha_sigma(t, alphas_cumprod, ndim=x0.ndim)
         return weighted_x0_loss(x0_pred, x0, sigma_t, config["sigma2_floor"])
 
-    def step_fn(state, images, ids):
+    def step_fn(state, data):
+        # Of seed and step alone: a resumed training sees what an undisturbed one sees.
         key = jax.random.fold_in(jax.random.key(config["seed"]), state.step)
+        batch_key, key = jax.random.split(key)
+        images, ids = batches.draw_batch(data, batch_key, config)
         x0 = diffusion_prior.patchify(images, config["patch"])
         loss, grads = jax.value_and_grad(loss_fn)(state.params, x0, ids, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -221,31 +223,21 @@ def train(config: Mapping[str, Any], workdir: Path) -> Path:
             sheet = workdir / "samples" / f"step_{step:06d}.png"
             sheets.save_sheet(sheet, sampler, state.average, models)
 
-    def inputs(step: int) -> tuple[np.ndarray, np.ndarray]:
-        images, captions = batches.make_batch(data, step, config)
-        return images, models.tokenize(captions)
-
+    examples = batches.training_set(data, models.tokenize, config["hard_kinds"])
     log = workdir / "metrics.jsonl"
-    _loop(config, state, step_fn=step_fn, inputs=inputs, after=after, log=log)
+    _loop(config, state, lambda s: step_fn(s, examples), after=after, log=log)
     return folder
 
 
-def _loop(config, state, *, step_fn, inputs, after, log: Path) -> None:
-    """Runs the steps; the next batch is made while the current one trains."""
+def _loop(config, state, step_fn, *, after, log: Path) -> None:
+    """Runs the steps, which an accelerator works off behind the host."""
     start, total = int(state.step), config["num_steps"]
     losses: list[Any] = []
     began = time.time()
-    with (
-        concurrent.futures.ThreadPoolExecutor(1) as pool,
-        Progress() as progress,
-        open(log, "a") as file,
-    ):
+    with Progress() as progress, open(log, "a") as file:
         task = progress.add_task("training the prior", total=total, completed=start)
-        pending = pool.submit(inputs, start)
         for step in range(start + 1, total + 1):
-            batch = pending.result()
-            pending = pool.submit(inputs, step)
-            state, metrics = step_fn(state, *batch)
+            state, metrics = step_fn(state)
             losses.append(metrics["loss"])
             if step % config["log_every"] == 0:
                 loss = _mean_loss(losses, step)
