@@ -5,9 +5,8 @@
   python -m vsd_jax.toybox.train --config=configs/toybox_prior.py \
       --config.data=DATA --workdir=RUN
 
-For an accelerator (six minutes on one H200). Two cores need 0.4 to 0.9 s for a step of
-16: with `--config.batch_size=16 --config.learning_rate=6e-4`, hours or a day.
-`toybox_prior.py:smoke` runs the same code in seconds.
+For an accelerator (six minutes on one H200); two cores need 0.4 to 0.9 s for a step of
+16 (`--config.batch_size=16`). `toybox_prior.py:smoke` runs the same code in seconds.
 """
 
 import ml_collections
@@ -28,8 +27,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.weight_decay = 0.01
     config.max_grad_norm = 1.0
     config.ema_decay = 0.999  # reached after a warm-up (1 + step) / (10 + step)
-    # Sigma floor of the loss weight 1 / max(sigma_t^2, floor): above it the loss is
-    # the v-prediction loss (arXiv:2202.00512) of an x0-predicting network.
+    # Of the loss weight 1 / max(sigma_t^2, floor); above it that is the v-loss.
     config.sigma2_floor = 0.05
     config.t_power = 1.5  # t / T = u^(1 / power), u uniform; 1 = uniform t
     config.snr_divisor = 8.0  # signal-to-noise ratio of Stable Diffusion / ours
@@ -39,7 +37,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.colour_dropout = 0.08  # captions without the colour
     config.normal_fraction = 0.15  # of object images, shown as normal map
     config.overhead_fraction = 0.25  # of a batch, drawn from overhead views alone
-    # From which half of the above is drawn; () = from all.
+    # Half of the above is of these; () = of all.
     config.hard_kinds = ("house", "boat", "robot", "bear", "tree", "chair")
     config.background_weights = (0.7, 0.15, 0.15)  # white, grey, black
 
