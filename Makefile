@@ -31,9 +31,8 @@ demo: $(RUN)
 	@echo "Open $(WORKDIR)/report.html in a browser: it shows all that was made."
 	@echo "The mesh and the turntable lie beside it, in $(WORKDIR)."
 
-# A file's tests stay in one process: they share what is compiled.
 test: lint
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
 lint: $(DEV)
 	$(BIN)/ruff check $(CODE)
