@@ -118,15 +118,13 @@ def training_set(
       hard_kinds: names of kinds; () = all are alike.
     """
     meta = data.meta
-    place = np.where(meta["room_colour"] >= 0, meta["room_colour"], _ANY_ROOM)
-    place = np.where(meta["room"].astype(bool), place, _NO_ROOM)
-    place = np.where(meta["kind"] == _ROOM, _NO_ROOM, place)  # it is not in a room
-    colour = np.where(meta["colour"] >= 0, meta["colour"], _UNNAMED_COLOUR)
+    # Only what stands in a room has a room's colour: a room alone has its own.
+    place = np.where(meta["room_colour"] >= 0, meta["room_colour"], _NO_ROOM)
     above = meta["view"] == VIEWS.index("overhead")
     above = above if above.any() else np.ones_like(above)
     hard = above & np.isin(meta["kind"], [KIND_NAMES.index(k) for k in hard_kinds])
     hard = hard if hard.any() else above
-    labels = np.stack([meta["kind"], colour, place, meta["view"]], -1)
+    labels = np.stack([meta["kind"], meta["colour"], place, meta["view"]], -1)
     return TrainingSet(
         rgba=jnp.asarray(data.rgba),
         normal=jnp.asarray(data.normal),
