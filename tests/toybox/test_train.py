@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pieces of the prior's training against closed forms."""
 
+import json
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import toybox_prior
-from vsd_jax.toybox import prior_files, train
+from vsd_jax.toybox import prior_files, sheets, train
 
 
 @pytest.mark.parametrize("power", [1.0, 3.0])
@@ -75,3 +78,74 @@ def test_the_tokenizer_goes_with_the_weights(tmp_path):
         assert (folder / "tokenizer" / "vocab.json").read_text() == swapped
     written = (second / "text_encoder" / "config.json").read_text()
     assert written == (first / "text_encoder" / "config.json").read_text()
+
+
+def _write_dataset(folder):
+    """Four random pictures of a car, of all view words."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for name, channels in (("rgba", 4), ("normal", 3)):
+        shape = (4, 64, 64, channels)
+        np.save(folder / f"{name}.npy", rng.integers(0, 256, shape, np.uint8))
+    columns = {"kind": 9, "colour": 0, "room": 0, "room_colour": -1}
+    np.savez(
+        folder / "meta.npz",
+        **{name: np.full(4, value) for name, value in columns.items()},
+        azimuth_deg=np.array([0.0, 90.0, 180.0, 0.0]),
+        elevation_deg=np.array([0.0, 0.0, 0.0, 80.0]),
+    )
+
+
+def _one_matrix(folder):
+    """Networks of one matrix each in place of those in `folder`: nothing to compile."""
+    unet = types.SimpleNamespace(sample_size=16, in_channels=48)
+
+    def unet_fn(params, latents, t, context):
+        mean = context["text"].mean(1)[:, None, None]
+        return latents @ params["unet"]["kernel"] + mean
+
+    return sheets.Models(
+        unet=unet,
+        unet_fn=unet_fn,
+        text_init=None,
+        text_fn=lambda params, ids: params["kernel"][ids],
+        tokenize=lambda texts: np.array([[len(text)] * 2 for text in texts]),
+        alphas_cumprod=np.linspace(0.99, 0.01, 1000),
+    )
+
+
+def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+    _write_dataset(tmp_path / "data")
+    monkeypatch.setattr(train, "make_models", _one_matrix)
+    params = {"unet": np.eye(48), "text": np.zeros((99, 48))}
+    monkeypatch.setattr(
+        train,
+        "init_params",
+        lambda *_: {k: {"kernel": jnp.asarray(v)} for k, v in params.items()},
+    )
+    config = toybox_prior.get_config("smoke").to_dict() | {
+        "data": str(tmp_path / "data"),
+        "save_every": 1,
+        "log_every": 1,
+    }
+    steps = []
+
+    def stop_once(path, *_):
+        steps.append(path.stem)
+        if len(steps) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sheets, "save_sheet", stop_once)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(config, tmp_path / "stopped")
+    stopped = train.train(config, tmp_path / "stopped")
+    assert steps == ["step_000002", "step_000003"]  # of 3, the sheets at 2 and the last
+    straight = train.train(config, tmp_path / "straight")
+    logs = [
+        [json.loads(line)["loss"] for line in open(folder.parent / "metrics.jsonl")]
+        for folder in (stopped, straight)
+    ]
+    assert logs[0] == logs[1] and len(set(logs[0])) == 3
+    for part in ("unet/diffusion_pytorch_model", "text_encoder/model"):
+        files = [f / f"{part}.safetensors" for f in (stopped, straight)]
+        assert files[0].read_bytes() == files[1].read_bytes()
