@@ -15,6 +15,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,37 +41,46 @@ def run_program(prompt: text.Prompt, folder: Path, options: list[str]) -> None:
     subprocess.run(command, check=True)
 
 
-def geometry_scores(path: Path, prompt: str) -> dict[str, float]:
-    """Chamfer distance to the nearest truth, and the cosine of normals there."""
-    mesh = trimesh.load(path, process=False)
-    points, normals = truth.sample_surface(mesh, seed=0)
-    surfaces = truth.true_surfaces(prompt)
-    distances = [metrics.chamfer(points, other) for other, _ in surfaces]
-    nearest = int(np.argmin(distances))
-    others, directions = surfaces[nearest]
-    _, index = cKDTree(others).query(points)
+def geometry_scores(found: truth.Sampled, surfaces: Sequence[truth.Sampled]) -> dict:
+    """Chamfer distance to the nearest of some surfaces, cosine of normals there."""
+    distances = [metrics.chamfer(found.points, other.points) for other in surfaces]
+    nearest = surfaces[int(np.argmin(distances))]
+    _, index = cKDTree(nearest.points).query(found.points)
     # Truth is a soup of parts, some turned inside out where they meet: no sign.
-    cosine = np.abs(np.einsum("nc,nc->n", normals, directions[index]))
-    return {"chamfer": distances[nearest], "normals": float(cosine.mean())}
+    cosine = np.abs(np.einsum("nc,nc->n", found.normals, nearest.normals[index]))
+    return {"chamfer": min(distances), "normals": float(cosine.mean())}
+
+
+def truth_scores(prompt: str) -> dict[str, float]:
+    """Of true objects against the others: what a perfect stage would reach."""
+    surfaces = truth.true_surfaces(prompt)
+    rows = [
+        geometry_scores(one, [other for other in surfaces if other is not one])
+        for one in surfaces
+    ]
+    return {
+        f"truth_{key}": float(np.mean([row[key] for row in rows])) for key in rows[0]
+    }
 
 
 def stage_scores(folder: Path, prompt: text.Prompt) -> dict[str, float]:
     """All numbers of one run."""
-    found = {}
+    found = truth_scores(prompt.text())
     for name in ("nerf", "geometry"):
-        mesh = folder / name / "mesh" / "particle_00.ply"
-        for key, value in geometry_scores(mesh, prompt.text()).items():
-            found[f"{name}_{key}"] = value
+        mesh = trimesh.load(folder / name / "mesh" / "particle_00.ply", process=False)
+        sampled = truth.sample_surface(mesh, seed=0)
+        scores = geometry_scores(sampled, truth.true_surfaces(prompt.text()))
+        found |= {f"{name}_{key}": value for key, value in scores.items()}
     for name in ("nerf", "texture"):
         judged = json.loads((folder / name / "evaluation.json").read_text())["mean"]
         for key in ("kind_precision", "colour_precision", "multi_face_index"):
             found[f"{name}_{key}"] = judged[key]
     nerf, textured = (read_views(folder / name) for name in ("nerf", "texture"))
     found["texture_psnr"] = float(-10 * np.log10(np.mean((nerf - textured) ** 2)))
-    ends = [(folder / name / "evaluation.json").stat().st_mtime for name in STAGES]
-    begin = (folder / "nerf" / "command.txt").stat().st_mtime
-    for name, end, start in zip(STAGES, ends, [begin, *ends[:-1]], strict=True):
-        found[f"{name}_seconds"] = end - start
+    for name in STAGES:
+        files = (folder / name / file for file in ("command.txt", "evaluation.json"))
+        begin, end = (file.stat().st_mtime for file in files)
+        found[f"{name}_seconds"] = end - begin
     return found
 
 
@@ -80,11 +90,13 @@ def markdown(rows: dict[str, dict[str, float]]) -> str:
         key: float(np.mean([row[key] for row in rows.values()]))
         for key in next(iter(rows.values()))
     }
-    header = ["", "Chamfer", "normals", "kind", "colour", "PSNR to NeRF", "seconds"]
+    header = ["", "Chamfer (truth)", "normals (truth)", "kind", "colour"]
+    header += ["PSNR to NeRF", "seconds"]
     lines = []
     for name, row in {**rows, "**mean**": mean}.items():
         pairs = [
             f"{row[f'nerf_{key}']:.4f} → {row[f'geometry_{key}']:.4f}"
+            f" ({row[f'truth_{key}']:.4f})"
             for key in ("chamfer", "normals")
         ]
         pairs += [

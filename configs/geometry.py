@@ -6,8 +6,8 @@
       --workdir=runs/mushroom_shape
 
 Goes on with the NeRF in `mesh.source`: its level set, as a tetrahedral grid of signed
-distances, follows SDS on renders of its normals. `configs/textured_mesh.py` runs all
-stages. Variants as in `configs/base.py`.
+distances, follows SDS (on the embedded prior VSD) on renders of its normals.
+`configs/textured_mesh.py` runs all stages. Variants as in `configs/base.py`.
 """
 
 from ml_collections import ConfigDict
@@ -47,3 +47,7 @@ def _embedded(config: ConfigDict) -> None:
     config.render.size = 128
     config.camera.fov_deg = (40.0, 40.0)
     config.optim.update(sdf_lr=1e-3, offset_lr=1e-2)
+    # At this prior's size the paper's SDS inflates the shape (docs/results.md). VSD's
+    # residual is a tenth of SDS's, and so is what must not outweigh it.
+    config.vsd.update(method="vsd", guidance_scale=3.0, t_range=(0.02, 0.98))
+    config.regularize.normal_consistency = 500.0
