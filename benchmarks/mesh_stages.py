@@ -8,7 +8,7 @@ so the same command goes on where it stopped; further options are passed on. A m
 compared with the nearest of 16 truth objects of its kind (Chamfer distance), and its
 normals with those of that object's nearest points. Truth is a soup of parts that reach
 into each other: only what is seen from outside counts. Writes scores.json, scores.md
-and renders.png (a row a prompt: two views of NeRF, normals and texture).
+and renders.png (a row a prompt: three views of NeRF, normals, texture).
 """
 
 import argparse
@@ -109,11 +109,11 @@ def markdown(rows: dict[str, dict[str, float]]) -> str:
 
 
 def save_picture(path: Path, folders: list[Path]) -> None:
-    """A row a prompt: two views of each stage."""
+    """A row a prompt: three views of each stage."""
     rows = []
     for folder in folders:
         views = [read_views(folder / stage) for stage in STAGES]
-        rows.append(np.concatenate([v[:: len(v) // 4][:2] for v in views]))
+        rows.append(np.concatenate([v[:: len(v) // 5][:3] for v in views]))
     writer.save_png(path, writer.contact_sheet(np.stack(rows), tile_size=64))
 
 
