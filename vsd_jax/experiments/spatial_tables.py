@@ -20,8 +20,8 @@ _COLUMNS = (
 )
 _SMOKE = {"num_steps": 2, "eval.num_views": 4}
 PROMPTS = (
-    *("a red mushroom", "an orange snowman", "a blue house", "a green car"),
-    *("a yellow duck", "a purple rocket", "a pink donut", "a brown bear"),
+    *("a red mushroom", "a yellow rocket", "a blue chair", "a pink tree"),
+    *("a red robot", "a yellow duck", "a blue boat", "a pink lamp"),
 )
 
 ABLATION = Experiment(
@@ -67,8 +67,11 @@ PRESETS = Experiment(
             stages=("geometry", "texture"),
             settings={
                 **_MESHES,
+                "geometry.vsd.method": "sds",
                 "geometry.vsd.weighting": "alpha_sigma_squared",
                 "geometry.vsd.guidance_scale": 100.0,
+                "geometry.vsd.t_range": (0.02, 0.5),
+                "geometry.regularize.normal_consistency": 5000.0,
                 "texture.vsd.method": "sds",
                 "texture.vsd.guidance_scale": 100.0,
                 "texture.vsd.x0_limit": 0.0,
