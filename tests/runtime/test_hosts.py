@@ -44,7 +44,8 @@ def start(folder, num: int, *, slow: float = 0.0) -> list[subprocess.Popen]:
     command += [f"--config.{key}={value}" for key, value in SETTINGS.items()]
     command += [f"--config.num_devices={num}", f"--num_processes={num}"]
     command += [f"--coordinator=127.0.0.1:{port}"]
-    environment = {**os.environ, "SLOW": str(slow), "XLA_FLAGS": ""}
+    flags = "--xla_backend_optimization_level=0"  # and one device each
+    environment = {**os.environ, "SLOW": str(slow), "XLA_FLAGS": flags}
     return [
         subprocess.Popen(
             [*command, f"--process_id={i}"],
