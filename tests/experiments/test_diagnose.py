@@ -30,6 +30,11 @@ def test_what_tells_the_error_is_kept_and_noise_is_not():
     assert diagnose.correlate(list(make_runs()), "second fronts") == []
 
 
+def test_a_run_of_several_tables_counts_once():
+    runs = list(make_runs(num=5))
+    assert diagnose.distinct([*runs, *runs[:3]]) == runs
+
+
 def test_the_verdict_is_tested_on_other_prompts():
     runs = list(make_runs())
     hits, base = diagnose.hit_rate(runs, "tells", "kind wrong")

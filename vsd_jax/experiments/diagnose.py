@@ -62,6 +62,15 @@ def read_run(folder: Path) -> Run | None:
     return Run(config["prompt"], method, summarize(rows), errors)
 
 
+def distinct(runs: Sequence[Run]) -> list[Run]:
+    """Without repetitions: the same run may be a row of several tables."""
+    kept: list[Run] = []
+    for run in runs:
+        if run not in kept:
+            kept.append(run)
+    return kept
+
+
 def summarize(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Means of the last third, "..., late", and their change, "..., change"."""
     third = max(1, len(rows) // 3)
@@ -176,7 +185,7 @@ def main() -> None:
     parser.add_argument("--shown", type=int, default=10, help="rows of each table")
     args = parser.parse_args()
     folders = sorted({p.parent for f in args.runs for p in f.rglob("evaluation.json")})
-    runs = [run for run in map(read_run, folders) if run is not None]
+    runs = distinct([run for run in map(read_run, folders) if run is not None])
     if len(runs) < FEWEST:
         parser.error(f"{len(runs)} finished runs were found; {FEWEST} are needed.")
     found = {error: correlate(runs, error) for error in ERRORS}
