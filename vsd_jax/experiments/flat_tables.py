@@ -13,6 +13,9 @@ _UNET = {
     "score.num_groups": 8,
     "score.num_heads": 4,
 }
+# As in prolific_dreamer2d @f9c42d7: two particles a step, so that the score network is
+# updated many times for each update of a particle. Each is updated 100 times.
+_FEW = {"particles_per_step": 2, "num_steps": 6400}
 
 
 def _samplers(kind: str, **settings) -> tuple[Row, ...]:
@@ -40,29 +43,41 @@ IMAGE2D = Experiment(
     settings={
         **_QUIET,
         "num_particles": 128,
-        "num_steps": 300,
         "optim.image_lr": 0.05,
         "sample.num_steps": 50,
     },
     rows=(
         *_samplers("sample"),
-        Row(name="SDS 7.5", settings=_SDS | {"vsd.guidance_scale": 7.5}),
-        Row(name="SDS 100", settings=_SDS | {"vsd.guidance_scale": 100.0}),
+        *(
+            Row(
+                name=f"SDS {scale:g}",
+                settings={**_FEW, **_SDS, "vsd.guidance_scale": scale},
+            )
+            for scale in (7.5, 100.0)
+        ),
         *(
             Row(
                 name=f"VSD {scale:g}, {name}",
-                settings={"vsd.guidance_scale": scale, **score},
+                settings={**_FEW, "vsd.guidance_scale": scale, **score},
             )
-            for scale in (7.5, 1.0, 20.0)
             for name, score in (("LoRA", {}), ("small U-Net", _UNET))
+            for scale in (1.0, 7.5, 20.0)
+        ),
+        *(
+            Row(
+                name=f"{name}, falling t",
+                settings={
+                    **_FEW,
+                    **method,
+                    "vsd.guidance_scale": 7.5,
+                    "vsd.t_schedule": "sqrt",
+                },
+            )
+            for name, method in (("SDS 7.5", _SDS), ("VSD 7.5, LoRA", {}))
         ),
         Row(
-            name="VSD 7.5, LoRA, falling t",
-            settings={"vsd.guidance_scale": 7.5, "vsd.t_schedule": "sqrt"},
-        ),
-        Row(
-            name="VSD 7.5, LoRA, 4 updates",
-            settings={"vsd.guidance_scale": 7.5, "score.steps_per_step": 4},
+            name="VSD 1, LoRA, all particles each step",
+            settings={"vsd.guidance_scale": 1.0, "num_steps": 100},
         ),
     ),
     reference="DDIM 7.5",
