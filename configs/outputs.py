@@ -16,6 +16,10 @@ def evaluation() -> ConfigDict:
     evaluate.checkpoint = "last"  # or "best", see log.best; training ends with "last"
     evaluate.num_views = 16  # views that the metrics judge
     evaluate.background = (1.0, 1.0, 1.0)  # white [O]
+    # What the prior itself says of those views (arXiv:2303.16203): draws of (t, noise)
+    # for each, 0 = not asked; t evenly between these shares of its length [ours].
+    evaluate.prior_draws = 8
+    evaluate.prior_t_range = (0.4, 0.8)
     return evaluate
 
 

@@ -48,7 +48,9 @@ def smoke(config: ConfigDict) -> None:
     config.field.update(num_levels=2, log2_table_size=8, max_resolution=32, hidden=8)
     config.render.update(num_samples=8, occupancy_resolution=8)
     config.score.update(rank=1, channels=(8, 16), num_groups=4, num_heads=2)
-    config.eval.update(turntable_frames=4, turntable_size=16, num_views=4)
+    config.eval.update(
+        turntable_frames=4, turntable_size=16, num_views=4, prior_draws=0
+    )
     config.export.update(
         check_size=32, resolution=16, chunk=1024, texture_size=64, max_faces=500
     )

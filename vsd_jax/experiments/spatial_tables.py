@@ -110,11 +110,13 @@ ADAPTIVE = Experiment(
 )
 
 
-def _sweep(about: str, rows: tuple[Row, ...]) -> Experiment:
+def _sweep(
+    about: str, rows: tuple[Row, ...], prompts: tuple[str, ...] = PROMPTS[:3]
+) -> Experiment:
     return Experiment(
         about=f"What the paper says in passing: {about}",
         config=_OBJECT,
-        prompts=PROMPTS[:3],
+        prompts=prompts,
         seeds=1,
         settings=_QUIET,
         rows=rows,
@@ -160,6 +162,21 @@ SWEEPS = {
     "resolution": _sweep(
         "a higher render resolution gives more detail.",
         _rows("render.size", (16, 32, 64), "pixels"),
+    ),
+    "views": _sweep(
+        "prompts with view words, and Perp-Neg (arXiv:2304.04968), against several"
+        " faces.",
+        (
+            Row(name="view words", settings={}),
+            Row(name="no view words", settings={"vsd.view_prompts": False}),
+            Row(name="Perp-Neg", settings={"vsd.perp_neg": True}),
+        ),
+        PROMPTS,
+    ),
+    "steps": _sweep(
+        "how many steps a run needs.",
+        _rows("num_steps", (50, 100, 200, 450), "steps"),
+        PROMPTS,
     ),
     "initialisation": _sweep(
         "an object needs a blob to start from, a scene a hollow.",

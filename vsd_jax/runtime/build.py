@@ -41,6 +41,7 @@ class Run(NamedTuple):
         or, without an argument, from the scene's own.
       prior: the prior itself; decodes latents for pictures.
       early_step: the step on smaller renders (`render.early_size`), None = none.
+      check_texts: what the prior is asked at the end, see `make_check_texts`.
     """
 
     step: step_lib.Step
@@ -49,6 +50,7 @@ class Run(NamedTuple):
     init: Callable[..., VSDState]
     prior: Prior
     early_step: step_lib.Step | None = None
+    check_texts: jax.Array | None = None
 
 
 def load_prior(path: str, dtype: str, **options) -> tuple[Prior, PyTree, Callable]:
@@ -127,7 +129,9 @@ def build(config: Config, *, load_weights: bool = True) -> Run:
             **txs,
         )
 
-    return Run(step, prior_params, contexts, jax.jit(init), prior, early_step)
+    check_texts = build_method.make_check_texts(config, encode_text)
+    init = jax.jit(init)
+    return Run(step, prior_params, contexts, init, prior, early_step, check_texts)
 
 
 def make_scene(config: Config, prior: Prior) -> Scene:

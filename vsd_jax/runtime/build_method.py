@@ -56,6 +56,27 @@ def make_contexts(config: Config, encode_text: Callable) -> PyTree:
     }
 
 
+def make_check_texts(config: Config, encode_text: Callable) -> jax.Array | None:
+    """What the prior is asked about a finished run's views (`prior_check.py`).
+
+    Returns:
+      [V + 1, L, D]: the prompt with the words of each view (plain, where a view has
+      none: flat scenes, and rooms seen from inside), then the negative prompt; all with
+      the word of the background that is judged on. None if nothing is asked.
+    """
+    if not config.eval.prior_draws:
+        return None
+    colors, _, words = build_scene.make_backgrounds(config)
+    judged = np.asarray(config.eval.background, np.float32)
+    word = words[int(np.abs(colors - judged).sum(-1).argmin())]
+    wanted = config.prompt_prefix + config.prompt
+    texts = prompt.view_prompts(wanted)
+    if build_scene.is_flat(config) or config.camera.law == "inside":
+        texts = [wanted] * len(prompt.VIEWS)
+    negative = config.negative_prompt
+    return jnp.asarray(encode_text([*(text + word for text in texts), negative]))
+
+
 def make_views(config: Config) -> Callable[[jax.Array, jax.Array], prompt.ViewWeights]:
     """`(azimuth_deg, elevation_deg) -> ViewWeights`."""
     vsd_config = config.vsd

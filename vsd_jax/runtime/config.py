@@ -37,6 +37,8 @@ ROOM_OF_STAGE = {
 YOUNGER = {
     "camera.adapt": "",
     "camera.adapt_candidates": 8,
+    "eval.prior_draws": 0,
+    "eval.prior_t_range": (0.4, 0.8),
     "render.early_size": 0,
     "render.early_steps": 0,
     "score.prompt": True,
@@ -45,6 +47,7 @@ YOUNGER = {
 
 _SWITCHES = {
     "camera.adapt_candidates": "camera.adapt",
+    "eval.prior_t_range": "eval.prior_draws",
     "render.early_steps": "render.early_size",
 }
 """Keys without meaning where the second is off."""

@@ -110,6 +110,7 @@ RANGES = {
     "eval.elevation_deg": (-90, 90),
     "eval.fov_deg": (1, 170),
     "eval.num_views": (1, 1000),
+    "eval.prior_draws": (0, 1000),
     "export.resolution": (8, 1024),
     "export.level": (0, UNBOUNDED),
     "export.min_component": (0, 1),
@@ -139,6 +140,7 @@ PAIRS = {
     "vsd.t_range": (0, 1),
     "vsd.t_range_late": (0, 1),
     "score.t_range": (0, 1),
+    "eval.prior_t_range": (0, 1),
 }
 """(low, high) tuples and the bounds of both."""
 

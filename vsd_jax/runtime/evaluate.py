@@ -3,7 +3,8 @@
 
 With the embedded prior the truth is known, and a small classifier trained on truth
 renders judges kind, colour and view (`vsd_jax/toybox/metrics.py`). With any other prior
-only what needs no judge is reported; no text-image model is shipped or downloaded.
+only what needs no judge is reported; no text-image model is shipped or downloaded. The
+prior itself is asked too, if it is at hand (`prior_check.py`).
 """
 
 import pathlib
@@ -11,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from vsd_jax.runtime import build_scene, progress, views, writer
+from vsd_jax.runtime import build_scene, prior_check, progress, views, writer
+from vsd_jax.runtime.build import Run
 from vsd_jax.runtime.build_field import Config
 from vsd_jax.score import prompt as prompt_lib
 from vsd_jax.state import Particles
@@ -28,11 +30,12 @@ def evaluate(
     step: int,
     *,
     decode: views.Decode | None,
+    run: Run | None = None,
 ) -> dict[str, Any]:
     """Renders `eval.num_views` views of each particle and judges them.
 
     Writes the numbers, `evaluation.json`, and what was judged, `evaluation.png`: a row
-    a particle, a column a view, without gaps.
+    a particle, a column a view, without gaps. With a `run` its prior is asked as well.
 
     Returns:
       `prompt`, `step`, `views`; `particles`: a dict of numbers for each; `mean`: their
@@ -62,6 +65,10 @@ def evaluate(
     except _NoJudgeError as reason:
         report["note"] = str(reason)
         progress.say(f"No judgement of kind and colour: {reason}")
+    if run is not None and config.eval.prior_draws and config.num_shards == 1:
+        said = prior_check.check(config, run, seen["rgb"], cameras)
+        for row, answers in zip(rows, said, strict=True):
+            row |= answers
     numbers = sorted({name for row in rows for name in row})
     report["mean"] = {
         name: float(np.mean([row[name] for row in rows])) for name in numbers

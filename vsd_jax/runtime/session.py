@@ -8,7 +8,8 @@
     preflight does a step fit, how long will it take; needs no folder and no weights
 
 All but `preflight` end with a new `report.html`. `render`, `export` and `evaluate` need
-no prior, unless theta is a latent that only the prior can decode.
+no prior, unless theta is a latent that only the prior can decode; `evaluate` asks it
+about the views if it is at hand.
 """
 
 import errno
@@ -163,6 +164,11 @@ def _reopen(
     if config.field.kind == "latent":
         run = build.build(config)
         shape = run.prior.latent_shape
+    elif mode == "evaluate" and config.eval.prior_draws:
+        try:
+            run = build.build(config)
+        except RunError as error:
+            progress.say(f"The prior is not asked about the views: {error}")
     found = source.load(workdir.path, config, latent_shape=shape)
     progress.say(
         f'"{progress.shorten(config.prompt)}", step {found.step} of {config.num_steps}'
@@ -192,7 +198,9 @@ def _make_products(
         if only_mesh or not build_scene.is_flat(config):
             products.save_meshes(folder, config, particles)
     if "evaluate" in modes:
-        scores = evaluate.evaluate(folder, config, particles, step, decode=decode)
+        scores = evaluate.evaluate(
+            folder, config, particles, step, decode=decode, run=run
+        )
         progress.say(evaluate.judged_line(scores))
     progress.say(f"Report: {report.write_report(folder)}")
 
