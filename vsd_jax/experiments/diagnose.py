@@ -4,11 +4,12 @@
   python -m vsd_jax.experiments.diagnose --runs FOLDER [FOLDER ...] --out=OUT
 
 Looks below the folders for finished runs in 3D on the embedded prior. Of each it takes
-the last third of `metrics.jsonl`, averaged, and the change since the first third; its
-true error is what the judge says of its views (`evaluation.json`): the share of wrong
-kinds, and of second fronts. Spearman's rank correlation of the one with the other, over
-all runs and within each method; a quantity is kept if its |rho| is at least 0.3 and its
-p-value, times the number of quantities (Bonferroni), below 0.05.
+the last third of `metrics.jsonl`, averaged, and the change since the first third, and
+what the prior itself says of its views (`runtime/prior_check.py`). Its true error is
+what the judge says of them (`evaluation.json`): the share of wrong kinds, and of second
+fronts. Spearman's rank correlation of the one with the other, over all runs and within
+each method; a quantity is kept if its |rho| is at least 0.3 and its p-value, times the
+number of quantities (Bonferroni), below 0.05.
 
 A verdict then is one threshold on a quantity, found without the runs of the prompt that
 it is tested on; its hit rate stands beside that of always saying what most runs are.
@@ -59,7 +60,9 @@ def read_run(folder: Path) -> Run | None:
     scale = config["vsd"]["guidance_scale"]
     method = f"{config['vsd']['method']} {scale:g}"
     errors = {name: float(error(mean)) for name, error in ERRORS.items()}
-    return Run(config["prompt"], method, summarize(rows), errors)
+    said = summarize(rows)
+    said |= {k: v for k, v in mean.items() if k.startswith("prior_") and v is not None}
+    return Run(config["prompt"], method, said, errors)
 
 
 def distinct(runs: Sequence[Run]) -> list[Run]:
