@@ -164,8 +164,8 @@ def _camera() -> ConfigDict:
     camera.target_std = 0.0  # of a Gaussian shift of camera and target [O: off]
     camera.box_half_extent = 0.0  # "orbit" stays in this cube; 0 = no such limit
     camera.position_radius = 0.0  # "inside": positions fill a ball of this radius
-    # Of some draws one is kept: "residual" where a particle's residual has been large,
-    # "visibility" where much is seen; "" none of it, as in the paper.
+    # Of some draws one is kept: "residual" where a particle's residual has been large;
+    # "" none of it, as in the paper.
     camera.adapt = ""
     camera.adapt_candidates = 8
     return camera

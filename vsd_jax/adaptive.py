@@ -8,8 +8,9 @@ to its interest I:
 
     P(c_k) = I(c_k) / sum_j I(c_j),   k = 1 ... K
 
-which tends to the law p(c) I(c) as K grows. Two interests: where the residual of this
-particle has been large, and how far the camera sees.
+which tends to the law p(c) I(c) as K grows. The interest: where the residual of this
+particle has been large. (How far a camera sees was measured too, and made rooms worse:
+`docs/experiments.md`.)
 
 A law that adapts stands in the place of a plain `(key) -> Camera`. What a scene has
 learned of its views is a part of the particle's stats (`Scene.observe`).
@@ -21,15 +22,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vsd_jax.scene import occupancy
-from vsd_jax.scene.camera import pixel_rays
 from vsd_jax.state import Camera, PyTree, Scene
 
 AZIMUTHS, ELEVATIONS = 8, 3
 """Bins of directions, the heights evenly in area."""
 RATE = 0.1
 """Of the running means: about ten observations of a bin count."""
-_RAYS, _SAMPLES = 4, 48
 _MEMORY = "views"
 _T_WIDTH, _T_BINS = 100, 10  # timesteps of a bin; the last one has what is left
 
@@ -159,50 +157,3 @@ def _learn(memory, view):
     # A step that is not finite is skipped as a whole; so is what it would teach.
     finite = jnp.isfinite(residual_ms)
     return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, memory), None
-
-
-def by_visibility(
-    sample_camera: SampleCamera, *, near: float, threshold: float, num_candidates: int
-) -> AdaptiveLaw:
-    """Cameras that see far: not inside something, nor close to a wall.
-
-    Interest = mean free path of a few rays through the occupancy grid (`free_path`).
-
-    Args:
-      sample_camera: the law of the candidates.
-      near: distance from the camera up to which nothing is rendered, scene units.
-      threshold: density of an occupied cell.
-      num_candidates: see `choose`.
-    """
-
-    def sample(key, stats):
-        cells = occupancy.occupied_cells(stats["occupancy"], threshold=threshold)
-        return choose(
-            key,
-            sample_camera,
-            lambda camera: free_path(cells, camera, near=near),
-            num_candidates,
-        )
-
-    return AdaptiveLaw(sample)
-
-
-def free_path(cells: jax.Array, camera: Camera, *, near: float) -> jax.Array:
-    """Mean length of a camera's rays inside the cube up to the first occupied cell.
-
-    Args:
-      cells: [G, G, G] bool.
-      camera: one camera.
-      near: where the rays start, scene units. They enter the cube at no cost: what is
-        outside before it counts neither as free nor as blocked.
-    """
-    origin, directions = pixel_rays(camera, _RAYS, _RAYS)
-    longest = 2.0 * 3**0.5 + jnp.linalg.norm(origin)
-    spacing = (longest - near) / _SAMPLES
-    distances = near + (jnp.arange(_SAMPLES) + 0.5) * spacing
-    points = (
-        origin[None, None, None] + distances[:, None, None, None] * directions[None]
-    )
-    inside = jnp.all(jnp.abs(points) <= 1.0, axis=-1)
-    clear = jnp.cumsum(occupancy.lookup(cells, points), axis=0) == 0
-    return jnp.mean(jnp.sum(inside & clear, axis=0) * spacing)

@@ -49,11 +49,7 @@ def changed(**changes) -> ConfigDict:
             ["mesh.source=run", "on_not_finite=stop"],
         ),
         ({"render__capacity": 0.5, "render__occupancy_resolution": 0}, ["grid"]),
-        ({"camera__adapt": "novelty"}, ["camera.adapt", "residual, visibility"]),
-        (
-            {"camera__adapt": "visibility", "render__occupancy_resolution": 0},
-            ["camera.adapt=visibility", "occupancy_resolution=32"],
-        ),
+        ({"camera__adapt": "novelty"}, ["camera.adapt", "residual"]),
         (
             {"camera__adapt": "residual", "num_devices": 2},
             ["camera.adapt=residual", "at most num_particles=1"],

@@ -38,7 +38,8 @@ def check(config, seen, colors):
 
 
 @pytest.mark.parametrize("num_views", [6, 8])
-def test_views_that_show_what_was_asked_for(nerf_config, num_views):
+def test_views_that_show_what_was_asked_for(nerf_config, num_views, monkeypatch):
+    monkeypatch.setattr(prior_check, "_PIXELS", 64)  # blocks of four
     # Every 45 or 60 degrees: one front, one back, and sides (half angle 45).
     colors = [RED, GREEN, BLUE, GREY, GREY]
     turn = np.arange(num_views) * 360 / num_views

@@ -112,13 +112,6 @@ def make_camera_law(
     number = config.camera.adapt_candidates
     if config.camera.adapt == "residual":
         return adaptive.by_residual(sample, num_candidates=number)
-    if config.camera.adapt == "visibility":
-        return adaptive.by_visibility(
-            sample,
-            near=config.render.near,
-            threshold=config.render.occupancy_threshold,
-            num_candidates=number,
-        )
     return sample
 
 

@@ -7,7 +7,7 @@ CHOICES = {
     "field.kind": ("nerf", "geometry", "texture", "image", "latent"),
     "field.init": ("object", "scene", "object_in_scene"),
     "camera.law": ("orbit", "inside"),
-    "camera.adapt": ("", "residual", "visibility"),
+    "camera.adapt": ("", "residual"),
     "prior.dtype": ("float32", "bfloat16"),
     "vsd.method": ("vsd", "sds", "csd", "nfsd", "bridge", "esd", "ism", "sdi"),
     "vsd.weighting": WEIGHTINGS,

@@ -224,15 +224,9 @@ def _camera_faults(flat: Flat) -> Iterator[str]:
     if flat["field.kind"] in ("image", "latent"):
         yield f"camera.adapt={adapt} has no views to choose from; leave it out."
         return
-    grid = flat["field.kind"] == "nerf" and flat["render.occupancy_resolution"]
-    if adapt == "visibility" and not grid:
+    if flat["num_devices"] > flat["num_particles"]:
         yield (
-            "camera.adapt=visibility looks through the occupancy grid of a NeRF; set"
-            " render.occupancy_resolution=32, or camera.adapt=residual."
-        )
-    if adapt == "residual" and flat["num_devices"] > flat["num_particles"]:
-        yield (
-            f"camera.adapt=residual learns from all views of a particle, which"
+            f"camera.adapt={adapt} learns from all views of a particle, which"
             f" num_devices={flat['num_devices']} would share out; set it to at most"
             f" num_particles={flat['num_particles']}."
         )

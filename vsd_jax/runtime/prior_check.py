@@ -21,7 +21,7 @@ from vsd_jax.score import prompt as prompt_lib
 from vsd_jax.score.noise import as_noise_fn
 from vsd_jax.state import Camera
 
-_BLOCK = 4  # views at once: one compilation, little memory
+_PIXELS = 1024  # of latents at once: four views of 16 x 16, one of 64 x 64
 
 
 def check(
@@ -57,7 +57,7 @@ def check(
     )
     hidden = np.isin(words, (prompt_lib.SIDE, prompt_lib.BACK))
     has_words = not np.array_equal(views[prompt_lib.BACK], front)
-    errors = _make_errors(config, run)
+    errors = _make_errors(config, run, num_views=len(words))
     rows = []
     for i, images in enumerate(rgb):
         key = jax.random.fold_in(jax.random.key(config.seed), i)
@@ -71,9 +71,13 @@ def check(
     return rows
 
 
-def _make_errors(config: Config, run: Run) -> Callable[..., np.ndarray]:
+def _make_errors(
+    config: Config, run: Run, *, num_views: int
+) -> Callable[..., np.ndarray]:
     """`(images [V, H, W, 3], texts [V, K, L, D], key) -> errors [V, draws, K]`."""
     prior, draws = run.prior, config.eval.prior_draws
+    height, width, _ = prior.latent_shape
+    block = min(num_views, max(1, _PIXELS // (height * width)))
     noise_fn = as_noise_fn(prior.model, prior.alphas_cumprod)
     low, high = (
         len(prior.alphas_cumprod) * share for share in config.eval.prior_t_range
@@ -83,7 +87,7 @@ def _make_errors(config: Config, run: Run) -> Callable[..., np.ndarray]:
     @jax.jit
     def block_errors(params, images, texts, key):
         def noise_of(key):
-            return jax.random.normal(key, (_BLOCK, *prior.latent_shape))
+            return jax.random.normal(key, (block, *prior.latent_shape))
 
         encode_key, draw_key = jax.random.split(key)
         fitted = fit_images(images, prior.image_size)
@@ -95,7 +99,7 @@ def _make_errors(config: Config, run: Run) -> Callable[..., np.ndarray]:
                 params,
                 latents,
                 texts,
-                jnp.full(_BLOCK, t),
+                jnp.full(block, t),
                 noise_of(key),
                 alphas_cumprod=prior.alphas_cumprod,
             )
@@ -105,11 +109,10 @@ def _make_errors(config: Config, run: Run) -> Callable[..., np.ndarray]:
         return jnp.swapaxes(found, 0, 1)
 
     def errors(images, texts, key):
-        num_views = len(images)
         blocks = []
-        for start in range(0, num_views, _BLOCK):
+        for start in range(0, num_views, block):
             # The last block is filled up with its first views again.
-            index = np.arange(start, start + _BLOCK) % num_views
+            index = np.arange(start, start + block) % num_views
             part = (jnp.asarray(images[index]), texts[index])
             found = block_errors(
                 run.prior_params, *part, jax.random.fold_in(key, start)
