@@ -31,7 +31,8 @@ def test_every_cell_is_valid(name, smoke):
         stages = pipeline._linked(config, ROOT) if cell.row.stages else {"": config}
         for stage in stages.values():
             valid = config_lib.validate(stage)
-            assert valid.num_steps <= (4 if smoke else 1000)
+            updates = valid.num_steps * valid.particles_per_step
+            assert updates <= (32 if smoke else 128 * 600)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

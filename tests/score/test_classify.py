@@ -19,7 +19,7 @@ def test_each_text_is_judged_on_the_same_noise_and_the_right_one_wins():
     only = [np.eye(3, dtype=bool)[k] for k in range(3)]
     texts = jnp.stack([exact.restrict(3, mask)["text"] for mask in only], axis=1)
     found = classify.denoising_errors(
-        noise_fn, mixture, images, texts, t, eps, alphas_cumprod=ALPHAS_CUMPROD
+        noise_fn, mixture, images, texts, t=t, noise=eps, alphas_cumprod=ALPHAS_CUMPROD
     )
     noisy = noise.add_noise(images, eps, t, ALPHAS_CUMPROD)
     for k in range(3):

@@ -99,8 +99,8 @@ def _make_errors(
                 params,
                 latents,
                 texts,
-                jnp.full(block, t),
-                noise_of(key),
+                t=jnp.full(block, t),
+                noise=noise_of(key),
                 alphas_cumprod=prior.alphas_cumprod,
             )
 

@@ -24,9 +24,9 @@ def denoising_errors(
     params: PyTree,
     latents: jax.Array,
     texts: jax.Array,
+    *,
     t: jax.Array,
     noise: jax.Array,
-    *,
     alphas_cumprod: np.ndarray,
 ) -> jax.Array:
     """Mean square error of the noise prediction under each text, for one (t, noise).
