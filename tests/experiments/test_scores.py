@@ -4,6 +4,7 @@ import pytest
 
 from vsd_jax.experiments import scores
 from vsd_jax.runtime import writer
+from vsd_jax.toybox import metrics
 
 
 def test_pictures_are_read_as_they_were_written(tmp_path):
@@ -39,3 +40,14 @@ def test_distances_are_to_truth_and_to_the_reference_of_the_same_seed():
     found = scores.row_scores(by_seed, [cell(0.0)], reference)
     assert found["frechet_truth"]["values"] == pytest.approx([8.0, 8.0])
     assert found["frechet_reference"]["values"] == pytest.approx([2.0, 18.0])
+
+
+def test_a_flat_images_background_is_its_borders():
+    images = np.full((2, 8, 8, 3), [[[[0.7, 0.7, 0.7]]], [[[1.0, 1.0, 0.9]]]])
+    images[:, 2:5, 2:5] = [1.0, 0.25, 0.25]
+    images[0, 0, :3] = 0.0  # a few pixels of something at the border
+    found = scores.border_colors(images)
+    np.testing.assert_allclose(found[:, 0, 0], [[0.7] * 3, [1.0, 1.0, 0.9]])
+    grey = metrics.saturation(images[:1, 1:, 1:], found[:1])
+    assert grey == pytest.approx(0.75)
+    assert metrics.saturation(images[:1], np.ones(3)) < 0.2

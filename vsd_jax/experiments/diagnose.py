@@ -34,6 +34,7 @@ ERRORS = {
 BAD = {"kind wrong": 0.1, "second fronts": 0.25}
 """Above which error a run counts as bad."""
 LEAST_RHO, LEVEL, FEWEST = 0.3, 0.05, 8
+_LEAST_ROWS = 6  # of metrics, for thirds that mean something
 
 
 class Run(NamedTuple):
@@ -55,13 +56,15 @@ def read_run(folder: Path) -> Run | None:
     known = all(mean.get(n) is not None for n in ("kind_precision", "multi_face_index"))
     rows = writer.read_metrics(folder / "metrics.jsonl")
     rows = [row for row in rows if "residual/rms" in row]
-    if config["field"]["kind"] != "nerf" or not known or len(rows) < 6:
+    if config["field"]["kind"] != "nerf" or not known:
         return None
     scale = config["vsd"]["guidance_scale"]
     method = f"{config['vsd']['method']} {scale:g}"
     errors = {name: float(error(mean)) for name, error in ERRORS.items()}
-    said = summarize(rows)
+    said = summarize(rows) if len(rows) >= _LEAST_ROWS else {}
     said |= {k: v for k, v in mean.items() if k.startswith("prior_") and v is not None}
+    if not said:
+        return None
     return Run(config["prompt"], method, said, errors)
 
 

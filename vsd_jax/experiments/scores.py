@@ -42,9 +42,14 @@ def _judge_params():
 
 
 def judge(images: np.ndarray, prompt: str, views: np.ndarray) -> Scored:
-    """What the judge says of [n, views, 64, 64, 3]; `views` [views] are indices."""
+    """What the judge says of [n, views, 64, 64, 3]; `views` [views] are indices.
+
+    Scenes in 3D stand on white. A flat image has a background of its own, which may be
+    another: saturation and contrast are those of what differs from its border.
+    """
     n, num_views = images.shape[:2]
     flat = images.reshape(-1, *images.shape[2:])
+    background = border_colors(flat) if num_views == 1 else np.ones(3, np.float32)
     found = classifier.judge(_judge_params(), flat)
     wanted = text.parse(prompt)
     numbers = metrics.score_images(
@@ -53,16 +58,23 @@ def judge(images: np.ndarray, prompt: str, views: np.ndarray) -> Scored:
         kind=wanted.kind,
         colour=wanted.colour,
         views=np.tile(views, n),
-        background=np.ones(3, np.float32),
+        background=background,
     )
     features = found["features"].reshape(n, num_views, -1)
-    covered = np.abs(flat - 1.0).max(-1) > 0.1
+    covered = np.abs(flat - background).max(-1) > 0.1
     numbers["diversity"] = metrics.diversity(features)
     numbers["covered"] = float(covered.mean())
     numbers["sharpness"] = float(
         np.abs(np.diff(flat, axis=2))[covered[:, :, 1:]].mean()
     )
     return numbers, features, images
+
+
+def border_colors(images: np.ndarray) -> np.ndarray:
+    """Median of the outermost pixels of [N, H, W, 3], as [N, 1, 1, 3]."""
+    rim = np.ones(images.shape[1:3], bool)
+    rim[1:-1, 1:-1] = False
+    return np.median(images[:, rim], axis=1)[:, None, None]
 
 
 def score_cell(cell: Cell, folder: Path) -> Scored:

@@ -49,7 +49,7 @@ def saturation(images: np.ndarray, background: np.ndarray) -> float:
 
     Args:
       images: [N, H, W, 3] in [0, 1].
-      background: [3] in [0, 1].
+      background: in [0, 1], [3] or [N, 1, 1, 3].
     """
     foreground = np.abs(images - background).max(-1) > 0.1
     high, low = images.max(-1), images.min(-1)
@@ -124,7 +124,7 @@ def score_images(
       kind: of the prompt; may be a room.
       colour: of the prompt, None = any.
       views: [N] true view indices.
-      background: [3] in [0, 1].
+      background: in [0, 1], [3] or [N, 1, 1, 3].
     """
     scores = {
         "kind_precision": precision(judgement["kind"], (*KINDS, ROOM).index(kind)),
