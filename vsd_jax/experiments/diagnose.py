@@ -7,9 +7,9 @@ Looks below the folders for finished runs in 3D on the embedded prior. Of each i
 the last third of `metrics.jsonl`, averaged, and the change since the first third, and
 what the prior itself says of its views (`runtime/prior_check.py`). Its true error is
 what the judge says of them (`evaluation.json`): the share of wrong kinds, and of second
-fronts. Spearman's rank correlation of the one with the other, over all runs and within
-each method; a quantity is kept if its |rho| is at least 0.3 and its p-value, times the
-number of quantities (Bonferroni), below 0.05.
+fronts, where the kind is right. Spearman's rank correlation of the one with the other,
+over all runs and within each method; a quantity is kept if its |rho| is at least 0.3
+and its p-value, times the number of quantities (Bonferroni), below 0.05.
 
 A verdict then is one threshold on a quantity, found without the runs of the prompt that
 it is tested on; its hit rate stands beside that of always saying what most runs are.
@@ -61,6 +61,8 @@ def read_run(folder: Path) -> Run | None:
     scale = config["vsd"]["guidance_scale"]
     method = f"{config['vsd']['method']} {scale:g}"
     errors = {name: float(error(mean)) for name, error in ERRORS.items()}
+    if errors["kind wrong"] > BAD["kind wrong"]:
+        del errors["second fronts"]  # of what is no such thing nobody knows the front
     said = summarize(rows) if len(rows) >= _LEAST_ROWS else {}
     said |= {k: v for k, v in mean.items() if k.startswith("prior_") and v is not None}
     if not said:
@@ -107,7 +109,7 @@ def correlate(runs: Sequence[Run], error: str) -> list[dict[str, Any]]:
     names = sorted({name for run in runs for name in run.said})
     rows = []
     for name in names:
-        having = [run for run in runs if name in run.said]
+        having = [run for run in runs if name in run.said and error in run.errors]
         rho, p = _spearman(having, name, error)
         if not np.isfinite(rho):
             continue
@@ -168,16 +170,21 @@ def markdown(runs: Sequence[Run], found: dict[str, list[dict]], shown: int) -> s
     blocks = [f"{len(runs)} runs.\n"]
     for error, rows in found.items():
         methods = sorted({m for row in rows for m in row["by_method"]})
-        heads = ["predicts: " + error, "rho", "p, corrected", "hit rate", *methods]
+        heads = ["predicts: " + error, "rho", "p, corrected", "hit rate", "bad if"]
+        heads += methods
         lines = []
         for row in rows[:shown]:
-            having = [run for run in runs if row["name"] in run.said]
-            hits, base = hit_rate(having, row["name"], error)
+            name = row["name"]
+            having = [run for run in runs if name in run.said and error in run.errors]
+            hits, base = hit_rate(having, name, error)
+            bad = np.array([run.errors[error] > BAD[error] for run in having])
+            cut, above = best_threshold(np.array([r.said[name] for r in having]), bad)
             mark = "**" if row["kept"] else ""
             within = [f"{row['by_method'].get(m, float('nan')):.2f}" for m in methods]
             lines.append(
-                [f"{mark}{row['name']}{mark}", f"{row['rho']:.2f}", f"{row['p']:.2g}"]
-                + [f"{100 * hits:.0f} % ({100 * base:.0f} %)", *within]
+                [f"{mark}{name}{mark}", f"{row['rho']:.2f}", f"{row['p']:.2g}"]
+                + [f"{100 * hits:.0f} % ({100 * base:.0f} %)"]
+                + [f"{'above' if above else 'below'} {cut:.3g}", *within]
             )
         blocks.append(present.table(heads, lines) + "\n")
     return "\n".join(blocks)

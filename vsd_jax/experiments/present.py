@@ -201,6 +201,7 @@ def save_correlations(path: Path, runs: Sequence[Any], found: Mapping) -> None:
             name = quantity["name"]
             for method in methods:
                 own = [r for r in runs if r.method == method and name in r.said]
+                own = [r for r in own if error in r.errors]
                 x, y = [r.said[name] for r in own], [r.errors[error] for r in own]
                 axis.scatter(x, y, s=12, label=method)
             axis.set_title(f"rho = {quantity['rho']:.2f}", fontsize=9)
