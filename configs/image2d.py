@@ -6,8 +6,8 @@
       --config.vsd.guidance_scale=100 --workdir=runs/2d_sds
 
 ProlificDreamer (arXiv:2305.16213), Sec. 3 and App. G. VSD gives samples of the prior,
-SDS one over-saturated mode. Variants as in `configs/base.py`; with Stable Diffusion
-theta is a latent and the settings are those of prolific_dreamer2d @f9c42d7.
+SDS one mode. Variants as in `configs/base.py`; with Stable Diffusion theta is a latent.
+Numbers of steps and particles are those of prolific_dreamer2d @f9c42d7.
 """
 
 from ml_collections import ConfigDict
@@ -30,10 +30,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.vsd.update(views_per_step=1, view_prompts=False)
     config.regularize.update(entropy=0.0)
     config.optim.b2 = 0.999
-    config.num_steps = 1500 if latent else 600
-    config.num_particles = 16 if latent else 8
-    if latent:
-        config.particles_per_step = 2
+    # Two of 16 a step: eight updates of the score network for each of a particle. With
+    # one it lags, and VSD collapses as SDS does (docs/experiments.md).
+    config.update(num_steps=1500, num_particles=16, particles_per_step=2)
     if variant == "smoke":
         config.update(num_steps=4, num_particles=3)
+        config.particles_per_step = config.get_oneway_ref("num_particles") * 1
     return config

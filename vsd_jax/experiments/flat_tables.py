@@ -43,6 +43,7 @@ IMAGE2D = Experiment(
     settings={
         **_QUIET,
         "num_particles": 128,
+        "num_steps": 100,
         "optim.image_lr": 0.05,
         "sample.num_steps": 50,
     },
@@ -77,7 +78,7 @@ IMAGE2D = Experiment(
         ),
         Row(
             name="VSD 1, LoRA, all particles each step",
-            settings={"vsd.guidance_scale": 1.0, "num_steps": 100},
+            settings={"vsd.guidance_scale": 1.0},
         ),
     ),
     reference="DDIM 7.5",

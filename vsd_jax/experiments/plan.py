@@ -179,7 +179,10 @@ def _settings(experiment: Experiment, row: Row, budget: Budget) -> dict[str, Any
     if budget.smoke:
         own = {**experiment.smoke, **own}
     if not row.stages:
-        return {**experiment.settings, **row.settings, **own}
+        found = {**experiment.settings, **row.settings, **own}
+        if "num_particles" in found:  # all of them, unless the row says otherwise
+            found.setdefault("particles_per_step", found["num_particles"])
+        return found
     # Each stage has its own number of steps; the particles are shared.
     found = {**row.settings, "stages": row.stages}
     for key, value in own.items():
