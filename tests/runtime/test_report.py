@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from configs import object as object_config
-from vsd_jax.runtime import charts, export, mesh_data, report, writer
+from vsd_jax.runtime import (
+    charts,
+    evaluate,
+    export,
+    mesh_data,
+    report,
+    verdict,
+    writer,
+)
 from vsd_jax.runtime import config as config_lib
 from vsd_jax.state import Mesh
 
@@ -108,3 +116,24 @@ def test_long_curves_are_thinned():
     steps = list(range(10_000))
     svg = charts.line_chart("long", {"x": (steps, steps)}, log=False)
     assert svg.count("L") < charts.MAX_POINTS + 10
+
+
+def test_a_verdict_rests_on_its_signs(folder):
+    assert "Verdict" not in report.write_report(folder).read_text()
+    (sign,) = verdict.SIGNS
+    rows = [{sign.quantity: sign.threshold + shift} for shift in (0.1, -0.1)]
+    verdicts = [verdict.judge(row) for row in rows]
+    assert verdicts[0] == "likely good" and verdicts[1].startswith(sign.verdict)
+    assert f"{sign.threshold - 0.1:.2f}" in verdicts[1]
+    evaluation = writer.read_json(folder / "evaluation.json")
+    evaluation |= {"particles": rows, "verdicts": verdicts}
+    writer.write_json(folder / "evaluation.json", evaluation)
+    page = report.write_report(folder).read_text()
+    assert all(text in page for text in verdicts)
+    assert f"right for {sign.hit_rate:.0%} of {sign.num_runs} runs" in page
+    assert sign.hit_rate > sign.majority
+    line = evaluate.judged_line(evaluation | {"mean": {}})
+    assert "particle 0: likely good; particle 1: under-trained" in line
+    assert "Verdict: likely good." in evaluate.judged_line(
+        evaluation | {"mean": {}, "verdicts": verdicts[:1]}
+    )

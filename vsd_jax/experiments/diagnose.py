@@ -6,8 +6,9 @@
 Looks below the folders for finished runs in 3D on the embedded prior. Of each it takes
 the last third of `metrics.jsonl`, averaged, and the change since the first third, and
 what the prior itself says of its views (`runtime/prior_check.py`). Its true error is
-what the judge says of them (`evaluation.json`): the share of wrong kinds, and of second
-fronts, where the kind is right. Spearman's rank correlation of the one with the other,
+the distance of its mesh to true objects, and what the judge says of its views
+(`evaluation.json`): the share of wrong kinds, and of second fronts, where the kind is
+right. Spearman's rank correlation of the one with the other,
 over all runs and within each method; a quantity is kept if its |rho| is at least 0.3
 and its p-value, times the number of quantities (Bonferroni), below 0.05.
 
@@ -23,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from vsd_jax.experiments import present
+from vsd_jax.experiments import present, truth
 from vsd_jax.runtime import progress, writer
 
 Path = pathlib.Path
@@ -31,7 +32,8 @@ ERRORS = {
     "kind wrong": lambda mean: 1.0 - mean["kind_precision"],
     "second fronts": lambda mean: mean["multi_face_index"],
 }
-BAD = {"kind wrong": 0.1, "second fronts": 0.25}
+SHAPE = "Chamfer distance"
+BAD = {SHAPE: 0.06, "kind wrong": 0.1, "second fronts": 0.25}
 """Above which error a run counts as bad."""
 LEAST_RHO, LEVEL, FEWEST = 0.3, 0.05, 8
 _LEAST_ROWS = 6  # of metrics, for thirds that mean something
@@ -63,11 +65,20 @@ def read_run(folder: Path) -> Run | None:
     errors = {name: float(error(mean)) for name, error in ERRORS.items()}
     if errors["kind wrong"] > BAD["kind wrong"]:
         del errors["second fronts"]  # of what is no such thing nobody knows the front
+    shape = _chamfer(folder, config["prompt"])
+    if np.isfinite(shape):
+        errors[SHAPE] = shape
     said = summarize(rows) if len(rows) >= _LEAST_ROWS else {}
     said |= {k: v for k, v in mean.items() if k.startswith("prior_") and v is not None}
     if not said:
         return None
     return Run(config["prompt"], method, said, errors)
+
+
+def _chamfer(folder: Path, prompt: str) -> float:
+    """Of the run's meshes to true objects, on average; NaN if there is none."""
+    meshes = sorted((folder / "mesh").glob("particle_*.ply"))
+    return _mean([{"": truth.chamfer(mesh, prompt)} for mesh in meshes], "")
 
 
 def distinct(runs: Sequence[Run]) -> list[Run]:
@@ -96,7 +107,7 @@ def summarize(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def _mean(rows: Sequence[dict[str, Any]], name: str) -> float:
     values = [row.get(name) for row in rows]
-    values = [v for v in values if isinstance(v, int | float)]
+    values = [v for v in values if isinstance(v, int | float) and np.isfinite(v)]
     return float(np.mean(values)) if values else float("nan")
 
 
@@ -201,7 +212,7 @@ def main() -> None:
     runs = distinct([run for run in map(read_run, folders) if run is not None])
     if len(runs) < FEWEST:
         parser.error(f"{len(runs)} finished runs were found; {FEWEST} are needed.")
-    found = {error: correlate(runs, error) for error in ERRORS}
+    found = {error: correlate(runs, error) for error in BAD}
     writer.write_json(args.out / "diagnostics.json", found)
     table = markdown(runs, found, args.shown)
     writer.write_bytes(args.out / "diagnostics.md", table.encode())

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vsd_jax.runtime import build_scene, prior_check, progress, views, writer
+from vsd_jax.runtime import build_scene, prior_check, progress, verdict, views, writer
 from vsd_jax.runtime.build import Run
 from vsd_jax.runtime.build_field import Config
 from vsd_jax.score import prompt as prompt_lib
@@ -39,8 +39,9 @@ def evaluate(
 
     Returns:
       `prompt`, `step`, `views`; `particles`: a dict of numbers for each; `mean`: their
-      averages; `diversity_pixels` and, with a judge, `diversity` for n >= 2; `note`:
-      why there is no judgement, or "".
+      averages; `verdicts` (`verdict.py`), where they were measured; `diversity_pixels`
+      and, with a judge, `diversity` for n >= 2; `note`: why there is no judgement, or
+      "".
     """
     toybox = config.prior.path == "toybox"
     size = JUDGED_SIZE if toybox else config.render.size
@@ -69,6 +70,8 @@ def evaluate(
         said = prior_check.check(config, run, seen["rgb"], cameras)
         for row, answers in zip(rows, said, strict=True):
             row |= answers
+        if toybox and config.field.kind == "nerf" and config.camera.law == "orbit":
+            report["verdicts"] = [verdict.judge(row) for row in rows]
     numbers = sorted({name for row in rows for name in row})
     report["mean"] = {
         name: float(np.mean([row[name] for row in rows])) for name in numbers
@@ -130,4 +133,9 @@ def judged_line(report: dict[str, Any]) -> str:
         for name, form in shown.items()
         if name in report["mean"] and np.isfinite(report["mean"][name])
     ]
-    return "Evaluation: " + ", ".join(parts) + "."
+    line = "Evaluation: " + ", ".join(parts) + "."
+    found = report.get("verdicts", [])
+    if len(set(found)) <= 1:
+        return f"{line}\nVerdict: {found[0]}." if found else line
+    each = "; ".join(f"particle {i}: {text}" for i, text in enumerate(found))
+    return f"{line}\nVerdict: {each}."

@@ -10,7 +10,7 @@ import base64
 import pathlib
 from typing import Any
 
-from vsd_jax.runtime import charts, config, mesh_data, page, writer
+from vsd_jax.runtime import charts, config, mesh_data, page, verdict, writer
 
 Path = pathlib.Path
 MAX_SHOWN = 8
@@ -167,6 +167,8 @@ _SCORE_NAMES = {
     "multi_face_index": "Side or back judged to be a front (several faces)",
     "saturation": "Colour saturation",
     "opacity": "Share of the picture that is covered",
+    "prior_text_gain": "How much the prompt explains it to the prior",
+    "prior_front_share": 'Side or back that "front view" explains better to the prior',
 }
 
 
@@ -184,12 +186,18 @@ def _evaluation(folder: Path) -> str:
         + "</tr>"
         for name in names
     )
+    verdicts = found.get("verdicts", [])[:MAX_SHOWN]
+    if verdicts:
+        cells = "".join(f"<td>{page.escape(text)}</td>" for text in verdicts)
+        lines = f"<tr><th>Verdict</th>{cells}</tr>{lines}"
     notes = [
         f"{found.get('views')} views of each particle at step {found.get('step')}."
         " Shares are between 0 and 1.",
     ]
     if found.get("note"):
         notes.append(f"No judgement of kind and colour: {found['note']}")
+    if verdicts:
+        notes += [sign.measured() for sign in verdict.SIGNS]
     for key, what in (("diversity", "features"), ("diversity_pixels", "pixels")):
         if key in found:
             notes.append(f"Difference between particles in {what}: {found[key]:.3f}.")
