@@ -29,6 +29,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.field.environment = False
     if embedded:
         _embedded(config, what)
+        if what == "room" and rest != "smoke":
+            config.num_steps = 600
     return config
 
 
@@ -44,7 +46,6 @@ def _embedded(config: ConfigDict, what: str) -> None:
     config.vsd.guidance_scale = 2.0
     if what == "room":
         config.prompt = "a blue room"
-        config.num_steps = 600
         # A room fills the cube: no empty space to skip, and nothing is thinned.
         config.render.update(occupancy_resolution=0, capacity=1.0, near=0.2)
         config.camera.update(law="inside", position_radius=0.25, fov_deg=(75.0, 75.0))
