@@ -19,7 +19,6 @@ def get_config(variant: str = "") -> ConfigDict:
     if what not in ("room", "object"):
         what, rest = "room", variant
     config = base.get_config(rest)
-    embedded = config.prior.path == "toybox"
     config.camera.update(radius=(0.1, 2.3), box_half_extent=0.9)  # [T scene]
     config.regularize.update(entropy=0.0, z_variance=1.0)  # [T scene]
     config.vsd.anneal_step = config.get_oneway_ref("num_steps") * 2 // 5  # 10,000 [T]
@@ -27,7 +26,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.field.init = "scene" if what == "room" else "object_in_scene"
     config.render.environment_share = 0.0  # else it could paint the room on the sky
     config.field.environment = False
-    if embedded:
+    if config.prior.path == "toybox":
         _embedded(config, what)
         if what == "room" and rest != "smoke":
             config.num_steps = 600
