@@ -8,9 +8,9 @@ the last third of `metrics.jsonl`, averaged, and the change since the first thir
 what the prior itself says of its views (`runtime/prior_check.py`). Its true error is
 the distance of its mesh to true objects, and what the judge says of its views
 (`evaluation.json`): the share of wrong kinds, and of second fronts, where the kind is
-right. Spearman's rank correlation of the one with the other,
-over all runs and within each method; a quantity is kept if its |rho| is at least 0.3
-and its p-value, times the number of quantities (Bonferroni), below 0.05.
+right. Spearman's rank correlation of the one with the other, over all runs and within
+each method; a quantity is kept if its |rho| is at least 0.3 and its p-value, times the
+number of quantities (Bonferroni), below 0.05.
 
 A verdict then is one threshold on a quantity, found without the runs of the prompt that
 it is tested on; its hit rate stands beside that of always saying what most runs are.
@@ -78,7 +78,8 @@ def read_run(folder: Path) -> Run | None:
 def _chamfer(folder: Path, prompt: str) -> float:
     """Of the run's meshes to true objects, on average; NaN if there is none."""
     meshes = sorted((folder / "mesh").glob("particle_*.ply"))
-    return _mean([{"": truth.chamfer(mesh, prompt)} for mesh in meshes], "")
+    found = [truth.chamfer(mesh, prompt) for mesh in meshes]
+    return float(np.mean(found)) if found else float("nan")
 
 
 def distinct(runs: Sequence[Run]) -> list[Run]:
@@ -107,7 +108,7 @@ def summarize(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def _mean(rows: Sequence[dict[str, Any]], name: str) -> float:
     values = [row.get(name) for row in rows]
-    values = [v for v in values if isinstance(v, int | float) and np.isfinite(v)]
+    values = [v for v in values if isinstance(v, int | float)]
     return float(np.mean(values)) if values else float("nan")
 
 
