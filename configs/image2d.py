@@ -31,7 +31,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.regularize.update(entropy=0.0)
     config.optim.b2 = 0.999
     # Two of 16 a step: eight updates of the score network for each of a particle. With
-    # one it lags, and VSD collapses as SDS does (docs/experiments.md).
+    # one it lags, and the particles are less diverse (docs/experiments.md).
     config.update(num_steps=1500, num_particles=16, particles_per_step=2)
     if variant == "smoke":
         config.update(num_steps=4, num_particles=3)
