@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from vsd_jax.runtime import build, session, writer
+from vsd_jax.runtime import build, prior_check, session, writer
 from vsd_jax.runtime.errors import ConfigError, RunError
 
 
@@ -68,6 +68,30 @@ def test_modes_work_on_the_folder_alone(trained, monkeypatch):
     start("evaluate", None, trained)
     for name in ("mesh/particle_00.glb", "evaluation.json", "report.html"):
         assert (trained / name).exists()
+
+
+def test_the_prior_is_asked_if_it_is_at_hand(
+    trained, nerf_config, monkeypatch, fake_run, capsys
+):
+    def with_prior(config):
+        return fake_run(config)._replace(check_texts=())
+
+    def without(config):
+        raise RunError("its weights are gone")
+
+    nerf_config.eval.prior_draws = 1
+    answers = [{"prior_text_gain": 0.1}]
+    monkeypatch.setattr(prior_check, "check", lambda *args: answers)
+    monkeypatch.setattr(build, "build", with_prior)
+    start("evaluate", nerf_config, trained)
+    found = writer.read_json(trained / "evaluation.json")
+    assert found["mean"]["prior_text_gain"] == 0.1
+    assert found["verdicts"][0].startswith("under-trained")
+    assert "Verdict: under-trained" in capsys.readouterr().out
+    monkeypatch.setattr(build, "build", without)
+    start("evaluate", nerf_config, trained)
+    assert "its weights are gone" in capsys.readouterr().out
+    assert "verdicts" not in writer.read_json(trained / "evaluation.json")
 
 
 def test_vertex_colours_take_the_place_of_the_texture(trained, nerf_config):

@@ -56,6 +56,11 @@ def make_contexts(config: Config, encode_text: Callable) -> PyTree:
     }
 
 
+def asks_prior(config: Config) -> bool:
+    """Whether the prior judges the views; not where several devices hold it."""
+    return config.eval.prior_draws > 0 and config.num_shards == 1
+
+
 def make_check_texts(config: Config, encode_text: Callable) -> jax.Array | None:
     """What the prior is asked about a finished run's views (`prior_check.py`).
 
@@ -64,7 +69,7 @@ def make_check_texts(config: Config, encode_text: Callable) -> jax.Array | None:
       none: flat scenes, and rooms seen from inside), then the negative prompt; all with
       the word of the background that is judged on. None if nothing is asked.
     """
-    if not config.eval.prior_draws:
+    if not asks_prior(config):
         return None
     colors, _, words = build_scene.make_backgrounds(config)
     judged = np.asarray(config.eval.background, np.float32)

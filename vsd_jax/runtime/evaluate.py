@@ -66,12 +66,12 @@ def evaluate(
     except _NoJudgeError as reason:
         report["note"] = str(reason)
         progress.say(f"No judgement of kind and colour: {reason}")
-    if run is not None and config.eval.prior_draws and config.num_shards == 1:
+    if run is not None and run.check_texts is not None:
         said = prior_check.check(config, run, seen["rgb"], cameras)
         for row, answers in zip(rows, said, strict=True):
             row |= answers
         if toybox and config.field.kind == "nerf" and config.camera.law == "orbit":
-            report["verdicts"] = [verdict.judge(row) for row in rows]
+            report["verdicts"] = [verdict.judge(row["prior_text_gain"]) for row in rows]
     numbers = sorted({name for row in rows for name in row})
     report["mean"] = {
         name: float(np.mean([row[name] for row in rows])) for name in numbers

@@ -197,7 +197,7 @@ def _evaluation(folder: Path) -> str:
     if found.get("note"):
         notes.append(f"No judgement of kind and colour: {found['note']}")
     if verdicts:
-        notes += [sign.measured() for sign in verdict.SIGNS]
+        notes.append(verdict.MEASURED)
     for key, what in (("diversity", "features"), ("diversity_pixels", "pixels")):
         if key in found:
             notes.append(f"Difference between particles in {what}: {found[key]:.3f}.")

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from vsd_jax.runtime import (
     adapter,
     build,
+    build_method,
     build_scene,
     checkpoint,
     evaluate,
@@ -164,7 +165,7 @@ def _reopen(
     if config.field.kind == "latent":
         run = build.build(config)
         shape = run.prior.latent_shape
-    elif mode == "evaluate" and config.eval.prior_draws:
+    elif mode == "evaluate" and build_method.asks_prior(config):
         try:
             run = build.build(config)
         except RunError as error:
