@@ -50,7 +50,8 @@ def test_views_that_show_what_was_asked_for(nerf_config, num_views, monkeypatch)
     assert row["prior_view_margin"] > 0.5 and row["prior_front_share"] == 0.0
 
 
-def test_a_front_on_every_side_is_found(nerf_config):
+def test_a_front_on_every_side_is_found(nerf_config, monkeypatch):
+    monkeypatch.setattr(prior_check, "_PIXELS", 64)  # blocks of four
     colors = [RED, GREEN, BLUE, GREY, GREY]
     (row,) = check(nerf_config, np.tile(RED, (8, 1)), colors)
     assert row["prior_front_share"] == 1.0 and row["prior_view_margin"] < -0.5
