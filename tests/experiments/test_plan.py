@@ -68,6 +68,17 @@ def test_stages_have_steps_of_their_own_and_share_the_particles():
     assert cell.products == "fantasia3d/a_red_mushroom_0/texture"
 
 
+def test_other_prompts_than_the_table_s():
+    texts = ("a green duck", "a room", "a green duck")
+    budget = Budget(rows=("+ VSD",), texts=texts)
+    found = plan.cells(EXPERIMENTS["ablation"], budget)
+    assert [cell.prompt for cell in found] == ["a green duck", "a room"]
+    with pytest.raises(ConfigError, match="a green dog.*dog"):
+        plan.cells(EXPERIMENTS["ablation"], Budget(texts=("a green dog",)))
+    with pytest.raises(ConfigError, match="DDIM 1.*closed form"):
+        plan.cells(PLANE, Budget(texts=("a green duck",)))
+
+
 def test_names_that_are_not_there_are_told():
     with pytest.raises(ConfigError, match="image3d.*image2d"):
         plan.find("image3d", EXPERIMENTS)

@@ -5,9 +5,9 @@
   python -m vsd_jax.experiments --name=plane --out=runs/plane
 
 The same command goes on where it stopped. `--seeds`, `--prompts`, `--steps` and
-`--particles` make it smaller or larger, `--rows` runs some rows of it; `--smoke` runs
-the same code in seconds and means nothing. Writes scores.json, table.md, pictures.png
-and plot.png after each seed, with what is finished until then.
+`--particles` make it smaller or larger, `--rows` runs some rows of it, `--texts` other
+prompts; `--smoke` runs the same code in seconds and means nothing. Writes scores.json,
+table.md, pictures.png and plot.png after each seed, with what is finished until then.
 """
 
 import argparse
@@ -27,9 +27,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="names of all tables")
     parser.add_argument("--name", default="", help="which table")
     parser.add_argument("--out", type=Path, help="its folder; the same one goes on")
+    texts = parser.add_mutually_exclusive_group()
+    texts.add_argument("--texts", nargs="+", default=[], help="prompts instead of its")
+    about = "how many of its prompts, from the first"
+    texts.add_argument("--prompts", type=_positive, help=about)
     for name, about in (
         ("seeds", "how many seeds, from 0"),
-        ("prompts", "how many prompts, from the first"),
         ("steps", "training steps of each run"),
         ("particles", "particles of each run, samples of each sampler"),
     ):
@@ -54,7 +57,7 @@ def main(argv: list[str]) -> None:
     args = make_parser().parse_args(argv)
     if args.list:
         for name, experiment in EXPERIMENTS.items():
-            print(f"{name:12} {experiment.about}")
+            print(f"{name:15} {experiment.about}")
         return
     experiment = plan.find(args.name, EXPERIMENTS)
     if args.out is None:
@@ -66,6 +69,7 @@ def main(argv: list[str]) -> None:
         prompts=args.prompts,
         steps=args.steps,
         particles=args.particles,
+        texts=tuple(args.texts),
         rows=tuple(args.rows),
         smoke=args.smoke,
     )

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vsd_jax.runtime.errors import ConfigError
+from vsd_jax.toybox import text
 
 Settings = Mapping[str, Any]
 """Flattened keys of `configs/base.py`, such as {"vsd.guidance_scale": 7.5}."""
@@ -71,6 +72,7 @@ class Budget:
     Attributes:
       seeds: number of seeds, from 0.
       prompts: number of prompts, from the first.
+      texts: prompts of the Toybox in place of the table's own; empty = these.
       steps: training steps of each run.
       particles: of each run, and samples of each sampler.
       rows: names of the rows to run; empty = all.
@@ -79,6 +81,7 @@ class Budget:
 
     seeds: int | None = None
     prompts: int | None = None
+    texts: tuple[str, ...] = ()
     steps: int | None = None
     particles: int | None = None
     rows: tuple[str, ...] = ()
@@ -106,9 +109,9 @@ class Cell:
         return f"{slug(self.row.name)}/{slug(self.prompt)}_{self.seed}"
 
 
-def slug(text: str) -> str:
+def slug(name: str) -> str:
     """Letters, digits and underscores only: "VSD, s = 7.5" -> "vsd_s_7_5"."""
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
 def find(name: str, known: Mapping[str, Experiment]) -> Experiment:
@@ -142,13 +145,34 @@ def chosen_rows(experiment: Experiment, budget: Budget) -> list[Row]:
 
 
 def chosen_prompts(experiment: Experiment, budget: Budget) -> list[str]:
-    """The first prompts, as many as the budget says."""
+    """The budget's own texts, or as many of the table's prompts as it says.
+
+    Raises:
+      ConfigError: if there are not so many, or a text has no truth to compare with.
+    """
+    if budget.texts:
+        _refuse_without_truth(chosen_rows(experiment, budget), budget.texts)
+        return list(dict.fromkeys(budget.texts))
     number = budget.prompts or (1 if budget.smoke else len(experiment.prompts))
     if number > len(experiment.prompts):
         raise ConfigError(
             f"--prompts={number}: this table has {len(experiment.prompts)}."
         )
     return list(experiment.prompts[:number])
+
+
+def _refuse_without_truth(rows: Sequence[Row], texts: Sequence[str]) -> None:
+    exact = [row.name for row in rows if row.kind.startswith("exact")]
+    if exact:
+        raise ConfigError(
+            f"--texts={texts[0]!r}: row {exact[0]!r} has a prior in closed form, whose"
+            " prompt is fixed. Leave --texts out."
+        )
+    for wanted in texts:
+        try:
+            text.parse(wanted)
+        except text.UnknownPromptError as error:
+            raise ConfigError(f"--texts={wanted!r}: {error}") from error
 
 
 def num_seeds(experiment: Experiment, budget: Budget) -> int:

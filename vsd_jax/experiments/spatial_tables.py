@@ -13,6 +13,7 @@ _MESHES = {
 }
 # Without the embedded settings' bound on x_0, which turns SDS into a grey haze.
 _SDS = {"vsd.method": "sds", "vsd.guidance_scale": 100.0, "vsd.x0_limit": 0.0}
+_VSD = {"vsd.guidance_scale": 7.5}  # the paper's; the program's default is 3
 _NEVER = {"vsd.t_range_late": (0.02, 0.98)}  # no annealing of t
 _COLUMNS = (
     *("kind_precision", "colour_precision", "multi_face_index", "saturation"),
@@ -38,7 +39,7 @@ ABLATION = Experiment(
         Row(name="SDS, 16 pixels", settings={**_SDS, **_NEVER, "render.size": 16}),
         Row(name="+ 64 pixels", settings={**_SDS, **_NEVER}),
         Row(name="+ annealed t", settings=_SDS),
-        Row(name="+ VSD", settings={"vsd.guidance_scale": 7.5}),
+        Row(name="+ VSD", settings=_VSD),
     ),
     columns=_COLUMNS,
     smoke=_SMOKE,
@@ -79,7 +80,7 @@ PRESETS = Experiment(
                 "texture.vsd.t_range": (0.02, 0.5),
             },
         ),
-        Row(name="ProlificDreamer", settings={"vsd.guidance_scale": 7.5}),
+        Row(name="ProlificDreamer", settings=_VSD),
         Row(name="this program's default", settings={}),
     ),
     columns=_COLUMNS,
@@ -104,6 +105,41 @@ ADAPTIVE = Experiment(
         *("kind_precision", "colour_precision", "saturation", "sharpness"),
         *("frechet_truth", "kernel_truth", "seconds"),
     ),
+    smoke=_SMOKE,
+)
+
+FAMILY_OBJECTS = Experiment(
+    about=(
+        "The family of score distillation on objects, with each paper's guidance: SDS,"
+        " VSD, CSD, NFSD, ISM, SDI and ESD (sources: table `family`), and falling t for"
+        " SDS and VSD. Without Bridge: the embedded prior knows no word for what is"
+        " wrong with a render."
+    ),
+    config=_OBJECT,
+    prompts=PROMPTS[:3],
+    seeds=1,
+    settings=_QUIET,
+    rows=(
+        Row(name="SDS 100", settings=_SDS),
+        Row(name="VSD 7.5", settings=_VSD),
+        Row(name="VSD 3", settings={}),
+        *(
+            Row(name=f"{method.upper()}{scale}", settings=_VSD | {"vsd.method": method})
+            for method, scale in (
+                *(("csd", ""), ("nfsd", " 7.5"), ("ism", " 7.5"), ("sdi", " 7.5")),
+                ("esd", " 7.5"),
+            )
+        ),
+        *(
+            Row(
+                name=f"{name}, {source}'s t",
+                settings={**method, "vsd.t_schedule": schedule},
+            )
+            for source, schedule in (("HiFA", "sqrt"), ("DreamTime", "dreamtime"))
+            for name, method in (("SDS 100", _SDS), ("VSD 7.5", _VSD))
+        ),
+    ),
+    columns=_COLUMNS,
     smoke=_SMOKE,
 )
 
