@@ -205,8 +205,9 @@ def row_scores(
     values: dict[str, list[float]] = {}
     single = len(by_seed) == 1
     for cells in by_seed.values():
-        for name in cells[0][0]:
-            found = [numbers[name] for numbers, _, _ in cells]
+        # A prompt without a colour has no score for it.
+        for name in dict.fromkeys(name for numbers, _, _ in cells for name in numbers):
+            found = [numbers.get(name, float("nan")) for numbers, _, _ in cells]
             values.setdefault(name, []).extend(found if single else [_mean(found)])
     aims = {"truth": lambda seed: true}
     if reference is not None:
