@@ -34,6 +34,14 @@ def test_with_one_seed_the_spread_is_over_prompts():
     assert found["frechet_truth"]["spread"] is None
 
 
+def test_a_prompt_without_a_colour_stands_beside_one_that_has_one():
+    numbers, features, images = cell(1.0)
+    colored = (numbers | {"colour_precision": 0.5}, features, images)
+    found = scores.row_scores({0: [cell(3.0), colored]}, [cell(0.0)], None)
+    assert found["colour_precision"]["mean"] == 0.5
+    assert found["saturation"]["values"] == [3.0, 1.0]
+
+
 def test_distances_are_to_truth_and_to_the_reference_of_the_same_seed():
     by_seed = {seed: [cell(0.0, 2.0)] for seed in (0, 1)}
     reference = {0: [cell(0.0, 3.0)], 1: [cell(0.0, 5.0)]}

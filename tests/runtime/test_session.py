@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from vsd_jax.runtime import build, prior_check, session, writer
+from vsd_jax.runtime import build, evaluate, prior_check, session, writer
 from vsd_jax.runtime.errors import ConfigError, RunError
 
 
@@ -88,6 +88,9 @@ def test_the_prior_is_asked_if_it_is_at_hand(
     assert found["mean"]["prior_text_gain"] == 0.1
     assert found["verdicts"][0].startswith("under-trained")
     assert "Verdict: under-trained" in capsys.readouterr().out
+    nerf_config.prompt = "a mushroom"
+    assert not evaluate._verdict_was_measured(nerf_config)
+    nerf_config.prompt = "a red mushroom"
     monkeypatch.setattr(build, "build", without)
     start("evaluate", nerf_config, trained)
     assert "its weights are gone" in capsys.readouterr().out
