@@ -88,13 +88,16 @@ def test_the_prior_is_asked_if_it_is_at_hand(
     assert found["mean"]["prior_text_gain"] == 0.1
     assert found["verdicts"][0].startswith("under-trained")
     assert "Verdict: under-trained" in capsys.readouterr().out
-    nerf_config.prompt = "a mushroom"
-    assert not evaluate._verdict_was_measured(nerf_config)
-    nerf_config.prompt = "a red mushroom"
     monkeypatch.setattr(build, "build", without)
     start("evaluate", nerf_config, trained)
     assert "its weights are gone" in capsys.readouterr().out
     assert "verdicts" not in writer.read_json(trained / "evaluation.json")
+
+
+def test_a_verdict_needs_a_colour_in_the_prompt(nerf_config):
+    for prompt, measured in (("a red mushroom", True), ("a mushroom", False)):
+        nerf_config.prompt = prompt
+        assert evaluate._verdict_was_measured(nerf_config) == measured
 
 
 def test_vertex_colours_take_the_place_of_the_texture(trained, nerf_config):
