@@ -128,7 +128,7 @@ def test_a_verdict_is_shown_with_its_hit_rate(folder):
     writer.write_json(folder / "evaluation.json", evaluation)
     page = report.write_report(folder).read_text()
     assert all(text in page for text in verdicts)
-    assert f"right for 82% of {verdict.NUM_RUNS} runs" in page
+    assert f"right for {verdict.HIT_RATE:.0%} of {verdict.NUM_RUNS} runs" in page
     line = evaluate.judged_line(evaluation | {"mean": {}})
     assert "particle 0: likely good; particle 1: under-trained" in line
     assert "Verdict: likely good." in evaluate.judged_line(
