@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from vsd_jax.runtime import build, evaluate, prior_check, session, writer
+from vsd_jax.runtime import build, prior_check, session, verdict, writer
 from vsd_jax.runtime.errors import ConfigError, RunError
 
 
@@ -94,10 +94,21 @@ def test_the_prior_is_asked_if_it_is_at_hand(
     assert "verdicts" not in writer.read_json(trained / "evaluation.json")
 
 
-def test_a_verdict_needs_a_colour_in_the_prompt(nerf_config):
-    for prompt, measured in (("a red mushroom", True), ("a mushroom", False)):
-        nerf_config.prompt = prompt
-        assert evaluate._verdict_was_measured(nerf_config) == measured
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("prompt", "a mushroom"),
+        ("prompt", "a red mushroom in a blue room"),
+        ("prior.path", "sd21"),
+        ("field.kind", "mesh"),
+        ("camera.law", "inside"),
+    ],
+)
+def test_no_verdict_where_none_was_measured(nerf_config, key, value):
+    nerf_config.prompt = "a red mushroom"
+    assert verdict.was_measured(nerf_config)
+    nerf_config.update_from_flattened_dict({key: value})
+    assert not verdict.was_measured(nerf_config)
 
 
 def test_vertex_colours_take_the_place_of_the_texture(trained, nerf_config):

@@ -70,7 +70,7 @@ def evaluate(
         said = prior_check.check(config, run, seen["rgb"], cameras)
         for row, answers in zip(rows, said, strict=True):
             row |= answers
-        if _verdict_was_measured(config):
+        if verdict.was_measured(config):
             report["verdicts"] = [verdict.judge(row["prior_text_gain"]) for row in rows]
     numbers = sorted({name for row in rows for name in row})
     report["mean"] = {
@@ -78,16 +78,6 @@ def evaluate(
     }
     writer.write_json(folder / "evaluation.json", report)
     return report
-
-
-def _verdict_was_measured(config: Config) -> bool:
-    """For NeRFs of objects whose colour is told; without it the gains are lower."""
-    if config.prior.path != "toybox" or config.field.kind != "nerf":
-        return False
-    from vsd_jax.toybox import text
-
-    colored = text.parse(config.prompt).colour is not None
-    return colored and config.camera.law == "orbit"
 
 
 class _NoJudgeError(Exception):

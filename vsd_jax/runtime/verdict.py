@@ -8,6 +8,9 @@ embedded prior, with a colour in the prompt; another prior has another threshold
 has a prompt without a colour, so that there nothing is said.
 """
 
+from vsd_jax.runtime.build_field import Config
+from vsd_jax.toybox import text
+
 THRESHOLD = 0.35
 """Of `prior_text_gain`; less is bad."""
 HIT_RATE, MAJORITY, NUM_RUNS = 0.86, 0.52, 84
@@ -18,6 +21,15 @@ MEASURED = (
     f" to true objects above 0.06, and was right for {HIT_RATE:.0%} of {NUM_RUNS} runs"
     f" (always saying what most were: {MAJORITY:.0%})."
 )
+
+
+def was_measured(config: Config) -> bool:
+    """Whether runs like this one are among those that the verdict was tested on."""
+    if config.prior.path != "toybox" or config.field.kind != "nerf":
+        return False
+    wanted = text.parse(config.prompt)
+    outside = config.camera.law == "orbit" and not wanted.room
+    return outside and wanted.colour is not None
 
 
 def judge(text_gain: float) -> str:
