@@ -111,9 +111,9 @@ ADAPTIVE = Experiment(
 FAMILY_OBJECTS = Experiment(
     about=(
         "The family of score distillation on objects, with each paper's guidance: SDS,"
-        " VSD, CSD, NFSD, ISM, SDI and ESD (sources: table `family`), and falling t for"
-        " SDS and VSD. Without Bridge: the embedded prior knows no word for what is"
-        " wrong with a render."
+        " VSD (also at 3, our default), CSD, NFSD, ISM, SDI and ESD (sources: table"
+        " `family`), and falling t for SDS and VSD. Without Bridge: the embedded prior"
+        " knows no word for what is wrong with a render."
     ),
     config=_OBJECT,
     prompts=PROMPTS[:3],
@@ -124,11 +124,8 @@ FAMILY_OBJECTS = Experiment(
         Row(name="VSD 7.5", settings=_VSD),
         Row(name="VSD 3", settings={}),
         *(
-            Row(name=f"{method.upper()}{scale}", settings=_VSD | {"vsd.method": method})
-            for method, scale in (
-                *(("csd", ""), ("nfsd", " 7.5"), ("ism", " 7.5"), ("sdi", " 7.5")),
-                ("esd", " 7.5"),
-            )
+            Row(name=name, settings=_VSD | {"vsd.method": name.split()[0].lower()})
+            for name in ("CSD", "NFSD 7.5", "ISM 7.5", "SDI 7.5", "ESD 7.5")
         ),
         *(
             Row(
