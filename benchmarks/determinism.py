@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.measure import machine, median_cpu_ms, table
-from vsd_jax.scene import encoding
+from vsd_jax.scene.nerf import encoding
 
 POINTS = 131_072
 

@@ -26,7 +26,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save_file
 
 from benchmarks import measure, sd_models
-from vsd_jax.runtime import diffusion_prior, process, weights
+from vsd_jax.program.prior import diffusion_prior, weights
+from vsd_jax.program.terminal import process
 
 FORMS = {
     "float32": "safetensors, float32",

@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.measure import table
 from vsd_jax.experiments import scores, truth
-from vsd_jax.runtime import writer
+from vsd_jax.program.folder import writer
 from vsd_jax.toybox import metrics, text
 
 PROMPTS = tuple(

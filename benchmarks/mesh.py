@@ -43,9 +43,9 @@ from benchmarks.mesh_scenes import (
     view,
 )
 from benchmarks.mesh_texture import make_texture_step
-from vsd_jax.scene import surface, tet_grid
 from vsd_jax.scene.camera import pixel_rays
-from vsd_jax.scene.encoding import encode, encode_differentiable
+from vsd_jax.scene.mesh import surface, tet_grid
+from vsd_jax.scene.nerf.encoding import encode, encode_differentiable
 
 
 def our_volume(params, resolution, sizes):

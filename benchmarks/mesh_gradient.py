@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.mesh_scenes import NEAR, fit_surface, fit_view, see, start_params, view
-from vsd_jax.scene import capacity, raster
-from vsd_jax.scene.antialias import antialias
+from vsd_jax.scene.mesh import capacity, raster
+from vsd_jax.scene.mesh.antialias import antialias
 
 
 def mask_loss(vertices, found, size, sizes):

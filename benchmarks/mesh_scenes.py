@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vsd_jax.scene import capacity, geometry, isosurface, mesh, raster, tet_grid
 from vsd_jax.scene.camera import orbit_camera
+from vsd_jax.scene.mesh import capacity, geometry, isosurface, raster, tet_grid
+from vsd_jax.scene.mesh import view as mesh
 
 MAX_OFFSET, NEAR = 0.2, 0.1
 

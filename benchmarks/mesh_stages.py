@@ -25,7 +25,7 @@ from scipy.spatial import cKDTree
 from benchmarks.main_job import PROMPTS, read_views
 from benchmarks.measure import machine, table
 from vsd_jax.experiments import truth
-from vsd_jax.runtime import writer
+from vsd_jax.program.folder import writer
 from vsd_jax.toybox import metrics, text
 
 STAGES = ("nerf", "geometry", "texture")

@@ -13,8 +13,8 @@ from benchmarks.mesh_scenes import (
     start_params,
     view,
 )
-from vsd_jax.scene import texture
-from vsd_jax.scene.encoding import hash_grid, init_table
+from vsd_jax.scene.mesh import texture
+from vsd_jax.scene.nerf.encoding import hash_grid, init_table
 
 
 def make_texture_step(resolution, size, encode):

@@ -24,8 +24,9 @@ import optax
 import torch
 
 from benchmarks import measure, torch_nerf
-from vsd_jax.scene import camera, field, nerf, sampling
-from vsd_jax.scene.encoding import hash_grid
+from vsd_jax.scene import camera
+from vsd_jax.scene.nerf import field, nerf, sampling
+from vsd_jax.scene.nerf.encoding import hash_grid
 
 SMALL = dict(size=64, samples=64, levels=8, log2_table=15, finest=512)
 FULL = dict(size=32, samples=64, levels=16, log2_table=19, finest=2048)

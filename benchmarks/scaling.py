@@ -3,9 +3,10 @@
 
   python -m benchmarks.scaling --config=configs/object.py [--config.KEY=VALUE ...]
 
-From the compiled program of one particle come FLOPs and bytes (`runtime/preflight.py`),
-from the trained parameters the bytes that devices exchange; from `ACCELERATORS` and
-`LINKS` the peaks. One step of n particles on D devices takes
+From the compiled program of one particle come FLOPs and bytes
+(`program/devices/preflight.py`), from the trained parameters the bytes that devices
+exchange; from `ACCELERATORS` and `LINKS` the peaks. One step of n particles on D
+devices takes
 
     (n / D) roofline(one particle) + 2 bytes (1 - 1 / D) / bandwidth
                                    + 2 ceil(log2 D) latency
@@ -23,8 +24,9 @@ from absl import app
 from ml_collections import config_flags
 
 from benchmarks.measure import table
-from vsd_jax.runtime import config as config_lib
-from vsd_jax.runtime import preflight, process
+from vsd_jax.program.devices import preflight
+from vsd_jax.program.settings import config as config_lib
+from vsd_jax.program.terminal import process
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/object.py")
 FLOAT = 4  # bytes: the score network's trained part and its gradient are float32

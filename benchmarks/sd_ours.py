@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The program's Stable Diffusion step on random weights: whole, and part by part.
 
-Built by `vsd_jax.runtime.build` from a folder of settings alone, as `--mode=preflight`
-does; then every shape is filled with numbers (`benchmarks/sd_models.py`). The score
-network shares the teacher's weights as its frozen base (`score.path=""`).
+Built by `vsd_jax.program.build.build` from a folder of settings alone, as
+`--mode=preflight` does; then every shape is filled with numbers
+(`benchmarks/sd_models.py`). The score network shares the teacher's weights as its
+frozen base (`score.path=""`).
 """
 
 import pathlib
@@ -20,8 +21,10 @@ from ml_collections import ConfigDict
 
 from benchmarks import measure, sd_models
 from configs import object as object_config
-from vsd_jax.runtime import build, preflight, weights
-from vsd_jax.runtime import config as config_lib
+from vsd_jax.program.build import build
+from vsd_jax.program.devices import preflight
+from vsd_jax.program.prior import weights
+from vsd_jax.program.settings import config as config_lib
 
 
 def make_config(folder: pathlib.Path, size: str, **changes: object) -> ConfigDict:

@@ -14,7 +14,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from benchmarks import sd_models, sd_ours
-from vsd_jax.runtime import build, weights
+from vsd_jax.program.build import build
+from vsd_jax.program.prior import weights
 from vsd_jax.scene import camera
 
 NEEDS = {"unet": "unet", "lora": "unet", "train": "unet", "vae": "vae", "render": ""}

@@ -50,7 +50,7 @@ def work(kind: str, size: str, folder: pathlib.Path) -> dict:
         report = {"compile_s": 0.0, "share": torch_sd.share(part)}
     else:
         from benchmarks import sd_ours, sd_parts
-        from vsd_jax.runtime import process
+        from vsd_jax.program.terminal import process
 
         process.enable_compilation_cache()
         process.reuse_freed_memory()

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from vsd_jax.scene import tet_grid
-from vsd_jax.scene.tet_grid import TET_EDGES
+from vsd_jax.scene.mesh import tet_grid
+from vsd_jax.scene.mesh.tet_grid import TET_EDGES
 
 
 class Grid(NamedTuple):
@@ -34,7 +34,7 @@ class Grid(NamedTuple):
 
 
 def make_grid(resolution: int, dtype=torch.float32) -> Grid:
-    """Writes the grid of `vsd_jax.scene.tet_grid` out as lists."""
+    """Writes the grid of `vsd_jax.scene.mesh.tet_grid` out as lists."""
     tables, side = tet_grid.cell_tables(), resolution + 1
     cells = np.stack(np.meshgrid(*3 * [np.arange(resolution)], indexing="ij"), -1)
     cells = cells.reshape(-1, 1, 1, 3) @ [side**2, side, 1]

@@ -11,7 +11,7 @@ faster than whole), fused Adam. Same grid, decoder, sampling and compositing as
 import numpy as np
 import torch
 
-from vsd_jax.scene.encoding import HashGrid
+from vsd_jax.scene.nerf.encoding import HashGrid
 
 CHUNK = 4096
 # 1, 2654435761 and 805459861 as int32; the product wraps as in uint32.
@@ -110,7 +110,7 @@ class _Decode(torch.autograd.Function):
 
 
 def render(params, rays, *, grid, bounds, num_samples, jitter: bool):
-    """Image [R, 3] over black, as `vsd_jax.scene.nerf` computes it.
+    """Image [R, 3] over black, as `vsd_jax.scene.nerf.nerf` computes it.
 
     Args:
       params: dict of tensors: `table`, `out/kernel`, `out/bias` and, unless the
@@ -145,7 +145,7 @@ def render(params, rays, *, grid, bounds, num_samples, jitter: bool):
 
 
 def flatten(params) -> dict[str, np.ndarray]:
-    """The parameters of `vsd_jax.scene.field.init_field` under this file's names."""
+    """The parameters of `scene.nerf.field.init_field` under this file's names."""
     arrays = {"table": np.asarray(params["table"])}
     for layer, weights in params["decoder"].items():
         arrays |= {f"{layer}/{name}": np.asarray(x) for name, x in weights.items()}

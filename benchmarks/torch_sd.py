@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from benchmarks import sd_models, torch_nerf
-from vsd_jax.scene.encoding import hash_grid
+from vsd_jax.scene.nerf.encoding import hash_grid
 
 # Names of the projections of the VAE's attention in the checkpoints.
 _VAE_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}

@@ -2,7 +2,7 @@
 """Tiny Stable Diffusions of three architectures, with weights made from their names.
 
 So the golden files hold no weights: `tools/record_golden.py` (PyTorch) and
-`tests/runtime/test_parity.py` (ours) make the same ones. NumPy alone.
+`tests/program/test_parity.py` (ours) make the same ones. NumPy alone.
 """
 
 import json

@@ -21,10 +21,12 @@ import jax.numpy as jnp  # noqa: E402
 import optax  # noqa: E402
 
 from vsd_jax import main, parallel  # noqa: E402
-from vsd_jax.runtime import build, build_scene, devices, products  # noqa: E402
-from vsd_jax.score import exact  # noqa: E402
-from vsd_jax.state import NoiseModel  # noqa: E402
+from vsd_jax.diffusion import exact  # noqa: E402
+from vsd_jax.program.build import build, build_scene  # noqa: E402
+from vsd_jax.program.devices import devices  # noqa: E402
+from vsd_jax.program.run import products  # noqa: E402
 from vsd_jax.step import init_state  # noqa: E402
+from vsd_jax.types import NoiseModel  # noqa: E402
 
 SHAPE = (8, 8, 3)
 

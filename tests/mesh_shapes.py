@@ -6,8 +6,8 @@ import functools
 import jax
 import numpy as np
 
-from vsd_jax.scene import isosurface, tet_grid
-from vsd_jax.scene.surface import MeshSizes
+from vsd_jax.scene.mesh import isosurface, tet_grid
+from vsd_jax.scene.mesh.surface import MeshSizes
 
 
 def positions(resolution):

@@ -9,10 +9,10 @@ import numpy as np
 import optax
 
 from vsd_jax import particle, vsd
+from vsd_jax.diffusion import exact, prompt
 from vsd_jax.residuals import make_residual
-from vsd_jax.score import exact, prompt
-from vsd_jax.state import Camera, Prior, RenderOutput, Scene
 from vsd_jax.step import make_step
+from vsd_jax.types import Camera, Prior, RenderOutput, Scene
 
 T = 100
 BETAS = np.linspace(0.00085**0.5 * 3, 0.012**0.5 * 3, T) ** 2

@@ -22,9 +22,9 @@ from simple_scene import (
     simple_step,
 )
 
-from vsd_jax.score import exact
-from vsd_jax.state import NoiseModel
+from vsd_jax.diffusion import exact
 from vsd_jax.step import init_state
+from vsd_jax.types import NoiseModel
 
 NUM = 64
 NOISE_FN = exact.make_noise_fn(ALPHAS_CUMPROD)

@@ -8,8 +8,9 @@ import tiny_runs
 
 from configs import base, image2d, scene
 from configs import object as object_config
-from vsd_jax.runtime import config as config_lib
-from vsd_jax.runtime import session, writer
+from vsd_jax.program.folder import writer
+from vsd_jax.program.run import session
+from vsd_jax.program.settings import config as config_lib
 
 FOLDER = pathlib.Path(base.__file__).parent
 SCENE_VARIANTS = ("", "room", "object", "object,sd21", "room,sd15", "object,smoke")

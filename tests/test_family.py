@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from vsd_jax import family, residuals, vsd
-from vsd_jax.state import Camera, NoiseModel, Prior
+from vsd_jax.types import Camera, NoiseModel, Prior
 
 ABAR = np.cumprod(1 - np.linspace(1e-4, 2e-2, 1000)).astype(np.float32)
 MEANS = {"text": 0.8, "empty": -0.3, "negative": -1.0, "source": 0.4}

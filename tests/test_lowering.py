@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import lowering, sd_ours
-from vsd_jax.runtime import build_scene
-from vsd_jax.scene import geometry
+from vsd_jax.diffusion import lora, noise, prompt
+from vsd_jax.program.build import build_scene
 from vsd_jax.scene.camera import orbit_camera
-from vsd_jax.scene.raster import RasterSizes
-from vsd_jax.scene.surface import MeshSizes
-from vsd_jax.score import lora, noise, prompt
+from vsd_jax.scene.mesh import geometry
+from vsd_jax.scene.mesh.raster import RasterSizes
+from vsd_jax.scene.mesh.surface import MeshSizes
 
 
 @pytest.mark.slow

@@ -7,8 +7,8 @@ import pytest
 from absl import flags
 
 from vsd_jax import main
-from vsd_jax.runtime import command_line
-from vsd_jax.runtime.errors import ConfigError
+from vsd_jax.program.terminal import command_line
+from vsd_jax.program.terminal.errors import ConfigError
 
 
 @pytest.fixture

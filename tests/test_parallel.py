@@ -20,9 +20,9 @@ from simple_scene import (
 )
 
 from vsd_jax import parallel
-from vsd_jax.score import exact
-from vsd_jax.state import NoiseModel
+from vsd_jax.diffusion import exact
 from vsd_jax.step import init_state
+from vsd_jax.types import NoiseModel
 
 NUM = 8
 TXS = {"particle_tx": optax.adam(0.1), "score_tx": optax.adam(0.01)}

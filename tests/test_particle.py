@@ -8,7 +8,7 @@ import pytest
 from simple_scene import make_prior
 
 from vsd_jax import particle
-from vsd_jax.score import exact
+from vsd_jax.diffusion import exact
 
 
 def test_over_axis_of_length_one_equals_vmap():

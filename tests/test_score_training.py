@@ -8,9 +8,9 @@ import optax
 import pytest
 from simple_scene import ALPHAS_CUMPROD, SHAPE, T, make_prior, sample_camera
 
-from vsd_jax.score import exact, noise
+from vsd_jax.diffusion import exact, noise
 from vsd_jax.score_training import make_score_update, score_optimizer
-from vsd_jax.state import NoiseModel, ScoreState
+from vsd_jax.types import NoiseModel, ScoreState
 
 # noise_score = phi * x_t + (first number of the camera), so the loss is a parabola.
 MODEL = NoiseModel(

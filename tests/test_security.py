@@ -12,9 +12,11 @@ import pytest
 import tiny_runs
 
 from configs import object as object_config
-from vsd_jax.runtime import checkpoint, diffusion_prior, hub, report, workdir, writer
-from vsd_jax.runtime import config as config_lib
-from vsd_jax.runtime.errors import ConfigError, RunError
+from vsd_jax.program.folder import checkpoint, workdir, writer
+from vsd_jax.program.prior import diffusion_prior, hub
+from vsd_jax.program.report import report
+from vsd_jax.program.settings import config as config_lib
+from vsd_jax.program.terminal.errors import ConfigError, RunError
 
 LONG = "a corgi " * 1250  # 10 kB
 HEBREW = "\u05db\u05dc\u05d1 \u05d0\u05d3\u05d5\u05dd"

@@ -20,9 +20,9 @@ from simple_scene import (
 )
 
 from vsd_jax import particle, residuals, vsd
-from vsd_jax.score import exact, prompt
-from vsd_jax.state import NoiseModel
+from vsd_jax.diffusion import exact, prompt
 from vsd_jax.step import choose_particles, init_state
+from vsd_jax.types import NoiseModel
 
 MODEL = exact.make_model(ALPHAS_CUMPROD)
 # A score network with parameters: the prior's mixture with means moved by phi, and a

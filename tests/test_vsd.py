@@ -6,9 +6,9 @@ import pytest
 from simple_scene import ALPHAS_CUMPROD, SHAPE, T, make_prior, mixture
 
 from vsd_jax import vsd
+from vsd_jax.diffusion import exact, noise, prompt
 from vsd_jax.residuals import make_residual
-from vsd_jax.score import exact, noise, prompt
-from vsd_jax.state import NoiseModel
+from vsd_jax.types import NoiseModel
 
 BATCH = 6
 T_BATCH = jnp.array([2, 20, 40, 60, 80, 97])

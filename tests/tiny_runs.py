@@ -10,11 +10,12 @@ from ml_collections import FrozenConfigDict
 
 from configs import toybox_prior
 from vsd_jax.particle import init_particle, start_particle
-from vsd_jax.runtime import build, build_scene, diffusion_prior
-from vsd_jax.runtime import config as config_lib
-from vsd_jax.state import Prior, ScoreState, VSDState
+from vsd_jax.program.build import build, build_scene
+from vsd_jax.program.prior import diffusion_prior
+from vsd_jax.program.settings import config as config_lib
 from vsd_jax.toybox import prior_files, train
 from vsd_jax.toybox.text import vocabulary
+from vsd_jax.types import Prior, ScoreState, VSDState
 
 
 def write_prior(path: pathlib.Path) -> pathlib.Path:

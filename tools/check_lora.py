@@ -7,7 +7,7 @@
 For the tiny networks of `tests/golden_models.py`: our file goes through PyTorch
 diffusers' own loader, the camera embedding is added to the time embedding, and the
 output is compared with that of PyTorch with merged weights, which `record_golden.py`
-recorded and which our network meets (`tests/runtime/test_parity.py`).
+recorded and which our network meets (`tests/program/test_parity.py`).
 """
 
 import pathlib
@@ -20,13 +20,13 @@ from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from safetensors.torch import load_file
 
 ROOT = pathlib.Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "runtime")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "program")]
 
 import golden_models as golden  # noqa: E402
 from flax.traverse_util import flatten_dict  # noqa: E402
 from test_adapter import make_params  # noqa: E402
 
-from vsd_jax.runtime import adapter  # noqa: E402
+from vsd_jax.program.export import adapter  # noqa: E402
 
 TOLERANCE = 2e-4
 

@@ -3,10 +3,10 @@
 
 vsd_jax.vsd      the paper: VSD and SDS residuals, losses, timestep laws
 vsd_jax.step     training step over all particles
-vsd_jax.state    structures and function types that cross module borders
+vsd_jax.types    structures and function types that cross module borders
 vsd_jax.scene    parameters, camera -> image
-vsd_jax.score    image, t -> noise
-vsd_jax.runtime  files, checkpoints, priors from disk: the program around the above
+vsd_jax.diffusion  image, t -> noise
+vsd_jax.program  files, checkpoints, priors from disk: the program around the above
 vsd_jax.toybox   a world of objects whose distribution is known, and its prior
 """
 

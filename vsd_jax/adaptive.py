@@ -22,7 +22,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vsd_jax.state import Camera, PyTree, Scene
+from vsd_jax.types import Camera, PyTree, Scene
 
 AZIMUTHS, ELEVATIONS = 8, 3
 """Bins of directions, the heights evenly in area."""

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from vsd_jax.parallel import mean_shares, sum_devices
-from vsd_jax.state import PyTree
+from vsd_jax.types import PyTree
 
 Metrics = dict[str, jax.Array]
 NUM_TIME_BINS = 4

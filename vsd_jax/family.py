@@ -15,7 +15,7 @@ computed. All are differentiated through the renderer alone.
     "source"    what the image is at present (Bridge)
     "score"     the score network with its camera; "score_empty" without it
 
-Notation as in `score/noise.py`: eps(y) is `predict(x_t, t, "text")`, s the guidance
+Notation as in `diffusion/noise.py`: eps(y) is `predict(x_t, t, "text")`, s the guidance
 scale, B a batch of views.
 """
 
@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vsd_jax.score.noise import add_noise, alpha_sigma, guide, to_x0, w_t
+from vsd_jax.diffusion.noise import add_noise, alpha_sigma, guide, to_x0, w_t
 
 Predict = Callable[[jax.Array, jax.Array, str], jax.Array]
 """`(noisy [B, h, w, c], t [B], name) -> noise [B, h, w, c]`."""

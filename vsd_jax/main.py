@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The program; flags: `runtime/command_line.py`, what they start: `pipeline.py`.
+"""The program; flags: `program/terminal/command_line.py`, work: `program/run/`.
 
 python -m vsd_jax.main --config=configs/object.py --workdir=runs/mushroom \
     --config.prompt="a red mushroom"
@@ -10,8 +10,10 @@ import traceback
 
 from absl import app, flags, logging
 
-from vsd_jax.runtime import command_line, hosts, pipeline, process, supervisor
-from vsd_jax.runtime.errors import RunError
+from vsd_jax.program.devices import hosts, supervisor
+from vsd_jax.program.run import pipeline
+from vsd_jax.program.terminal import command_line, process
+from vsd_jax.program.terminal.errors import RunError
 
 
 def main(argv: list[str]) -> None:

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from vsd_jax.state import PyTree, VSDState
+from vsd_jax.types import PyTree, VSDState
 
 AXIS = "devices"
 _SHARDS = "shards"

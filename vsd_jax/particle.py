@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import optax
 
 from vsd_jax import adaptive, vsd
-from vsd_jax.score.prompt import ViewWeights, select_context
-from vsd_jax.state import Particles, Prior, PyTree, RenderOutput, Scene
+from vsd_jax.diffusion.prompt import ViewWeights, select_context
+from vsd_jax.types import Particles, Prior, PyTree, RenderOutput, Scene
 
 Draw = dict[str, PyTree]
 """What one particle draws in one step: `cameras` (leaves [V, ...]), `backgrounds`

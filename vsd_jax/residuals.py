@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from vsd_jax import vsd
+from vsd_jax.diffusion.noise import add_noise, as_noise_fn, check_weighting, limit_x0
 from vsd_jax.particle import Draw, Residual
-from vsd_jax.score.noise import add_noise, as_noise_fn, check_weighting, limit_x0
-from vsd_jax.state import NoiseModel, Prior, PyTree
+from vsd_jax.types import NoiseModel, Prior, PyTree
 
 
 def make_residual(

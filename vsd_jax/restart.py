@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from vsd_jax.particle import init_particle, select_tree
-from vsd_jax.state import Particles, Scene
+from vsd_jax.types import Particles, Scene
 
 # Folded into a particle's key of the step, which is otherwise only split.
 _RESTART_FOLD = 2**32 - 3

@@ -14,7 +14,7 @@ from vsd_jax import vsd
 from vsd_jax.diagnostics import Metrics
 from vsd_jax.parallel import sum_devices
 from vsd_jax.particle import global_norm, select_tree
-from vsd_jax.state import NoiseModel, Prior, PyTree, ScoreState
+from vsd_jax.types import NoiseModel, Prior, PyTree, ScoreState
 
 
 def score_optimizer(

@@ -38,7 +38,7 @@ from vsd_jax.particle import (
 )
 from vsd_jax.restart import make_restart
 from vsd_jax.score_training import make_score_update
-from vsd_jax.state import (
+from vsd_jax.types import (
     Camera,
     NoiseModel,
     Particles,

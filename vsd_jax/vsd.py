@@ -25,9 +25,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vsd_jax.score.noise import add_noise, alpha_sigma, guide, target, w_t
-from vsd_jax.score.prompt import perp_neg
-from vsd_jax.state import Context, NoiseFn, NoiseModel, PyTree
+from vsd_jax.diffusion.noise import add_noise, alpha_sigma, guide, target, w_t
+from vsd_jax.diffusion.prompt import perp_neg
+from vsd_jax.types import Context, NoiseFn, NoiseModel, PyTree
 
 
 def two_stage_t_range(

@@ -47,7 +47,7 @@ def test_prompts_allow_their_classes():
 def test_a_learned_score_begins_as_the_prior():
     world = exact_cells.make_world("plane")
     score, phi = exact_cells._make_score("mixture", world)
-    from vsd_jax.score import exact
+    from vsd_jax.diffusion import exact
 
     contexts = exact_cells.make_contexts(world, family=False)
     text = {"text": contexts["text"][0]}

@@ -9,9 +9,9 @@ import pytest
 from vsd_jax.experiments import cells, plan
 from vsd_jax.experiments.catalogue import EXPERIMENTS
 from vsd_jax.experiments.plan import Budget
-from vsd_jax.runtime import config as config_lib
-from vsd_jax.runtime import pipeline
-from vsd_jax.runtime.errors import ConfigError
+from vsd_jax.program.run import pipeline
+from vsd_jax.program.settings import config as config_lib
+from vsd_jax.program.terminal.errors import ConfigError
 
 ROOT = pathlib.Path(__file__).parents[2]
 PLANE = EXPERIMENTS["plane"]

@@ -8,9 +8,10 @@ import tiny_runs
 
 from vsd_jax.experiments import __main__ as program
 from vsd_jax.experiments import cells
-from vsd_jax.runtime import build, writer
-from vsd_jax.runtime.errors import ConfigError, RunError
-from vsd_jax.state import NoiseModel, Prior
+from vsd_jax.program.build import build
+from vsd_jax.program.folder import writer
+from vsd_jax.program.terminal.errors import ConfigError, RunError
+from vsd_jax.types import NoiseModel, Prior
 
 pytest.importorskip("embreex")
 FILES = ("scores.json", "table.md", "pictures.png", "plot.png")

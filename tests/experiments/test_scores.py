@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from vsd_jax.experiments import scores
-from vsd_jax.runtime import writer
+from vsd_jax.program.folder import writer
 from vsd_jax.toybox import metrics
 
 

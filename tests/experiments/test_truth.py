@@ -10,8 +10,8 @@ trimesh = pytest.importorskip("trimesh")
 from ml_collections.config_flags import config_flags  # noqa: E402
 
 from vsd_jax.experiments import scores, truth  # noqa: E402
-from vsd_jax.runtime import config as config_lib  # noqa: E402
-from vsd_jax.runtime import views  # noqa: E402
+from vsd_jax.program.run import renders  # noqa: E402
+from vsd_jax.program.settings import config as config_lib  # noqa: E402
 
 
 def test_what_lies_inside_is_not_seen():
@@ -38,7 +38,7 @@ def test_truth_is_seen_by_the_cameras_that_judge(what):
     config = config_flags.ConfigFileFlagParser("config").parse(f"configs/{what}")
     config.eval.num_views = 3
     config = config_lib.validate(config)
-    judged = views.judged_cameras(config, 3)
+    judged = renders.judged_cameras(config, 3)
     orbit = truth.Orbit.of(config.to_dict())
     for azimuth, pose in zip(orbit.azimuths, judged.cam_to_world, strict=True):
         view = orbit.view(azimuth)

@@ -7,11 +7,11 @@ import mesh_shapes as shapes
 import numpy as np
 import pytest
 
-from vsd_jax.scene import capacity, raster
-from vsd_jax.scene.antialias import antialias
 from vsd_jax.scene.camera import orbit_camera
-from vsd_jax.scene.raster import RasterSizes, Screen
-from vsd_jax.scene.surface import MeshSizes, Surface
+from vsd_jax.scene.mesh import capacity, raster
+from vsd_jax.scene.mesh.antialias import antialias
+from vsd_jax.scene.mesh.raster import RasterSizes, Screen
+from vsd_jax.scene.mesh.surface import MeshSizes, Surface
 
 SIDE, FINE, N = 96, 768, 26
 SIZES = RasterSizes(rows=20000, pixels=12000, silhouettes=1000, crossings=2000)

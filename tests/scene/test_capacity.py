@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from jitted import run
 
-from vsd_jax.scene import capacity
-from vsd_jax.scene.surface import MeshSizes
+from vsd_jax.scene.mesh import capacity
+from vsd_jax.scene.mesh.surface import MeshSizes
 
 SIZE = 8
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vsd_jax.scene import encoding
+from vsd_jax.scene.nerf import encoding
 
 GRID = dict(
     num_levels=3,

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vsd_jax.scene import field
-from vsd_jax.scene.encoding import hash_grid
+from vsd_jax.scene.nerf import field
+from vsd_jax.scene.nerf.encoding import hash_grid
 
 GRID = hash_grid(
     num_levels=2, features=2, log2_table_size=8, min_resolution=4, max_resolution=8

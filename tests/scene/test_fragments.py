@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import mesh_shapes as shapes
 import numpy as np
 
-from vsd_jax.scene import fragments, raster
 from vsd_jax.scene.camera import orbit_camera, pixel_rays
-from vsd_jax.scene.raster import RasterSizes
+from vsd_jax.scene.mesh import fragments, raster
+from vsd_jax.scene.mesh.raster import RasterSizes
 
 H, W, N = 20, 28, 6
 SIZES = RasterSizes(rows=4000, pixels=4000, silhouettes=1, crossings=1)

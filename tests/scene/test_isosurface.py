@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import trimesh
 
-from vsd_jax.scene import capacity, isosurface, surface, tet_grid
-from vsd_jax.scene.surface import MeshSizes
+from vsd_jax.scene.mesh import capacity, isosurface, surface, tet_grid
+from vsd_jax.scene.mesh.surface import MeshSizes
 
 N = 26
 SMALL = 6

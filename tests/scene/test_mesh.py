@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from vsd_jax.scene import capacity, mesh, tet_grid
 from vsd_jax.scene.camera import orbit_camera, pixel_rays
-from vsd_jax.scene.raster import RasterSizes
+from vsd_jax.scene.mesh import capacity, tet_grid, view
+from vsd_jax.scene.mesh.raster import RasterSizes
 
 N, H, W = 10, 24, 32
 SIZES = RasterSizes(rows=4000, pixels=2500, silhouettes=500, crossings=600)
@@ -20,10 +20,10 @@ RADIUS = 0.6
 @functools.partial(jax.jit, static_argnames="capacities")
 def render(sdf, camera, background, capacities=SIZES):
     surface = shapes.marcher(N)(sdf, jnp.zeros((3, sdf.size), jnp.float32))
-    return mesh.render_mesh(
+    return view.render_mesh(
         surface,
         camera,
-        mesh.shade_normals(background),
+        view.shade_normals(background),
         height=H,
         width=W,
         near=0.1,

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vsd_jax.scene import field, geometry, texture
 from vsd_jax.scene.camera import orbit_camera, pixel_rays
-from vsd_jax.scene.encoding import hash_grid
-from vsd_jax.scene.raster import RasterSizes
-from vsd_jax.scene.surface import MeshSizes
+from vsd_jax.scene.mesh import geometry, texture
+from vsd_jax.scene.mesh.raster import RasterSizes
+from vsd_jax.scene.mesh.surface import MeshSizes
+from vsd_jax.scene.nerf import field
+from vsd_jax.scene.nerf.encoding import hash_grid
 
 N, SIZE, RADIUS = 8, 16, 0.6
 MESH_SIZES = MeshSizes(400, 1600, 3200)

@@ -8,9 +8,9 @@ import pytest
 from jitted import run
 
 from vsd_jax.scene.camera import orbit_camera
-from vsd_jax.scene.encoding import hash_grid
-from vsd_jax.scene.field import blob_bias
-from vsd_jax.scene.nerf import make_nerf
+from vsd_jax.scene.nerf.encoding import hash_grid
+from vsd_jax.scene.nerf.field import blob_bias
+from vsd_jax.scene.nerf.nerf import make_nerf
 
 SIZE = 8
 CHOICES = dict(

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jitted import run
 
-from vsd_jax.scene import occupancy
+from vsd_jax.scene.nerf import occupancy
 
 CENTRE = np.full((1, 1, 1, 3), 0.5)
 

@@ -10,9 +10,10 @@ import trimesh
 from scipy.spatial import Delaunay
 from trimesh.ray.ray_pyembree import RayMeshIntersector
 
-from vsd_jax.scene import capacity, raster, volume
 from vsd_jax.scene.camera import camera_at, orbit_camera, pixel_rays
-from vsd_jax.scene.raster import RasterSizes, Screen
+from vsd_jax.scene.mesh import capacity, raster
+from vsd_jax.scene.mesh.raster import RasterSizes, Screen
+from vsd_jax.scene.nerf import volume
 
 H, W = 48, 72
 N = 26

@@ -5,7 +5,7 @@ import pytest
 from jitted import run
 
 from vsd_jax.scene import regularizers
-from vsd_jax.scene.encoding import hash_grid
+from vsd_jax.scene.nerf.encoding import hash_grid
 
 
 def test_entropy_by_hand():

@@ -2,7 +2,7 @@
 import numpy as np
 from jitted import run
 
-from vsd_jax.scene import sampling
+from vsd_jax.scene.nerf import sampling
 
 
 def test_cube_intersections_by_hand():

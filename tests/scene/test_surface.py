@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from vsd_jax.scene import surface
+from vsd_jax.scene.mesh import surface
 
 N = 6
 

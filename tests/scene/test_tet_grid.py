@@ -4,8 +4,8 @@ import itertools
 import numpy as np
 import pytest
 
-from vsd_jax.scene import tet_grid
-from vsd_jax.scene.tet_grid import DIAGONAL, TET_EDGES
+from vsd_jax.scene.mesh import tet_grid
+from vsd_jax.scene.mesh.tet_grid import DIAGONAL, TET_EDGES
 
 
 def place(corners):

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from jitted import run
 
-from vsd_jax.scene import volume
-from vsd_jax.scene.evaluate import (
+from vsd_jax.scene.nerf import volume
+from vsd_jax.scene.nerf.empty_space import (
     evaluate_blocks,
     evaluate_compact,
     evaluate_dense,
 )
-from vsd_jax.scene.sampling import place_samples
+from vsd_jax.scene.nerf.sampling import place_samples
 
 RAYS, SAMPLES = 12, 8
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from vsd_jax.experiments import plan, runner
 from vsd_jax.experiments.catalogue import EXPERIMENTS
-from vsd_jax.runtime import process
-from vsd_jax.runtime.errors import ConfigError, RunError
+from vsd_jax.program.terminal import process
+from vsd_jax.program.terminal.errors import ConfigError, RunError
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -17,13 +17,17 @@ import numpy as np
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
+from vsd_jax.diffusion.noise import as_noise_fn
+from vsd_jax.diffusion.sampler import ddim_sample
 from vsd_jax.experiments import exact_cells
 from vsd_jax.experiments.plan import Cell
-from vsd_jax.runtime import build, pipeline, progress, weights, workdir, writer
-from vsd_jax.runtime import config as config_lib
-from vsd_jax.runtime.errors import ConfigError, RunError
-from vsd_jax.score.noise import as_noise_fn
-from vsd_jax.score.sampler import ddim_sample
+from vsd_jax.program.build import build
+from vsd_jax.program.folder import workdir, writer
+from vsd_jax.program.prior import weights
+from vsd_jax.program.run import pipeline
+from vsd_jax.program.settings import config as config_lib
+from vsd_jax.program.terminal import progress
+from vsd_jax.program.terminal.errors import ConfigError, RunError
 from vsd_jax.toybox import classifier
 
 Path = pathlib.Path

@@ -5,8 +5,8 @@
 
 Looks below the folders for finished runs in 3D on the embedded prior. Of each it takes
 the last third of `metrics.jsonl`, averaged, and the change since the first third, and
-what the prior itself says of its views (`runtime/prior_check.py`). Its true error is
-the distance of its mesh to true objects, and what the judge says of its views
+what the prior itself says of its views (`program/judge/prior_check.py`). Its true error
+is the distance of its mesh to true objects, and what the judge says of its views
 (`evaluation.json`): the share of wrong kinds, and of second fronts, where the kind is
 right. Spearman's rank correlation of the one with the other, over all runs and within
 each method; a quantity is kept if its |rho| is at least 0.3 and its p-value, times the
@@ -25,7 +25,8 @@ import numpy as np
 from scipy import stats
 
 from vsd_jax.experiments import present, truth
-from vsd_jax.runtime import progress, writer
+from vsd_jax.program.folder import writer
+from vsd_jax.program.terminal import progress
 
 Path = pathlib.Path
 ERRORS = {

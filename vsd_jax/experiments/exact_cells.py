@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The 2D experiment on priors in closed form: what it should give is known exactly.
 
-A prior is a mixture of Gaussians (`score/exact.py`) of three classes: what the text
+A prior is a mixture of Gaussians (`diffusion/exact.py`) of three classes: what the text
 asks for ("wanted"), everything else that the prior knows ("other"), and "bad": broad
 components between the wanted ones, as blurred or mixed images are. The text allows the
 wanted ones alone; `negative` and `source`, for the methods that ask for them, the bad.
@@ -19,15 +19,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vsd_jax.diffusion import exact
+from vsd_jax.diffusion.sampler import ddim_sample
 from vsd_jax.experiments.plan import Cell
-from vsd_jax.runtime import build, build_scene
-from vsd_jax.runtime.build_field import Config
-from vsd_jax.score import exact
-from vsd_jax.score.sampler import ddim_sample
-from vsd_jax.state import NoiseModel, Prior, PyTree, VSDState
+from vsd_jax.program.build import build, build_scene
+from vsd_jax.program.build.build_field import Config
 from vsd_jax.step import Step, init_state
 from vsd_jax.toybox import dataset
 from vsd_jax.toybox.text import Prompt
+from vsd_jax.types import NoiseModel, Prior, PyTree, VSDState
 
 CLASSES = ("wanted", "other", "bad")
 _FORBIDDEN = -1e4  # added to a log weight; finite, so that prompts can be mixed

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vsd_jax.runtime.errors import ConfigError
+from vsd_jax.program.terminal.errors import ConfigError
 from vsd_jax.toybox import text
 
 Settings = Mapping[str, Any]

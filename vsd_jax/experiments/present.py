@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure  # not pyplot, whose state a notebook shares
 
-from vsd_jax.runtime import writer
+from vsd_jax.program.folder import writer
 
 Path = pathlib.Path
 RowScores = Mapping[str, Mapping[str, Any]]

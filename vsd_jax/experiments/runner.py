@@ -10,7 +10,8 @@ import numpy as np
 
 from vsd_jax.experiments import cells, plan, present, scores
 from vsd_jax.experiments.plan import Budget, Cell, Experiment
-from vsd_jax.runtime import progress, writer
+from vsd_jax.program.folder import writer
+from vsd_jax.program.terminal import progress
 
 Path = pathlib.Path
 

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from vsd_jax.diffusion import exact
 from vsd_jax.experiments import exact_cells, truth
 from vsd_jax.experiments.plan import Cell
-from vsd_jax.runtime import writer
-from vsd_jax.score import exact
+from vsd_jax.program.folder import writer
 from vsd_jax.toybox import classifier, metrics, text
 
 Path = pathlib.Path

@@ -17,7 +17,7 @@ SIZE = 64
 
 
 class Orbit(NamedTuple):
-    """The judged cameras of a run in 3D (`runtime/views.py`).
+    """The judged cameras of a run in 3D (`program/run/renders.py`).
 
     Those inside a room stand in its middle: an orbit of radius 0.
     """

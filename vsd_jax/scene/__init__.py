@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scenes: parameters and a camera in, an image out. Never imports `vsd_jax.score`."""
+"""Scenes: parameters and a camera in, an image out. Never imports `diffusion/`."""

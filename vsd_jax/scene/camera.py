@@ -21,7 +21,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from vsd_jax.state import Camera
+from vsd_jax.types import Camera
 
 Range = tuple[float, float]
 

@@ -9,7 +9,7 @@ latent that needs no encoder.
 import jax
 import jax.numpy as jnp
 
-from vsd_jax.state import RenderOutput, Scene
+from vsd_jax.types import RenderOutput, Scene
 
 
 def make_image(*, shape: tuple[int, int, int], init_std: float, sigmoid: bool) -> Scene:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vsd_jax.scene.encoding import HashGrid
+from vsd_jax.scene.nerf.encoding import HashGrid
 
 
 def binary_entropy(weights: jax.Array, *, clamp: float = 1e-5) -> jax.Array:

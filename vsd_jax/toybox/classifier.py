@@ -22,10 +22,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from rich.progress import track
 from safetensors.numpy import load_file, save_file
 
-from vsd_jax.score.conv import with_matmul_convs
-from vsd_jax.state import PyTree
+from vsd_jax.diffusion.conv import with_matmul_convs
 from vsd_jax.toybox import batches
 from vsd_jax.toybox.text import BACKGROUNDS, COLOURS, ROOM, VIEWS
+from vsd_jax.types import PyTree
 
 WEIGHTS = Path(__file__).parent / "weights" / "classifier.safetensors"
 HEADS = {"kind": len(batches.KIND_NAMES), "colour": len(COLOURS), "view": len(VIEWS)}

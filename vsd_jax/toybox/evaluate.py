@@ -20,9 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from rich.progress import track
 
-from vsd_jax.runtime import diffusion_prior, writer
-from vsd_jax.score.noise import as_noise_fn
-from vsd_jax.score.sampler import ddim_sample
+from vsd_jax.diffusion.noise import as_noise_fn
+from vsd_jax.diffusion.sampler import ddim_sample
+from vsd_jax.program.folder import writer
+from vsd_jax.program.prior import diffusion_prior
 from vsd_jax.toybox import batches, classifier, dataset, metrics
 from vsd_jax.toybox.text import COLOURS, HELD_OUT_PAIRS, KINDS, VIEWS, Prompt
 

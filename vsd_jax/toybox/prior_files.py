@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from vsd_jax.runtime import schedule
+from vsd_jax.program.prior import schedule
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 

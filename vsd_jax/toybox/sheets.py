@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vsd_jax.runtime import diffusion_prior, writer
-from vsd_jax.score.noise import as_noise_fn
-from vsd_jax.score.sampler import ddim_sample
-from vsd_jax.state import NoiseModel, PyTree
+from vsd_jax.diffusion.noise import as_noise_fn
+from vsd_jax.diffusion.sampler import ddim_sample
+from vsd_jax.program.folder import writer
+from vsd_jax.program.prior import diffusion_prior
+from vsd_jax.types import NoiseModel, PyTree
 
 SHEET_PROMPTS = tuple(
     f"a {colour} {kind}, {view} view"

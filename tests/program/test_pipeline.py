@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Three stages in one folder; the prior is replaced by nothing."""
+
+import numpy as np
+import pytest
+import trimesh
+
+from configs import textured_mesh
+from vsd_jax.program.build import build
+from vsd_jax.program.folder import source, writer
+from vsd_jax.program.run import pipeline
+from vsd_jax.program.terminal.errors import ConfigError, RunError
+
+STAGES = ("nerf", "geometry", "texture")
+
+
+@pytest.fixture(autouse=True)
+def no_prior(monkeypatch, fake_run):
+    monkeypatch.setattr(build, "build", fake_run)
+
+
+@pytest.fixture
+def config():
+    config = textured_mesh.get_config("smoke")
+    config.prompt = "a blue car"
+    for name in STAGES:
+        config[name].num_steps = 2
+        config[name].eval.update(turntable_frames=2, num_views=2)
+        config[name].export.resolution = 32
+    return config
+
+
+def start(config, folder, *, mode="train", overwrite=False):
+    pipeline.start(
+        mode, config, str(folder), overwrite=overwrite, command=["python", "test"]
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder that the first test fills; the others go on from there."""
+    return tmp_path_factory.mktemp("stages")
+
+
+@pytest.mark.filterwarnings("ignore:os.fork")
+def test_stages_follow_each_other(trained, config, capsys):
+    start(config, trained)
+    said = capsys.readouterr().out
+    assert "Stage 3 of 3: texture" in said and "surface at density" in said
+    for name in STAGES:
+        stored = writer.read_json(trained / name / "config.json")
+        assert stored["prompt"] == "a blue car"
+        mesh = trimesh.load(trained / name / "mesh" / "particle_00.ply")
+        assert mesh.is_watertight and mesh.volume > 0
+    page = (trained / "report.html").read_text()
+    assert page.count("<video") == 3 and "texture/mesh/particle_00.glb" in page
+
+
+def test_each_stage_takes_over_from_the_one_before(trained):
+    nerf, shape, textured = (
+        source.load(trained / name, source.read_config(trained / name))
+        for name in STAGES
+    )
+    # A step of the stand-in adds 1e-3 to everything; two were made.
+    table = np.asarray(nerf.particles.params["table"])
+    np.testing.assert_allclose(
+        textured.particles.params["table"], table + 2e-3, atol=1e-6
+    )
+    nerf_mesh, shape_mesh, textured_mesh_ = (
+        trimesh.load(trained / name / "mesh" / "particle_00.ply") for name in STAGES
+    )
+    assert abs(shape_mesh.volume / nerf_mesh.volume - 1) < 0.15
+    np.testing.assert_allclose(textured_mesh_.vertices, shape_mesh.vertices, atol=1e-5)
+    assert len(shape.particles.stats) == 0
+
+
+def test_the_same_command_does_nothing_twice(trained, config, monkeypatch, capsys):
+    monkeypatch.setattr(build, "build", lambda config: pytest.fail("trains again"))
+    start(config, trained)
+    assert capsys.readouterr().out.count("Finished before.") == 3
+
+
+def test_the_folder_may_be_spelled_in_another_way(trained, config, monkeypatch, capsys):
+    monkeypatch.chdir(trained.parent)
+    start(config, trained.name)
+    assert capsys.readouterr().out.count("Finished before.") == 3
+
+
+def test_a_finished_stage_is_not_passed_off_as_another(trained, config):
+    config.geometry.optim.sdf_lr = 0.5
+    with pytest.raises(ConfigError, match=r"optim\.sdf_lr"):
+        start(config, trained)
+
+
+@pytest.mark.parametrize("mode", ["render", "export"])
+def test_modes_name_the_stage_to_give(trained, config, mode):
+    with pytest.raises(ConfigError, match="--workdir"):
+        start(config, trained, mode=mode)
+    with pytest.raises(RunError, match="texture"):
+        start(None, trained, mode=mode)
+
+
+def test_preflight_asks_for_one_stage(config):
+    with pytest.raises(ConfigError, match="one stage"):
+        start(config, "", mode="preflight")
+
+
+def test_stages_must_be_known(tmp_path, config):
+    config.stages = ("nerf", "mesh")
+    with pytest.raises(ConfigError, match="nerf, geometry, texture"):
+        start(config, tmp_path)
+
+
+def test_faults_of_a_later_stage_come_before_the_first(tmp_path, config):
+    config.texture.render.near = -1.0
+    with pytest.raises(ConfigError, match=r"render\.near"):
+        start(config, tmp_path)
+    assert not (tmp_path / "nerf").exists()
+
+
+def test_a_source_of_another_kind_or_number_is_refused(trained, config):
+    stage = config.geometry
+    stage.mesh.source = str(trained / "texture")
+    with pytest.raises(ConfigError, match=r"mesh\.source.*nerf"):
+        source.load_start(stage)
+    stage.mesh.source = str(trained / "nerf")
+    config.num_particles = 3
+    with pytest.raises(ConfigError, match="num_particles=3"):
+        source.load_start(stage)
+
+
+def test_too_little_room_for_the_mesh_is_an_error_with_the_remedy(trained, config):
+    stage = config.geometry
+    stage.mesh.source = str(trained / "nerf")
+    stage.mesh.surface_capacity = 0.05
+    with pytest.raises(RunError, match=r"mesh\.surface_capacity=0\.05"):
+        source.load_start(stage)

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All modes on a small NeRF and on images; the prior is replaced by nothing."""
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+import trimesh
+
+from vsd_jax.program.build import build
+from vsd_jax.program.folder import writer
+from vsd_jax.program.judge import prior_check, verdict
+from vsd_jax.program.run import session
+from vsd_jax.program.terminal.errors import ConfigError, RunError
+
+
+@pytest.fixture(autouse=True)
+def no_prior(monkeypatch, fake_run):
+    monkeypatch.setattr(build, "build", fake_run)
+
+
+def start(mode, config, folder, *, overwrite=False):
+    session.start(mode, config, str(folder), overwrite=overwrite, command=["test"])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder that the first test fills; the others go on from there."""
+    return tmp_path_factory.mktemp("run")
+
+
+@pytest.mark.filterwarnings("ignore:os.fork")
+def test_train_leaves_all_products(trained, nerf_config, capsys):
+    start("train", nerf_config, trained)
+    said = capsys.readouterr().out
+    assert "a red mushroom" in said and "CPU" in said and "4 steps to do" in said
+    for name in (
+        *("config.json", "command.txt", "environment.json", "metrics.jsonl"),
+        *("images/step_000004.png", "turntable_00.mp4", "turntable_00.gif"),
+        *(f"mesh/particle_00.{kind}" for kind in ("glb", "obj", "mtl", "png", "ply")),
+        "mesh/info.json",
+        *("evaluation.json", "report.html"),
+    ):
+        assert (trained / name).stat().st_size > 0, name
+    assert imageio.imread(trained / "turntable_00.mp4").shape == (2, 16, 16, 3)
+
+
+def test_mesh_is_the_initial_blob(trained):
+    mesh = trimesh.load(trained / "mesh" / "particle_00.ply")
+    info = writer.read_json(trained / "mesh" / "info.json")[0]
+    assert info["faces"] == len(mesh.faces) and info["overlap"] > 0.7
+    assert mesh.is_watertight
+    assert np.abs(mesh.bounds).max() < 0.9
+    thin = trimesh.load(trained / "mesh" / "particle_00.glb", force="mesh")
+    assert info["texture"]["faces"] == len(thin.faces) <= 500
+    assert thin.visual.material.baseColorTexture.size == (64, 64)
+    assert abs(thin.volume / mesh.volume - 1) < 0.02
+    assert info["texture"]["error"]["median"] < 0.01
+
+
+def test_evaluation_says_why_there_is_no_judge(trained):
+    found = writer.read_json(trained / "evaluation.json")
+    assert 0 < found["mean"]["opacity"] < 1
+    assert found["note"] or "kind_precision" in found["mean"]
+
+
+def test_modes_work_on_the_folder_alone(trained, monkeypatch):
+    monkeypatch.setattr(build, "build", lambda config: pytest.fail("loads the prior"))
+    for name in ("mesh/particle_00.glb", "evaluation.json", "report.html"):
+        (trained / name).unlink()
+    start("export", None, trained)
+    start("evaluate", None, trained)
+    for name in ("mesh/particle_00.glb", "evaluation.json", "report.html"):
+        assert (trained / name).exists()
+
+
+def test_the_prior_is_asked_if_it_is_at_hand(
+    trained, nerf_config, monkeypatch, fake_run, capsys
+):
+    def with_prior(config):
+        return fake_run(config)._replace(check_texts=())
+
+    def without(config):
+        raise RunError("its weights are gone")
+
+    nerf_config.eval.prior_draws = 1
+    answers = [{"prior_text_gain": 0.1}]
+    monkeypatch.setattr(prior_check, "check", lambda *args: answers)
+    monkeypatch.setattr(build, "build", with_prior)
+    start("evaluate", nerf_config, trained)
+    found = writer.read_json(trained / "evaluation.json")
+    assert found["mean"]["prior_text_gain"] == 0.1
+    assert found["verdicts"][0].startswith("under-trained")
+    assert "Verdict: under-trained" in capsys.readouterr().out
+    monkeypatch.setattr(build, "build", without)
+    start("evaluate", nerf_config, trained)
+    assert "its weights are gone" in capsys.readouterr().out
+    assert "verdicts" not in writer.read_json(trained / "evaluation.json")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("prompt", "a mushroom"),
+        ("prompt", "a red mushroom in a blue room"),
+        ("prior.path", "sd21"),
+        ("field.kind", "mesh"),
+        ("camera.law", "inside"),
+    ],
+)
+def test_no_verdict_where_none_was_measured(nerf_config, key, value):
+    nerf_config.prompt = "a red mushroom"
+    assert verdict.was_measured(nerf_config)
+    nerf_config.update_from_flattened_dict({key: value})
+    assert not verdict.was_measured(nerf_config)
+
+
+def test_vertex_colours_take_the_place_of_the_texture(trained, nerf_config):
+    nerf_config.export.texture_size = 0
+    start("export", nerf_config, trained)
+    left = {path.name for path in (trained / "mesh").iterdir()}
+    assert left == {"particle_00.glb", "particle_00.ply", "info.json"}
+    assert b"COLOR_0" in (trained / "mesh" / "particle_00.glb").read_bytes()
+    assert "texture" not in writer.read_json(trained / "mesh" / "info.json")[0]
+
+
+def test_training_again_finds_it_finished(trained, nerf_config, capsys):
+    before = (trained / "metrics.jsonl").read_text()
+    weights = writer.read_json(trained / "prior.json")["unet"]
+    writer.write_json(trained / "prior.json", {"unet": "another"})
+    nerf_config.eval.turntable_frames = 1
+    start("train", nerf_config, trained)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Going on from step 4. 0 steps to do" in said
+    assert f"other weights ({weights}) than this run had so far (another)" in said
+    assert (trained / "metrics.jsonl").read_text() == before
+
+
+def test_another_configuration_is_refused_before_the_prior(
+    trained, nerf_config, monkeypatch
+):
+    monkeypatch.setattr(build, "build", lambda config: pytest.fail("too late"))
+    nerf_config.vsd.guidance_scale = 100.0
+    with pytest.raises(ConfigError, match=r"vsd\.guidance_scale"):
+        start("train", nerf_config, trained)
+
+
+def test_images_are_rendered_as_pictures(tmp_path, flat_config):
+    start("train", flat_config, tmp_path)
+    pictures = sorted(path.name for path in tmp_path.glob("views_*.png"))
+    assert pictures == ["views_00.png", "views_01.png", "views_02.png"]
+    assert not (tmp_path / "mesh").exists()
+    with pytest.raises(RunError, match="no mesh"):
+        start("export", None, tmp_path)
+    rows = writer.read_json(tmp_path / "evaluation.json")
+    assert rows["diversity_pixels"] > 0
+
+
+def test_overwrite_starts_anew(tmp_path, flat_config):
+    start("train", flat_config, tmp_path)
+    flat_config.seed = 3
+    start("train", flat_config, tmp_path, overwrite=True)
+    assert writer.read_json(tmp_path / "config.json")["seed"] == 3
+
+
+@pytest.mark.parametrize(
+    ("mode", "folder", "overwrite", "word"),
+    [
+        ("train", "x", False, "--config is missing"),
+        ("render", "", False, "--workdir is missing"),
+        ("render", "x", True, "--overwrite has no meaning"),
+        ("export", "x", False, "holds no run"),
+    ],
+)
+def test_what_is_missing_is_said(tmp_path, mode, folder, overwrite, word):
+    with pytest.raises(RunError, match=word):
+        start(mode, None, folder and tmp_path / folder, overwrite=overwrite)
+
+
+def test_a_run_without_checkpoint_cannot_be_rendered(tmp_path, nerf_config):
+    from vsd_jax.program.settings import config as config_lib
+
+    flat = config_lib.flatten(nerf_config)
+    writer.write_json(tmp_path / "config.json", config_lib.nest(flat))
+    with pytest.raises(RunError, match="no checkpoint yet"):
+        start("render", None, tmp_path)
+
+
+def test_a_disk_that_fills_up_is_said(tmp_path, flat_config, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(session.Workdir, "record", full)
+    with pytest.raises(RunError, match="No space left"):
+        start("train", flat_config, tmp_path)

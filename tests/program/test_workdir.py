@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's folder: locked, compared, cleared of its own files alone."""
+
+import os
+
+import pytest
+
+from configs import object as object_config
+from vsd_jax.program.folder import workdir as workdir_lib
+from vsd_jax.program.folder import writer
+from vsd_jax.program.folder.workdir import Workdir
+from vsd_jax.program.settings import config as config_lib
+from vsd_jax.program.terminal.errors import ConfigError, RunError
+
+
+@pytest.fixture
+def config():
+    return object_config.get_config("smoke")
+
+
+def adopted(path, config, *, overwrite=False):
+    workdir = Workdir(path, create=True)
+    workdir.adopt(config_lib.validate(config), overwrite=overwrite)
+    workdir.close()
+    return workdir
+
+
+def test_same_configuration_resumes(tmp_path, config):
+    assert not adopted(tmp_path / "run", config).resumed
+    assert adopted(tmp_path / "run", config).resumed
+    stored = workdir_lib.read_config(tmp_path / "run")
+    assert stored["prompt"] == "a red mushroom"
+    assert stored["camera"]["radius"] == [2.4, 2.8]
+
+
+def test_another_configuration_is_refused_by_key(tmp_path, config):
+    adopted(tmp_path, config)
+    config.vsd.guidance_scale = 100.0
+    with pytest.raises(ConfigError) as error:
+        adopted(tmp_path, config)
+    assert "vsd.guidance_scale: 3.0 there, 100.0 now" in str(error.value)
+    assert "--overwrite" in str(error.value)
+    assert workdir_lib.read_config(tmp_path)["vsd"]["guidance_scale"] == 3.0
+
+
+def test_reporting_keys_may_change(tmp_path, config):
+    adopted(tmp_path, config)
+    config.eval.turntable_frames = 7
+    assert adopted(tmp_path, config).resumed
+    assert workdir_lib.read_config(tmp_path)["eval"]["turntable_frames"] == 7
+
+
+def test_overwrite_removes_the_run_and_nothing_else(tmp_path, config):
+    adopted(tmp_path, config)
+    for name in ("metrics.jsonl", "images/step_000001.png", "notes.txt"):
+        writer.write_bytes(tmp_path / name, b"x")
+    config.seed = 5
+    assert not adopted(tmp_path, config, overwrite=True).resumed
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name != ".lock") == [
+        "config.json",
+        "notes.txt",
+    ]
+
+
+def test_two_runs_cannot_share_a_folder(tmp_path):
+    first = Workdir(tmp_path, create=True)
+    with pytest.raises(RunError, match="Another run"):
+        Workdir(tmp_path, create=True)
+    first.close()
+    Workdir(tmp_path, create=True).close()
+
+
+def test_render_wants_a_run(tmp_path):
+    with pytest.raises(RunError, match="holds no run"):
+        Workdir(tmp_path / "none", create=False)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(workdir_lib.Path, "mkdir", refuse)
+    with pytest.raises(RunError, match="Read-only file system"):
+        Workdir(tmp_path / "run", create=True)
+
+
+def test_a_file_in_the_way_is_named(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(RunError, match="cannot be written"):
+        Workdir(tmp_path / "run", create=True)
+
+
+def test_missing_space_is_found_first(tmp_path):
+    workdir = Workdir(tmp_path, create=True)
+    workdir.require_space(1)
+    with pytest.raises(RunError, match="MiB free"):
+        workdir.require_space(2**60)
+    workdir.close()
+
+
+def test_damaged_config_is_an_error_in_words(tmp_path, config):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(RunError, match=r"config\.json cannot be read"):
+        adopted(tmp_path, config)
+
+
+def test_record_keeps_every_command_and_the_environment(tmp_path):
+    workdir = Workdir(tmp_path, create=True)
+    workdir.record(["python", "-m", "vsd_jax.main", "--config.prompt=a red car"])
+    workdir.record(["again"])
+    workdir.close()
+    lines = (tmp_path / "command.txt").read_text().splitlines()
+    assert lines[0].startswith("python -m vsd_jax.main '--config.prompt=a red car'")
+    assert lines[1].startswith("again")
+    found = writer.read_json(tmp_path / "environment.json")
+    assert found["versions"]["jax"] and found["cpu_count"] == os.cpu_count()
+    assert found["devices"][0].startswith("cpu")
+
+
+def test_the_prior_before_is_remembered_until_overwritten(tmp_path, config):
+    workdir = adopted(tmp_path, config)
+    assert workdir.note_prior("a") == ""
+    assert workdir.note_prior("b") == "a"
+    assert adopted(tmp_path, config, overwrite=True).note_prior("c") == ""

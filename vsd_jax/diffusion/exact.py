@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Closed-form priors: the exact noise prediction of a mixture at every t.
+
+If x_0 is drawn from a mixture of Gaussians with diagonal covariances,
+
+    p_0(x) = sum_k w_k N(x; mu_k, diag(v_k)),
+
+then the noised density is again one (arXiv:2011.13456, Sec. 2, for the general case),
+
+    p_t(x) = sum_k w_k N(x; alpha_t mu_k, diag(alpha_t^2 v_k + sigma_t^2)),
+
+and the exact noise prediction is -sigma_t grad log p_t(x). A finite set of images is
+the mixture with v_k = 0; there the prediction is that of the optimal denoiser.
+
+The mixture is conditional: `context["text"]` [B, 1, K] is added to the log weights, so
+zeros mean "no condition" and `restrict` builds the context of a sub-population.
+Used as the oracle of the tests and for teaching.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vsd_jax.diffusion.noise import alpha_sigma
+from vsd_jax.types import Context, NoiseFn, NoiseModel
+
+MixtureParams = dict[str, jax.Array]
+"""`means` [K, ...], `variances` [K, ...] >= 0, `log_weights` [K] (normalised)."""
+
+
+def gaussian_mixture(
+    means: jax.Array, variances: jax.Array, weights: jax.Array
+) -> MixtureParams:
+    """Parameters of a mixture with diagonal covariances.
+
+    Args:
+      means: [K, ...] e.g. [K, h, w, c].
+      variances: same shape, >= 0.
+      weights: [K] > 0, need not be normalised.
+
+    Returns:
+      The pytree that the functions of this module take as `params`.
+    """
+    means, variances, weights = (
+        jnp.asarray(leaf, jnp.float32) for leaf in (means, variances, weights)
+    )
+    chex.assert_equal_shape([means, variances])
+    chex.assert_shape(weights, (means.shape[0],))
+    return {
+        "means": means,
+        "variances": variances,
+        "log_weights": jax.nn.log_softmax(jnp.log(weights)),
+    }
+
+
+def image_set(images: jax.Array, weights: jax.Array) -> MixtureParams:
+    """A finite set of images [K, ...] with weights [K] > 0: variances are zero."""
+    return gaussian_mixture(images, jnp.zeros_like(images), weights)
+
+
+def empty_context(batch: int, num_components: int) -> Context:
+    """The context of the unconditional mixture."""
+    return {"text": jnp.zeros((batch, 1, num_components))}
+
+
+def restrict(batch: int, allowed: np.ndarray) -> Context:
+    """The context that allows only some components.
+
+    Args:
+      batch: B.
+      allowed: [K] bool, at least one true.
+
+    Returns:
+      Context whose text is 0 for the allowed components and -inf for the others.
+
+    Raises:
+      ValueError: if no component is allowed.
+    """
+    if not np.any(allowed):
+        raise ValueError("At least one component of the mixture must be allowed.")
+    text = jnp.where(jnp.asarray(allowed), 0.0, -jnp.inf)
+    return {"text": jnp.broadcast_to(text, (batch, 1, len(allowed)))}
+
+
+def log_density(
+    params: MixtureParams,
+    noisy: jax.Array,
+    t: jax.Array,
+    context: Context,
+    alphas_cumprod: np.ndarray,
+) -> jax.Array:
+    """log p_t(x_t) of the noised mixture.
+
+    Args:
+      params: see `MixtureParams`.
+      noisy: [B, ...] x_t.
+      t: [B] int32.
+      context: `text` [B, 1, K].
+      alphas_cumprod: [T] float32.
+
+    Returns:
+      [B] float32, up to nothing: the density is normalised.
+    """
+    log_joint, _, _ = _components(params, noisy, t, context, alphas_cumprod)
+    return jax.nn.logsumexp(log_joint, axis=1)
+
+
+def make_noise_fn(alphas_cumprod: np.ndarray) -> NoiseFn:
+    """The exact noise prediction -sigma_t grad log p_t of a mixture.
+
+    Written out (no autodiff): with responsibilities r_k = p(k | x_t),
+    noise = sigma_t sum_k r_k (x_t - alpha_t mu_k) / (alpha_t^2 v_k + sigma_t^2).
+
+    Args:
+      alphas_cumprod: [T] float32.
+
+    Returns:
+      A `NoiseFn` whose params are `MixtureParams`.
+    """
+
+    def noise_fn(
+        params: MixtureParams, noisy: jax.Array, t: jax.Array, context: Context
+    ) -> jax.Array:
+        log_joint, offset, variance = _components(
+            params, noisy, t, context, alphas_cumprod
+        )
+        _, sigma_t = alpha_sigma(t, alphas_cumprod, ndim=2)
+        share = jax.nn.softmax(log_joint, axis=1)[..., None]
+        pull = jnp.sum(share * offset / variance, axis=1)
+        return (sigma_t * pull).reshape(noisy.shape)
+
+    return noise_fn
+
+
+def make_model(alphas_cumprod: np.ndarray) -> NoiseModel:
+    """`make_noise_fn` as a `NoiseModel` of prediction type "epsilon"."""
+    return NoiseModel(make_noise_fn(alphas_cumprod), "epsilon")
+
+
+def _components(params, noisy, t, context, alphas_cumprod):
+    """Per component: log(w_k N_k) [B, K], x - alpha mu and variance [B, K, d]."""
+    num = params["means"].shape[0]
+    chex.assert_shape(context["text"], (noisy.shape[0], 1, num))
+    alpha_t, sigma_t = alpha_sigma(t, alphas_cumprod, ndim=3)
+    means = params["means"].reshape(1, num, -1)
+    variances = params["variances"].reshape(1, num, -1)
+    offset = noisy.reshape(noisy.shape[0], 1, -1) - alpha_t * means
+    variance = alpha_t**2 * variances + sigma_t**2
+    log_weights = jax.nn.log_softmax(
+        params["log_weights"].reshape(1, num) + context["text"][:, 0], axis=1
+    )
+    log_normal = -0.5 * jnp.sum(
+        offset**2 / variance + jnp.log(2.0 * jnp.pi * variance), axis=-1
+    )
+    return log_weights + log_normal, offset, variance

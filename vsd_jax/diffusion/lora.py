@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The score network of VSD: a frozen U-Net plus LoRA plus a camera embedding.
+
+LoRA (arXiv:2106.09685, Sec. 4.1): h = W x + scale * (down @ up applied to x) with W
+frozen, down ~ N(0, (1 / rank)^2) and up = 0, so that training starts at the frozen
+network. (Linen kernels are [in, out]; the paper's BA is (down @ up) transposed.)
+
+Two ways that give the same numbers:
+- `make_score_model` adds the side path x @ down @ up at run time. Training uses it: the
+  gradient never forms a matrix of W's size, and a low-precision W loses nothing.
+- `merge` writes W + scale * down @ up into a copy of the parameters, for export.
+
+Works on plain parameter trees and any Linen module through
+`flax.linen.intercept_methods`; knows nothing of diffusers. The trainable pytree is
+`{"lora": ..., "camera": ...}`; the params of the score network's `NoiseModel` are the
+pair `(score_params, prior_params)`, of which only the first is trained.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from vsd_jax.diffusion.draws import draw_like
+from vsd_jax.types import Context, NoiseModel, PyTree
+
+ATTENTION_TARGETS = ("to_q", "to_k", "to_v", "to_out_0")
+CAMERA_FEATURES = 16
+_EXACT = jax.lax.Precision.HIGHEST  # accelerators would round float32 factors
+
+
+def init_lora(
+    key: jax.Array,
+    params: PyTree,
+    *,
+    rank: int,
+    targets: Sequence[str] = ATTENTION_TARGETS,
+) -> PyTree:
+    """One pair (down, up) for each dense kernel whose module is named in `targets`.
+
+    Args:
+      key: consumed.
+      params: parameter tree of the frozen network (arrays or shapes), the tree that
+        its Linen `apply` takes as "params".
+      rank: of the update, >= 1.
+      targets: names of the modules to adapt.
+
+    Returns:
+      Nested dict along the same paths with leaves `down` [in, rank] ~ N(0,
+      (1 / rank)^2) and `up` [rank, out] = 0, float32.
+
+    Raises:
+      ValueError: if the rank is below 1 or no kernel matches.
+    """
+    if rank < 1:
+        raise ValueError(f"LoRA rank must be at least 1, not {rank}.")
+    kernels = {
+        path[:-1]: leaf.shape
+        for path, leaf in traverse_util.flatten_dict(params).items()
+        if len(path) > 1 and path[-1] == "kernel" and path[-2] in targets
+    }
+    if not kernels:
+        raise ValueError(f"No kernel of {tuple(targets)} in the parameter tree.")
+    downs = draw_like(
+        key,
+        [(kernels[path][0], rank) for path in sorted(kernels)],
+        sample=jax.random.normal,
+    )
+    flat = {}
+    for path, down in zip(sorted(kernels), downs, strict=True):
+        flat[(*path, "down")] = down / rank
+        flat[(*path, "up")] = jnp.zeros((rank, kernels[path][1]))
+    return traverse_util.unflatten_dict(flat)
+
+
+def merge(params: PyTree, lora: PyTree, scale: float) -> PyTree:
+    """A copy of `params` with W + scale * down @ up (arXiv:2106.09685, Sec. 4.1).
+
+    Args:
+      params: the tree that `init_lora` was called with.
+      lora: its result, trained.
+      scale: of the update.
+
+    Returns:
+      A tree like `params`; each kernel keeps its dtype.
+    """
+    flat = dict(traverse_util.flatten_dict(params))
+    adapters = traverse_util.flatten_dict(lora)
+    for path in {path[:-1] for path in adapters}:
+        kernel = flat[(*path, "kernel")]
+        update = jnp.matmul(
+            adapters[(*path, "down")], adapters[(*path, "up")], precision=_EXACT
+        )
+        merged = kernel.astype(jnp.float32) + scale * update
+        flat[(*path, "kernel")] = merged.astype(kernel.dtype)
+    return traverse_util.unflatten_dict(flat)
+
+
+def init_camera_mlp(key: jax.Array, features: int, *, zero_last: bool) -> PyTree:
+    """Two-layer MLP from the flattened camera matrix to the time embedding.
+
+    Uniform +-1/sqrt(fan-in) as `torch.nn.Linear`, which the paper's code uses.
+
+    Args:
+      key: consumed.
+      features: width of the time embedding (1280 for Stable Diffusion).
+      zero_last: start the second layer at zero, so that the score network starts as
+        the frozen one. The paper's code does not.
+
+    Returns:
+      `{"linear_1", "linear_2"}`, each `{"kernel", "bias"}`.
+    """
+    layers = {
+        "linear_1": {"kernel": (CAMERA_FEATURES, features), "bias": (features,)},
+        "linear_2": {"kernel": (features, features), "bias": (features,)},
+    }
+    params = draw_like(key, layers, sample=partial(jax.random.uniform, minval=-1.0))
+    bounds = {"linear_1": CAMERA_FEATURES**-0.5, "linear_2": features**-0.5}
+    if zero_last:
+        bounds["linear_2"] = 0.0
+    return {
+        name: jax.tree.map(lambda leaf, bound=bound: bound * leaf, params[name])
+        for name, bound in bounds.items()
+    }
+
+
+def camera_embedding(params: PyTree, camera: jax.Array) -> jax.Array:
+    """[B, 16] row-major cam_to_world (zeros = dropped) -> [B, d], SiLU between."""
+    chex.assert_shape(camera, (None, CAMERA_FEATURES))
+    hidden = nn.silu(_affine(params["linear_1"], camera))
+    return _affine(params["linear_2"], hidden)
+
+
+def time_embedding_features(params: PyTree) -> int:
+    """Width of the time embedding of a U-Net's parameter tree (arrays or shapes).
+
+    Raises:
+      ValueError: if the tree has no `time_embedding`.
+    """
+    if "time_embedding" not in params:
+        raise ValueError("The parameter tree has no module named time_embedding.")
+    return params["time_embedding"]["linear_2"]["kernel"].shape[-1]
+
+
+def init_score_params(
+    key: jax.Array, params: PyTree, *, rank: int, zero_last: bool
+) -> PyTree:
+    """The trainable pytree `{"lora", "camera"}` for a frozen U-Net's parameters."""
+    lora_key, camera_key = jax.random.split(key)
+    features = time_embedding_features(params)
+    return {
+        "lora": init_lora(lora_key, params, rank=rank),
+        "camera": init_camera_mlp(camera_key, features, zero_last=zero_last),
+    }
+
+
+def make_score_model(
+    base: NoiseModel,
+    *,
+    scale: float,
+    select_params: Callable[[PyTree], PyTree] = lambda params: params,
+) -> NoiseModel:
+    """The frozen network `base` with LoRA and the camera embedding added.
+
+    The camera embedding is added to the output of the module named `time_embedding`,
+    and reaches every ResNet block from there (arXiv:2305.16213, Sec. 3).
+
+    Args:
+      base: frozen denoiser built on a Linen module.
+      scale: of the LoRA update.
+      select_params: picks the params of `base` out of `prior_params` when the score
+        network's frozen part is not the teacher (e.g. SD 2.1 beside SD 2.1-base).
+
+    Returns:
+      NoiseModel over `(score_params, prior_params)`; its context has "text" and
+      "camera" [B, 16].
+    """
+
+    def apply(
+        params: tuple[PyTree, PyTree], noisy: jax.Array, t: jax.Array, context: Context
+    ) -> jax.Array:
+        score_params, prior_params = params
+        interceptor = _make_interceptor(score_params, context["camera"], scale)
+        with nn.intercept_methods(interceptor):
+            return base.apply(select_params(prior_params), noisy, t, context)
+
+    return NoiseModel(apply, base.prediction_type)
+
+
+def _make_interceptor(
+    score_params: PyTree, camera: jax.Array, scale: float
+) -> Callable:
+    adapters = traverse_util.flatten_dict(score_params["lora"])
+
+    def interceptor(next_fun, args, kwargs, context: Any):
+        out = next_fun(*args, **kwargs)
+        if context.method_name != "__call__":
+            return out
+        if context.module.name == "time_embedding":
+            embedding = camera_embedding(score_params["camera"], camera)
+            return out + embedding.astype(out.dtype)
+        path = context.module.path
+        if (*path, "down") not in adapters:
+            return out
+        low_rank = args[0].astype(jnp.float32) @ adapters[(*path, "down")]
+        return out + (scale * low_rank @ adapters[(*path, "up")]).astype(out.dtype)
+
+    return interceptor
+
+
+def _affine(params: PyTree, inputs: jax.Array) -> jax.Array:
+    product = jnp.matmul(inputs, params["kernel"], precision=_EXACT)
+    return product + params["bias"].reshape(1, -1)

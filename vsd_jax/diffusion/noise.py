@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The noise process, the three prediction types, and guidance.
+
+Notation (all of `score/` and `vsd.py`): `t` in [0, T) is a diffusion timestep,
+`alphas_cumprod[t]` = alpha-bar_t, and
+
+    alpha_t = sqrt(alpha-bar_t),  sigma_t = sqrt(1 - alpha-bar_t),
+    x_t = alpha_t x_0 + sigma_t noise                          (DDPM, arXiv:2006.11239)
+
+A network may predict one of (progressive distillation, arXiv:2202.00512, App. D)
+
+    "epsilon"       noise
+    "v_prediction"  v = alpha_t noise - sigma_t x_0
+    "sample"        x_0
+
+Given x_t each of the three is an affine function of any other, so guidance may be
+applied to any of them. Arrays are [B, h, w, c] (any rank >= 1 works), `t` is [B] int32.
+"""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vsd_jax.types import Context, NoiseFn, NoiseModel, PyTree
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
+_WEIGHTINGS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "sigma_squared": lambda alpha_t, sigma_t: sigma_t**2,
+    "uniform": lambda alpha_t, sigma_t: jnp.ones_like(sigma_t),
+    "alpha_sigma_squared": lambda alpha_t, sigma_t: alpha_t * sigma_t**2,
+    "sigma_over_alpha": lambda alpha_t, sigma_t: sigma_t / alpha_t,
+}
+WEIGHTINGS = tuple(_WEIGHTINGS)
+
+
+def alpha_sigma(
+    t: jax.Array, alphas_cumprod: np.ndarray, *, ndim: int
+) -> tuple[jax.Array, jax.Array]:
+    """Looks up alpha_t and sigma_t, shaped to multiply arrays of rank `ndim`.
+
+    Args:
+      t: [B] int32 in [0, T).
+      alphas_cumprod: [T] float32 in (0, 1).
+      ndim: rank of the arrays to multiply.
+
+    Returns:
+      alpha_t and sigma_t, each [B, 1, ..., 1] float32.
+    """
+    chex.assert_rank(t, 1)
+    signal = jnp.asarray(alphas_cumprod)[t].reshape((-1,) + (1,) * (ndim - 1))
+    return jnp.sqrt(signal), jnp.sqrt(1.0 - signal)
+
+
+def add_noise(
+    x0: jax.Array, noise: jax.Array, t: jax.Array, alphas_cumprod: np.ndarray
+) -> jax.Array:
+    """x_t = alpha_t x_0 + sigma_t noise (DDPM Eq. 4, arXiv:2006.11239)."""
+    chex.assert_equal_shape([x0, noise])
+    alpha_t, sigma_t = alpha_sigma(t, alphas_cumprod, ndim=x0.ndim)
+    return alpha_t * x0 + sigma_t * noise
+
+
+def w_t(
+    t: jax.Array, alphas_cumprod: np.ndarray, *, weighting: str, ndim: int
+) -> jax.Array:
+    """The weight w(t) of the distillation gradient, by name.
+
+    `"sigma_squared"`: sigma_t^2 (DreamFusion, arXiv:2209.14988; ProlificDreamer's
+    code). `"uniform"`: 1. `"alpha_sigma_squared"`: alpha_t sigma_t^2 (Fantasia3D,
+    arXiv:2303.13873). `"sigma_over_alpha"`: sigma_t / alpha_t, which turns a difference
+    of noise predictions into the difference of the clean-image predictions.
+
+    Args:
+      t: [B] int32.
+      alphas_cumprod: [T] float32.
+      weighting: one of `WEIGHTINGS`.
+      ndim: rank of the arrays to multiply.
+
+    Returns:
+      [B, 1, ..., 1] float32 >= 0.
+
+    Raises:
+      ValueError: if the name is unknown.
+    """
+    check_weighting(weighting)
+    return _WEIGHTINGS[weighting](*alpha_sigma(t, alphas_cumprod, ndim=ndim))
+
+
+def check_weighting(weighting: str) -> None:
+    """Raises ValueError unless the name is one of `WEIGHTINGS`."""
+    if weighting not in _WEIGHTINGS:
+        raise ValueError(f"Unknown weighting {weighting!r}; use one of {WEIGHTINGS}.")
+
+
+def to_noise(
+    raw: jax.Array,
+    noisy: jax.Array,
+    t: jax.Array,
+    alphas_cumprod: np.ndarray,
+    prediction_type: str,
+) -> jax.Array:
+    """Converts a network's raw output to the noise that it implies.
+
+    From v: noise = alpha_t v + sigma_t x_t (arXiv:2202.00512, App. D); from x_0:
+    noise = (x_t - alpha_t x_0) / sigma_t.
+
+    Args:
+      raw: [B, ...] output of the network.
+      noisy: [B, ...] x_t, what the network saw.
+      t: [B] int32.
+      alphas_cumprod: [T] float32.
+      prediction_type: one of `PREDICTION_TYPES`.
+
+    Returns:
+      [B, ...] noise prediction.
+
+    Raises:
+      ValueError: if the prediction type is unknown.
+    """
+    chex.assert_equal_shape([raw, noisy])
+    alpha_t, sigma_t = alpha_sigma(t, alphas_cumprod, ndim=raw.ndim)
+    if prediction_type == "epsilon":
+        return raw
+    if prediction_type == "v_prediction":
+        return alpha_t * raw + sigma_t * noisy
+    if prediction_type == "sample":
+        return (noisy - alpha_t * raw) / sigma_t
+    raise _unknown_prediction_type(prediction_type)
+
+
+def to_x0(
+    raw: jax.Array,
+    noisy: jax.Array,
+    t: jax.Array,
+    alphas_cumprod: np.ndarray,
+    prediction_type: str,
+) -> jax.Array:
+    """Converts a network's raw output to the clean latents that it implies.
+
+    From noise: x_0 = (x_t - sigma_t noise) / alpha_t; from v:
+    x_0 = alpha_t x_t - sigma_t v (arXiv:2202.00512, App. D). Arguments as `to_noise`.
+    """
+    chex.assert_equal_shape([raw, noisy])
+    alpha_t, sigma_t = alpha_sigma(t, alphas_cumprod, ndim=raw.ndim)
+    if prediction_type == "epsilon":
+        return (noisy - sigma_t * raw) / alpha_t
+    if prediction_type == "v_prediction":
+        return alpha_t * noisy - sigma_t * raw
+    if prediction_type == "sample":
+        return raw
+    raise _unknown_prediction_type(prediction_type)
+
+
+def target(
+    prediction_type: str,
+    x0: jax.Array,
+    noise: jax.Array,
+    t: jax.Array,
+    alphas_cumprod: np.ndarray,
+) -> jax.Array:
+    """What a network of this type should output for (x_0, noise, t)."""
+    if prediction_type == "epsilon":
+        return noise
+    if prediction_type == "v_prediction":
+        alpha_t, sigma_t = alpha_sigma(t, alphas_cumprod, ndim=x0.ndim)
+        return alpha_t * noise - sigma_t * x0
+    if prediction_type == "sample":
+        return x0
+    raise _unknown_prediction_type(prediction_type)
+
+
+def as_noise_fn(model: NoiseModel, alphas_cumprod: np.ndarray) -> NoiseFn:
+    """Wraps a network so that it returns the noise, whatever it predicts itself.
+
+    Raises:
+      ValueError: if the model's prediction type is unknown.
+    """
+    if model.prediction_type not in PREDICTION_TYPES:
+        raise _unknown_prediction_type(model.prediction_type)
+
+    def noise_fn(
+        params: PyTree, noisy: jax.Array, t: jax.Array, context: Context
+    ) -> jax.Array:
+        raw = model.apply(params, noisy, t, context)
+        return to_noise(raw, noisy, t, alphas_cumprod, model.prediction_type)
+
+    return noise_fn
+
+
+def guide(
+    noise_uncond: jax.Array, noise_text: jax.Array, scale: float | jax.Array
+) -> jax.Array:
+    """Classifier-free guidance: unc + s (text - unc) (CFG, arXiv:2207.12598, Eq. 6).
+
+    Scale 1 is the conditional prediction, 0 the unconditional one. (arXiv:2207.12598
+    itself writes (1 + w) text - w unc, so s = 1 + w.)
+    """
+    return noise_uncond + scale * (noise_text - noise_uncond)
+
+
+def limit_x0(
+    noise_pred: jax.Array,
+    noisy: jax.Array,
+    t: jax.Array,
+    alphas_cumprod: np.ndarray,
+    *,
+    limit: float,
+) -> jax.Array:
+    """The noise whose implied x_0 is that of `noise_pred`, clipped to [-limit, limit].
+
+    Static thresholding (Imagen, arXiv:2205.11487, Sec. 2.3): guidance pushes x_0 out of
+    the range of the data, which images have and Stable Diffusion's latents have not.
+
+    Args:
+      noise_pred: [B, ...].
+      noisy: [B, ...] x_t.
+      t: [B] int32.
+      alphas_cumprod: [T] float32.
+      limit: > 0; the embedded prior's images fill [-1, 1].
+
+    Returns:
+      [B, ...].
+    """
+    x0 = to_x0(noise_pred, noisy, t, alphas_cumprod, "epsilon")
+    clipped = jnp.clip(x0, -limit, limit)
+    return to_noise(clipped, noisy, t, alphas_cumprod, "sample")
+
+
+def _unknown_prediction_type(name: str) -> ValueError:
+    return ValueError(
+        f"Unknown prediction type {name!r}; use one of {PREDICTION_TYPES}."
+    )

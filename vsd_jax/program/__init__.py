@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program around the library: files, settings, checkpoints, reports."""

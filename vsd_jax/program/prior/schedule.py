@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The noise schedule that a diffusers `scheduler_config.json` describes."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from vsd_jax.program.prior.weights import WeightsError
+
+
+def noise_schedule(config: dict[str, Any]) -> np.ndarray:
+    """alphas_cumprod [T] float32 of a `scheduler_config.json`.
+
+    `trained_betas`, where given, are the betas themselves, as in diffusers.
+
+    Raises:
+      WeightsError: an unknown `beta_schedule`.
+    """
+    steps = config.get("num_train_timesteps", 1000)
+    start, end = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
+    kind = config.get("beta_schedule", "linear")
+    if config.get("trained_betas"):
+        betas = np.asarray(config["trained_betas"], np.float64)
+    elif kind == "scaled_linear":
+        betas = np.linspace(math.sqrt(start), math.sqrt(end), steps) ** 2
+    elif kind == "linear":
+        betas = np.linspace(start, end, steps)
+    else:
+        raise WeightsError(
+            f"scheduler: beta_schedule {kind!r} is not known; "
+            "scaled_linear and linear are."
+        )
+    alphas_cumprod = np.cumprod(1.0 - betas)
+    if config.get("rescale_betas_zero_snr"):
+        alphas_cumprod = _zero_terminal_snr(alphas_cumprod)
+    return alphas_cumprod.astype(np.float32)
+
+
+def less_signal(alphas_cumprod: np.ndarray, factor: float) -> np.ndarray:
+    """The same schedule with every signal-to-noise ratio divided by `factor`.
+
+    Images with large even areas need more noise than Stable Diffusion's latents before
+    nothing can be seen in them (arXiv:2301.11093, Sec. 2.1: log SNR is moved).
+
+    Args:
+      alphas_cumprod: [T].
+      factor: above 0; 1 changes nothing.
+
+    Returns:
+      [T] float64, at least 2^-24 (see `_zero_terminal_snr`).
+    """
+    alphas_cumprod = np.asarray(alphas_cumprod, np.float64)
+    snr = alphas_cumprod / (1.0 - alphas_cumprod) / factor
+    return np.maximum(snr / (1.0 + snr), 2.0**-24)
+
+
+def _zero_terminal_snr(alphas_cumprod: np.ndarray) -> np.ndarray:
+    """No signal at the last step (arXiv:2305.08891, Alg. 1), but for 2^-24 of it.
+
+    The remainder keeps the conversion between clean image and noise invertible.
+    """
+    alpha = np.sqrt(alphas_cumprod)
+    alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
+    return np.maximum(alpha**2, 2.0**-24)

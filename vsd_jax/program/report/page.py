@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A page of HTML that holds all it shows."""
+
+import base64
+import html
+import pathlib
+import string
+from importlib import resources
+from typing import Any
+
+from vsd_jax.program.folder import writer
+from vsd_jax.program.terminal import progress
+
+Path = pathlib.Path
+
+
+def write_page(
+    folder: Path, *, prompt: str, chips: str, body: str, script: str = ""
+) -> Path:
+    """Writes `report.html`; all but `prompt` is HTML and JavaScript of ours."""
+    page = string.Template(template("report.html")).substitute(
+        title=f"{escape(progress.shorten(prompt))} · vsd_jax",
+        over="vsd_jax · Variational Score Distillation",
+        prompt=escape(progress.shorten(prompt, 300)),
+        chips=chips,
+        body=body,
+        script=script,
+    )
+    path = folder / "report.html"
+    writer.write_bytes(path, page.encode())
+    return path
+
+
+def template(name: str) -> str:
+    """A file of `program/report/templates`."""
+    files = resources.files("vsd_jax.program.report") / "templates"
+    return (files / name).read_text(encoding="utf-8")
+
+
+def escape(value: Any) -> str:
+    """Text as HTML."""
+    return html.escape(str(value))
+
+
+def data_url(path: Path, kind: str) -> str:
+    """A file as a URL that holds all of it."""
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`report.html`: one file that shows all of a run, readable without a network.
+
+A pure function of the run's folder, so it can be written at any time, also after a
+fault. Pictures, films and meshes are inside the file; downloads are relative links. All
+text of the user is escaped, and a content security policy forbids any request.
+"""
+
+import base64
+import pathlib
+from typing import Any
+
+from vsd_jax.program.folder import writer
+from vsd_jax.program.judge import verdict
+from vsd_jax.program.report import charts, mesh_data, page
+from vsd_jax.program.settings import config
+
+Path = pathlib.Path
+MAX_SHOWN = 8
+"""Particles shown in full; more would make the file too large to open."""
+
+MAX_SHEETS = 5
+_LATE_ROWS = {"step", "alarm"}
+
+
+def write_report(folder: Path) -> Path:
+    """Writes `report.html` from what lies in a run's folder.
+
+    Returns:
+      Its path.
+    """
+    folder = Path(folder)
+    settings = _read(folder / "config.json", {})
+    rows = writer.read_metrics(folder / "metrics.jsonl")
+    infos = _read(folder / "mesh" / "info.json", [])
+    scripts, viewers = _mesh_cards(folder, settings, infos)
+    body = [
+        _warnings(rows, infos, settings),
+        _section("The result", _films(folder) + viewers, grid=True),
+        _section("What the views show", _evaluation(folder)),
+        _section("How it came about", _sheets(folder)),
+        _section("Curves", _curves(rows), grid=True),
+        _section("Files", _downloads(folder)),
+        _section("Settings", _settings(folder, settings)),
+    ]
+    return page.write_page(
+        folder,
+        prompt=settings.get("prompt", "(no configuration)"),
+        chips=_chips(settings, rows, _read(folder / "environment.json", {})),
+        body="\n".join(filter(None, body)) + scripts,
+        script=page.template("viewer.js") if scripts else "",
+    )
+
+
+def _read(path: Path, default: Any) -> Any:
+    try:
+        return writer.read_json(path)
+    except (OSError, ValueError):
+        return default
+
+
+def _section(title: str, content: str, *, grid: bool = False) -> str:
+    if not content:
+        return ""
+    inner = f'<div class="grid">{content}</div>' if grid else content
+    return f"<section><h2>{title}</h2>{inner}</section>"
+
+
+def _chips(settings: dict, rows: list[dict], environment: dict) -> str:
+    done = max((row["step"] for row in rows), default=0)
+    total = settings.get("num_steps", 0)
+    state = ("good", "finished") if done >= total else ("", f"at step {done}")
+    if any("alarm" in row for row in rows):
+        state = ("bad", f"stopped at step {done}")
+    flat = config.flatten(settings)
+    method = str(flat.get("vsd.method", "")).upper()
+    chips = [
+        state,
+        ("", f"{method}, guidance {flat.get('vsd.guidance_scale', '?')}"),
+        ("", f"prior {flat.get('prior.path', '?')}"),
+        ("", f"{total} steps"),
+        ("", f"{settings.get('num_particles', 1)} particle(s)"),
+        ("", f"seed {settings.get('seed', 0)}"),
+        ("", ", ".join(environment.get("devices", []))),
+    ]
+    return "".join(
+        f'<li class="{kind}">{page.escape(text)}</li>' for kind, text in chips if text
+    )
+
+
+def _warnings(rows: list[dict], infos: list[dict], settings: dict) -> str:
+    texts = [row["alarm"] for row in rows if "alarm" in row]
+    texts += [
+        f"Mesh of particle {i}: {info['error']}"
+        for i, info in enumerate(infos)
+        if "error" in info
+    ]
+    skipped = sum(row.get("skipped") or 0 for row in rows)
+    if skipped:
+        texts.append(
+            f"{skipped:.0f} particle update(s) were not finite and were left out."
+        )
+    share = _overflow_share(rows, settings)
+    if share > 0.01:
+        texts.append(
+            f"{share:.0%} of the samples were above render.capacity and were thinned at"
+            " random. A higher --config.render.capacity avoids it."
+        )
+    return "".join(f'<p class="warning">{page.escape(text)}</p>' for text in texts)
+
+
+def _overflow_share(rows: list[dict], settings: dict) -> float:
+    """Share of all samples that did not fit; a log line holds the sum of its steps."""
+    render = settings.get("render", {})
+    steps = max((row["step"] for row in rows), default=0)
+    samples = render.get("size", 0) ** 2 * render.get("num_samples", 0) * steps
+    overflow = sum(row.get("render/overflow") or 0 for row in rows)
+    return overflow / samples if samples else 0.0
+
+
+def _films(folder: Path) -> str:
+    cards = []
+    for path in sorted(folder.glob("turntable_*.mp4"))[:MAX_SHOWN]:
+        url = page.data_url(path, "video/mp4")
+        cards.append(
+            '<figure class="card"><video class="stage" autoplay loop muted playsinline'
+            f' controls src="{url}"></video><figcaption><span>Turntable, particle'
+            f" {int(path.stem[-2:])}</span></figcaption></figure>"
+        )
+    for path in sorted(folder.glob("views_*.png"))[:MAX_SHOWN]:
+        name, url = f"Particle {int(path.stem[-2:])}", page.data_url(path, "image/png")
+        cards.append(
+            f'<figure class="card"><img class="stage" src="{url}" alt="{name}">'
+            f"<figcaption>{name}</figcaption></figure>"
+        )
+    return "".join(cards)
+
+
+def _mesh_cards(folder: Path, settings: dict, infos: list[dict]) -> tuple[str, str]:
+    """Mesh data as script elements, and the cards that show them."""
+    is_open = settings.get("field", {}).get("init", "object") != "object"
+    scripts, cards = [], []
+    for path in sorted((folder / "mesh").glob("particle_*.ply"))[:MAX_SHOWN]:
+        number = int(path.stem[-2:])
+        name = f"mesh-{number}"
+        data = base64.b64encode(mesh_data.pack(path)).decode()
+        scripts.append(f'<script type="text/plain" id="{name}">{data}</script>')
+        info = infos[number] if number < len(infos) else {}
+        data = f'data-mesh="{name}" data-open="{str(is_open).lower()}"'
+        cards.append(
+            f'<figure class="card"><canvas class="stage" tabindex="0" {data}'
+            f' aria-label="mesh of particle {number}, turn it by dragging"></canvas>'
+            "<figcaption><span>Mesh, particle"
+            f" {number}: {info.get('faces', 0):,} triangles.{_baked(info)}"
+            " Drag to turn.</span>"
+            '<button type="button">show shape</button></figcaption></figure>'
+        )
+    return "".join(scripts), "".join(cards)
+
+
+def _baked(info: dict) -> str:
+    """What is known of the baked texture, in a sentence."""
+    psnr = info.get("texture", {}).get("psnr")
+    return f" The GLB's texture shows it with {psnr:.1f} dB." if psnr else ""
+
+
+_SCORE_NAMES = {
+    "kind_precision": "Judged to be the right kind of object",
+    "colour_precision": "Judged to have the right colour",
+    "multi_face_index": "Side or back judged to be a front (several faces)",
+    "saturation": "Colour saturation",
+    "opacity": "Share of the picture that is covered",
+    "prior_text_gain": "How much the prompt explains it to the prior",
+    "prior_front_share": 'Side or back that "front view" explains better to the prior',
+}
+
+
+def _evaluation(folder: Path) -> str:
+    found = _read(folder / "evaluation.json", {})
+    if not found:
+        return ""
+    particles = found.get("particles", [])[:MAX_SHOWN]
+    names = [n for n in found.get("mean", {}) if n in _SCORE_NAMES]
+    names = [n for n in _SCORE_NAMES if n in names]
+    head = "".join(f"<th>particle {i}</th>" for i in range(len(particles)))
+    lines = "".join(
+        f"<tr><th>{_SCORE_NAMES[name]}</th>"
+        + "".join(f'<td class="num">{_number(row.get(name))}</td>' for row in particles)
+        + "</tr>"
+        for name in names
+    )
+    verdicts = found.get("verdicts", [])[:MAX_SHOWN]
+    if verdicts:
+        cells = "".join(f"<td>{page.escape(text)}</td>" for text in verdicts)
+        lines = f"<tr><th>Verdict</th>{cells}</tr>{lines}"
+    notes = [
+        f"{found.get('views')} views of each particle at step {found.get('step')}."
+        " Shares are between 0 and 1.",
+    ]
+    if found.get("note"):
+        notes.append(f"No judgement of kind and colour: {found['note']}")
+    if verdicts:
+        notes.append(verdict.MEASURED)
+    for key, what in (("diversity", "features"), ("diversity_pixels", "pixels")):
+        if key in found:
+            notes.append(f"Difference between particles in {what}: {found[key]:.3f}.")
+    text = "".join(f'<p class="note">{page.escape(note)}</p>' for note in notes)
+    table = f"<table><tr><th></th>{head}</tr>{lines}</table>"
+    return f'<div class="scroll">{table}</div>{text}'
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, int | float) else "–"
+
+
+def _sheets(folder: Path) -> str:
+    paths = sorted((folder / "images").glob("step_*.png"))
+    if len(paths) > MAX_SHEETS:
+        last = len(paths) - 1
+        keep = {round(i * last / (MAX_SHEETS - 1)) for i in range(MAX_SHEETS)}
+        paths = [path for i, path in enumerate(paths) if i in keep]
+    figures = "".join(
+        f'<figure class="card" style="margin-bottom:16px"><img class="sheet" alt="views'
+        f' at step {int(path.stem[5:])}" src="{page.data_url(path, "image/png")}">'
+        f"<figcaption>step {int(path.stem[5:]):,}</figcaption></figure>"
+        for path in paths
+    )
+    return figures and '<p class="note">A row per particle.</p>' + figures
+
+
+def _curves(rows: list[dict]) -> str:
+    rows = [row for row in rows if set(row) - _LATE_ROWS]
+
+    def series(**names: str) -> dict:
+        found = {}
+        for label, name in names.items():
+            pairs = [(row["step"], row[name]) for row in rows if name in row]
+            if pairs:
+                found[label.replace("_", " ")] = tuple(zip(*pairs, strict=True))
+        return found
+
+    bins = {f"{i / 4:g}_to_{(i + 1) / 4:g}": f"residual/rms_t{i}" for i in range(4)}
+    quarters = series(**bins)
+    drawn = [
+        charts.line_chart("Residual by t (share of T)", quarters, log=True),
+        charts.line_chart("Score network: loss", series(loss="score/loss"), log=True),
+        charts.line_chart("Opacity", series(opacity="opacity"), log=False),
+        charts.line_chart(
+            "Gradient norms",
+            series(particles="particle_grad_norm", score_network="score/grad_norm"),
+            log=True,
+        ),
+        charts.line_chart(
+            "Difference between particles", series(pixels="diversity/pixels"), log=False
+        ),
+    ]
+    return "".join(drawn)
+
+
+def _downloads(folder: Path) -> str:
+    patterns = (
+        *("mesh/particle_*", "turntable_*.mp4", "turntable_*.gif"),
+        *("views_*.png", "metrics.jsonl", "evaluation.json", "config.json"),
+    )
+    paths = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    items = "".join(
+        f'<li><a href="{path.relative_to(folder).as_posix()}" download>'
+        f"{path.relative_to(folder).as_posix()}</a>"
+        f' <span class="soft">{path.stat().st_size / 1024:,.1f} KiB</span></li>'
+        for path in paths
+    )
+    note = (
+        '<p class="note">The links work while this file lies in the run\'s folder. GLB'
+        " opens in Blender and game engines; its colours contain the light.</p>"
+    )
+    return items and f"{note}<ul>{items}</ul>"
+
+
+def _settings(folder: Path, settings: dict) -> str:
+    rows = "".join(
+        f'<tr><td class="key">{page.escape(key)}</td><td>{page.escape(value)}</td></tr>'
+        for key, value in config.flatten(settings).items()
+    )
+    command = folder / "command.txt"
+    text = command.read_text(encoding="utf-8") if command.exists() else ""
+    environment = _read(folder / "environment.json", {})
+    versions = environment.get("versions", {})
+    facts = [f"{name} {version}" for name, version in versions.items()]
+    facts += [environment.get("platform", ""), environment.get("git_commit", "")]
+    return (
+        f"<pre>{page.escape(text.strip())}</pre>"
+        f'<p class="note">{page.escape(", ".join(filter(None, facts)))}</p>'
+        "<details><summary>All settings</summary>"
+        f'<div class="scroll"><table>{rows}</table></div></details>'
+    )

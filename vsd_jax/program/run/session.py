@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One call of the program: open the folder, do what the mode says, report.
+
+    train     train (or go on), then render, export and evaluate
+    render    turntables of the last checkpoint
+    export    meshes of the last checkpoint, and its LoRA for diffusers
+    evaluate  numbers about the last checkpoint
+    preflight does a step fit, how long will it take; needs no folder and no weights
+
+All but `preflight` end with a new `report.html`. `render`, `export` and `evaluate` need
+no prior, unless theta is a latent that only the prior can decode; `evaluate` asks it
+about the views if it is at hand.
+"""
+
+import errno
+import os
+from collections.abc import Sequence
+
+import jax
+from ml_collections import ConfigDict
+
+from vsd_jax.program.build import build, build_method, build_scene
+from vsd_jax.program.build.build_field import Config
+from vsd_jax.program.devices import hosts, preflight
+from vsd_jax.program.export import adapter
+from vsd_jax.program.folder import checkpoint, source
+from vsd_jax.program.folder.workdir import Workdir
+from vsd_jax.program.judge import evaluation
+from vsd_jax.program.report import report
+from vsd_jax.program.run import products, renders
+from vsd_jax.program.run.train import Loop
+from vsd_jax.program.settings import config as config_lib
+from vsd_jax.program.terminal import progress
+from vsd_jax.program.terminal.errors import ConfigError, RunError
+from vsd_jax.types import Particles, PyTree, VSDState
+
+MODES = ("train", "render", "export", "evaluate", "preflight")
+_BYTES_FOR_PRODUCTS = 64 * 2**20
+_DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
+
+
+def start(
+    mode: str,
+    config: ConfigDict | None,
+    folder: str,
+    *,
+    overwrite: bool,
+    command: Sequence[str],
+) -> None:
+    """Runs the program.
+
+    Args:
+      mode: one of `MODES`.
+      config: with overrides applied; None takes the one in the folder (not for train).
+      folder: the run's folder.
+      overwrite: delete an earlier run in it (train only).
+      command: the command line, for the record.
+
+    Raises:
+      RunError: whatever the user can put right, in words.
+    """
+    if mode != "preflight":
+        require_folder(folder)
+    if mode in ("train", "preflight") and config is None:
+        raise ConfigError(
+            "--config is missing: give configs/object.py, configs/textured_mesh.py,"
+            " configs/scene.py or configs/image2d.py."
+        )
+    if overwrite and mode != "train":
+        raise ConfigError(
+            f"--overwrite has no meaning with --mode={mode}; leave it out."
+        )
+    valid = config_lib.validate(config) if config is not None else None
+    if mode == "preflight":
+        preflight.run(valid)
+        return
+    if mode == "train":
+        hosts.check_devices(valid.num_devices, valid.num_shards)
+    workdir = Workdir(folder, create=mode == "train")
+    try:
+        if mode == "train":
+            _train(valid, workdir, overwrite=overwrite, command=command)
+        else:
+            _reopen(mode, valid, workdir, command=command)
+    except OSError as error:
+        if error.errno not in _DISK_FAULTS:
+            raise
+        raise RunError(
+            f"--workdir={folder} could not be written to ({error}). What is saved"
+            " stays; free some space and run the same command again."
+        ) from error
+    finally:
+        workdir.close()
+
+
+def require_folder(folder: str) -> None:
+    """Raises ConfigError if no folder is given."""
+    if not folder:
+        raise ConfigError("--workdir is missing: where shall the results go?")
+
+
+def _train(
+    config: Config, workdir: Workdir, *, overwrite: bool, command: Sequence[str]
+) -> None:
+    workdir.adopt(config, overwrite=overwrite)
+    workdir.record(command)
+    run = build.build(config)
+    target = jax.eval_shape(run.init)
+    workdir.require_space(_needed_bytes(config, target))
+    state = None
+    if workdir.resumed:
+        state = checkpoint.load_state(workdir.checkpoints, target, warn=progress.say)
+    _note_prior(config, workdir)
+    state = run.init(source.load_start(config)) if state is None else state
+    progress.say(_first_line(config, run, state))
+    hosts.agree(config, int(state.step))
+    try:
+        if int(state.step) < config.num_steps:
+            state = Loop(config, run, workdir).run(state)
+    finally:
+        if hosts.is_first():
+            report.write_report(workdir.path)
+    if hosts.is_first():
+        if hosts.are_several():
+            # It holds its own particles; those of the others are in the last save.
+            state = checkpoint.load_state(
+                workdir.checkpoints, target, warn=progress.say
+            )
+        found = (state.particles, int(state.step))
+        _make_products(("render", "export", "evaluate"), config, workdir, found, run)
+    hosts.wait("products")
+
+
+def _note_prior(config: Config, workdir: Workdir) -> None:
+    """Records the prior's weights; says so if the run began with others."""
+    now = build.prior_fingerprint(config)
+    before = workdir.note_prior(now)
+    if before not in ("", now):
+        progress.say(
+            f"Warning: prior.path={config.prior.path!r} has other weights ({now}) than"
+            f" this run had so far ({before}). Its particles and score network go on"
+            " with the new ones; to have a run of one prior alone, give the former"
+            " weights' folder as prior.path in a new --workdir, or --overwrite."
+        )
+
+
+def _reopen(
+    mode: str, config: Config | None, workdir: Workdir, *, command: Sequence[str]
+) -> None:
+    if config is None:
+        config = source.read_config(workdir.path)
+    else:
+        workdir.adopt(config, overwrite=False)
+    workdir.record(command)
+    run, shape = None, (0, 0, 0)
+    if config.field.kind == "latent":
+        run = build.build(config)
+        shape = run.prior.latent_shape
+    elif mode == "evaluate" and build_method.asks_prior(config):
+        try:
+            run = build.build(config)
+        except RunError as error:
+            progress.say(f"The prior is not asked about the views: {error}")
+    found = source.load(workdir.path, config, latent_shape=shape)
+    progress.say(
+        f'"{progress.shorten(config.prompt)}", step {found.step} of {config.num_steps}'
+    )
+    _make_products((mode,), config, workdir, (found.particles, found.step), run)
+
+
+def _make_products(
+    modes: Sequence[str],
+    config: Config,
+    workdir: Workdir,
+    found: tuple[Particles, int],
+    run: build.Run | None,
+) -> None:
+    particles, step = found
+    decode = None
+    if config.field.kind == "latent" and run is not None:
+        decode = renders.make_decode(run.prior.decode, run.prior_params)
+    folder = workdir.path
+    if "render" in modes:
+        products.save_turntables(folder, config, particles, decode=decode)
+    if "export" in modes:
+        network = checkpoint.load_score(workdir.checkpoints, step)
+        has_lora = adapter.save_lora(folder, network, config.score.lora_scale)
+        # Of an image there is no mesh: asked for nothing else, that is said in words.
+        only_mesh = modes == ("export",) and not has_lora
+        if only_mesh or not build_scene.is_flat(config):
+            products.save_meshes(folder, config, particles)
+    if "evaluate" in modes:
+        scores = evaluation.evaluate(
+            folder, config, particles, step, decode=decode, run=run
+        )
+        progress.say(evaluation.judged_line(scores))
+    progress.say(f"Report: {report.write_report(folder)}")
+
+
+def _needed_bytes(config: Config, state: VSDState) -> int:
+    size = sum(
+        leaf.size * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(state)
+        if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    )
+    # One more than are kept: the new one is complete before the oldest goes.
+    return size * (config.log.keep_checkpoints + 1) + _BYTES_FOR_PRODUCTS
+
+
+def _count(tree: PyTree) -> str:
+    number = sum(leaf.size for leaf in jax.tree.leaves(tree))
+    return f"{number / 1e6:.2f} M parameters"
+
+
+def _first_line(config: Config, run: build.Run, state: VSDState) -> str:
+    """What was loaded, where it runs, from which step to which."""
+    device = jax.devices()[0]
+    where = device.device_kind if device.platform != "cpu" else "CPU"
+    if device.platform == "cpu":
+        where += f" with {os.cpu_count()} cores"
+    n, begin = config.num_particles, int(state.step)
+    theta = _count(jax.tree.map(lambda leaf: leaf[0], state.particles.params))
+    phi = f"no score network ({config.vsd.method.upper()})"
+    if state.score.params:
+        phi = f"score network {config.score.kind} ({_count(state.score.params)})"
+    return (
+        f'"{progress.shorten(config.prompt)}" with prior {config.prior.path}'
+        f" ({_count(run.prior_params)}, {run.prior.image_size} x"
+        f" {run.prior.image_size} pixels), {n} particle{'s' * (n > 1)} of {theta},"
+        f" {phi}, on {config.num_devices} x {where}.\n"
+        + (f"Going on from step {begin}. " if begin else "")
+        + f"{config.num_steps - begin} steps to do; the first one compiles, which"
+        " takes up to a minute unless it is cached."
+    )

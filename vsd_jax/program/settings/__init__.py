@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a configuration may be, and faults in it as sentences."""

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks a configuration before any long work, and compares two of them.
+
+ml_collections refuses unknown keys and wrong types by itself; what it lets through
+(lengths of tuples, ranges, names, keys that do not go together) is refused here, all
+faults at once, each in a sentence with key, value and remedy.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from vsd_jax.program.settings import config_rules
+from vsd_jax.program.terminal.errors import ConfigError
+from vsd_jax.toybox import text
+
+MAY_CHANGE = (
+    "log.",
+    "eval.",
+    "export.",
+    "mesh.raster_capacity",
+    "num_devices",
+    "num_shards",
+    "on_not_finite",
+)
+"""Keys that do not touch what is learned: they may differ when a run is resumed. What
+becomes of lost particles may too, since a run that they stopped tells to change it."""
+
+ROOM_OF_STAGE = {
+    "geometry": ("mesh.surface_capacity",),
+    "texture": ("render.capacity",),
+}
+"""More of them by `field.kind`; elsewhere these shape the state, or the result."""
+
+YOUNGER = {
+    "camera.adapt": "",
+    "camera.adapt_candidates": 8,
+    "eval.prior_draws": 0,
+    "eval.prior_t_range": (0.4, 0.8),
+    "render.early_size": 0,
+    "render.early_steps": 0,
+    "score.prompt": True,
+}
+"""Keys that runs of older versions lack, with the value that does what those did."""
+
+_SWITCHES = {
+    "camera.adapt_candidates": "camera.adapt",
+    "eval.prior_t_range": "eval.prior_draws",
+    "render.early_steps": "render.early_size",
+}
+"""Keys without meaning where the second is off."""
+
+
+def validate(config: ConfigDict) -> FrozenConfigDict:
+    """Checks every value and how they go together.
+
+    Args:
+      config: as a file in `configs/` makes it, with overrides applied.
+
+    Returns:
+      The configuration with references resolved, frozen.
+
+    Raises:
+      ConfigError: with one sentence for each fault.
+    """
+    flat = flatten(config)
+    faults = [*config_rules.value_faults(flat)]
+    # What goes together can only be judged when each value by itself is sound.
+    faults = faults or [*config_rules.combination_faults(flat), *prompt_faults(flat)]
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return FrozenConfigDict(config.copy_and_resolve_references())
+
+
+def prompt_faults(flat: Mapping[str, Any]) -> Iterator[str]:
+    """What the embedded prior cannot read: the word, the nearest known ones, the
+    grammar, and how to use Stable Diffusion instead."""
+    if flat["prior.path"] != "toybox":
+        return
+    prompt, prefix = flat["prompt"], flat["prompt_prefix"]
+    for key, words in (
+        ("prompt", prompt),
+        ("prompt_prefix", prefix and prefix + prompt),
+        ("negative_prompt", flat["negative_prompt"]),
+    ):
+        try:
+            text.parse(words or "a mushroom")
+        except text.UnknownPromptError as error:
+            yield f"{key}={flat[key]!r}: {error}"
+            return
+    wanted = text.parse(prompt)
+    if wanted.view or "background" in prompt or wanted.normal_map:
+        yield (
+            f"prompt={prompt!r} names a view, a background or a normal map. The program"
+            " adds those words itself; give the object alone."
+        )
+    if wanted.room and (
+        any(flat["render.background_words"]) or _asks_views(flat, wanted)
+    ):
+        yield (
+            f"prompt={prompt!r} shows a room, which hides the background and has no"
+            " front when alone; use --config=configs/scene.py for it."
+        )
+
+
+def _asks_views(flat: Mapping[str, Any], wanted: text.Prompt) -> bool:
+    return wanted.kind == text.ROOM and flat["vsd.view_prompts"]
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mapping -> `{"section.key": value}`, lists as tuples."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping | ConfigDict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = as_tuples(value)
+    return flat
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Inverse of `flatten`."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *sections, name = key.split(".")
+        target = nested
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[name] = value
+    return nested
+
+
+def as_tuples(value: Any) -> Any:
+    """Lists, at any depth, as tuples: JSON knows no tuples, configurations no lists."""
+    if isinstance(value, Mapping):
+        return {key: as_tuples(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(as_tuples(item) for item in value)
+    return value
+
+
+def differing_keys(
+    old: Mapping[str, Any], new: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Keys by which two configurations would learn something else.
+
+    Args:
+      old: nested mapping, e.g. a `config.json`.
+      new: the same, or a ConfigDict.
+
+    Returns:
+      `{key: (old value, new value)}` without those that may change; a key that
+      one side lacks has "(absent)" there.
+    """
+    before, after = YOUNGER | flatten(old), flatten(new)
+    off = {key for key, on in _SWITCHES.items() if not (before[on] or after.get(on))}
+    free = (*MAY_CHANGE, *ROOM_OF_STAGE.get(after.get("field.kind"), ()))
+    return {
+        key: (before.get(key, "(absent)"), after.get(key, "(absent)"))
+        for key in sorted((before.keys() | after.keys()) - off)
+        if not key.startswith(free)
+        and before.get(key, "(absent)") != after.get(key, "(absent)")
+    }
+
+
+def suggest(key: str, known: Mapping[str, Any]) -> str:
+    """A sentence about an unknown key, with the nearest known ones."""
+    names = {name.rsplit(".", 1)[-1]: name for name in known}
+    near = difflib.get_close_matches(key, list(known), n=2, cutoff=0.6)
+    end = key.rsplit(".", 1)[-1]
+    last = difflib.get_close_matches(end, list(names), n=2, cutoff=0.7)
+    found = list(dict.fromkeys([*near, *(names[name] for name in last)]))
+    hint = f" Did you mean {' or '.join(found)}?" if found else ""
+    return f"There is no key {key!r}.{hint} All keys stand in configs/base.py."

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a configuration may say: names, bounds, and what goes with what.
+
+Functions take the flat configuration `{"section.key": value}` and yield sentences.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vsd_jax.program.settings.config_ranges import (
+    CHOICES,
+    PAIRS,
+    RANGES,
+    TUPLES,
+    UNBOUNDED,
+)
+from vsd_jax.program.terminal.progress import shorten
+
+Flat = Mapping[str, Any]
+_HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""What could rewrite a terminal, break a line or turn the direction of what follows."""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def value_faults(flat: Flat) -> Iterator[str]:
+    """One sentence for each value that is unknown, out of range or missing."""
+    for key in [*CHOICES, *RANGES, *PAIRS, "prompt", "prior.path"]:
+        if key not in flat:
+            yield f"The key {key} is missing; take configs/base.py as the start."
+            continue
+        value = flat[key]
+        if key in CHOICES and value not in CHOICES[key]:
+            known = ", ".join(choice or '""' for choice in CHOICES[key])
+            yield f"{key}={value!r} is unknown; use one of {known}."
+        elif key in RANGES and not _within(value, RANGES[key]):
+            yield f"{key}={value!r} is out of range; {_bounds(RANGES[key])}."
+        elif key in PAIRS and not _is_pair(value, PAIRS[key]):
+            yield (
+                f"{key}={value!r} is no range; give (low, high) with low <= high and"
+                f" both in {list(PAIRS[key])}, in quotes on the command line:"
+                f' --config.{key}="(low, high)".'
+            )
+        elif key in ("prompt", "prior.path") and not str(value or "").strip():
+            yield f"{key} is empty; give it with --config.{key}=..."
+    for key, value in flat.items():
+        if value is None:
+            yield f"{key} has no value (None); give one with --config.{key}=..."
+        elif key in TUPLES and not isinstance(value, tuple):
+            yield f'{key}={value!r} is no tuple; give one: --config.{key}="(..., ...)".'
+    for key in ("prompt", "prompt_prefix", "negative_prompt", "family.source_words"):
+        hidden = _HIDDEN.search(str(flat.get(key) or ""))
+        if hidden:
+            yield (
+                f"{key}={shorten(flat[key])!r} holds the control character"
+                f" {hidden[0]!r}, which no text needs; leave it out."
+            )
+    digest = str(flat.get("prior.sha256", ""))
+    if digest and not re.fullmatch("[0-9a-fA-F]{64}", digest):
+        yield (
+            f"prior.sha256={digest!r} is no SHA-256; give its 64 hexadecimal digits, or"
+            ' "" to accept any file.'
+        )
+
+
+def _within(value: Any, bounds: tuple[float, float]) -> bool:
+    finite = _is_number(value) and math.isfinite(value)
+    return finite and bounds[0] <= value <= bounds[1]
+
+
+def _bounds(bounds: tuple[float, float]) -> str:
+    low, high = bounds
+    if high >= UNBOUNDED:
+        return f"it must be a number of at least {low:g} (and at most {high:g})"
+    return f"it must be a number from {low:g} to {high:g}"
+
+
+def _is_pair(value: Any, bounds: tuple[float, float]) -> bool:
+    return (
+        isinstance(value, tuple)
+        and len(value) == 2
+        and all(_within(item, bounds) for item in value)
+        and value[0] <= value[1]
+    )
+
+
+def _is_triple(value: Any, bounds: tuple[float, float]) -> bool:
+    is_tuple = isinstance(value, tuple) and len(value) == 3
+    return is_tuple and all(_within(item, bounds) for item in value)
+
+
+def combination_faults(flat: Flat) -> Iterator[str]:
+    """One sentence for each set of keys that do not go together."""
+    yield from _particle_faults(flat)
+    yield from _restart_faults(flat)
+    yield from _background_faults(flat)
+    yield from _time_faults(flat)
+    yield from _scene_faults(flat)
+    yield from _camera_faults(flat)
+    if flat["field.kind"] in ("image", "latent"):
+        yield from _image_faults(flat)
+    if flat["field.kind"] in ("geometry", "texture"):
+        yield from _mesh_faults(flat)
+
+
+def _particle_faults(flat: Flat) -> Iterator[str]:
+    n, m = flat["num_particles"], flat["particles_per_step"]
+    if m > n:
+        yield (
+            f"particles_per_step={m} is more than num_particles={n}; leave it out to"
+            " update all of them in each step."
+        )
+    devices = flat["num_devices"]
+    if devices > 1 and m != n:
+        yield (
+            f"num_devices={devices} needs particles_per_step (now {m}) to be all of"
+            f" num_particles={n}."
+        )
+    if devices > 1 and flat["num_shards"] > 1:
+        yield (
+            f"num_shards={flat['num_shards']} splits the prior over devices, and"
+            f" num_devices={devices} copies it; set one of them to 1."
+        )
+    shares, left = divmod(devices, n)
+    views = flat["vsd.views_per_step"]
+    if devices <= n and n % devices:
+        yield (
+            f"num_devices={devices} needs num_particles (now {n}) to be a multiple of"
+            " it, or to divide it."
+        )
+    elif devices > n and (left or views % shares):
+        yield (
+            f"num_devices={devices} is more than num_particles={n}: it must be a"
+            f" multiple of it, and vsd.views_per_step (now {views}) a multiple of"
+            " num_devices / num_particles, for the views to be shared."
+        )
+
+
+def _restart_faults(flat: Flat) -> Iterator[str]:
+    if flat["on_not_finite"] == "restart" and flat["mesh.source"]:
+        yield (
+            "on_not_finite=restart would give up what comes from mesh.source="
+            f"{flat['mesh.source']}; set on_not_finite=stop."
+        )
+
+
+def _background_faults(flat: Flat) -> Iterator[str]:
+    keys = ("background_colors", "background_words", "background_shares")
+    colors, words, shares = (flat[f"render.{key}"] for key in keys)
+    if not len(colors) == len(words) == len(shares) >= 1:
+        yield (
+            f"render.background_colors, render.background_words and"
+            f" render.background_shares have {len(colors)}, {len(words)} and"
+            f" {len(shares)} entries; give the same number to all."
+        )
+        return
+    for color in (*colors, flat["eval.background"]):
+        if not _is_triple(color, (0, 1)):
+            yield f"The background {color!r} is no colour; give (r, g, b) in [0, 1]."
+    sound = all(_within(share, (0, 1)) for share in shares)
+    if not sound or abs(sum(shares) - 1) > 1e-3:
+        yield f"render.background_shares={shares} must be in [0, 1] and sum to 1."
+    if flat["render.environment_share"] > 0 and not flat["field.environment"]:
+        yield (
+            f"render.environment_share={flat['render.environment_share']} asks for a"
+            " learned background; set field.environment=True, or the share to 0."
+        )
+
+
+def _time_faults(flat: Flat) -> Iterator[str]:
+    low, late_high = flat["vsd.t_range"][0], flat["vsd.t_range_late"][1]
+    if flat["vsd.t_schedule"] == "two_stage" and flat["vsd.t_range_late"][0] != low:
+        yield (
+            f"vsd.t_range and vsd.t_range_late start at {low} and"
+            f" {flat['vsd.t_range_late'][0]}; only the upper end is annealed, so give"
+            " both the same lower end."
+        )
+    if late_high <= low:
+        yield f"vsd.t_range_late ends at {late_high}, below its start {low}; raise it."
+    method = flat["vsd.method"]
+    if method not in ("vsd", "esd") and flat["score.steps_per_step"] != 1:
+        yield (
+            f"score.steps_per_step={flat['score.steps_per_step']} has no meaning with"
+            f" vsd.method={method}, which has no score network; leave it out."
+        )
+    if flat["vsd.perp_neg"] and method not in ("vsd", "sds"):
+        yield f"vsd.perp_neg=True is for vsd and sds, not for vsd.method={method}."
+
+
+def _scene_faults(flat: Flat) -> Iterator[str]:
+    for key in ("camera.target", "field.init_centre"):
+        if not _is_triple(flat[key], (-1, 1)):
+            yield f"{key}={flat[key]!r} is no point; give (x, y, z) in [-1, 1]."
+    if flat["field.max_resolution"] < flat["field.min_resolution"]:
+        yield (
+            f"field.max_resolution={flat['field.max_resolution']} is below"
+            f" field.min_resolution={flat['field.min_resolution']}; raise it."
+        )
+    early = flat["render.early_size"]
+    if early and (flat["field.kind"] != "nerf" or not 4 <= early < flat["render.size"]):
+        yield (
+            f"render.early_size={early} is for field.kind=nerf alone, at least 4 and"
+            f" below render.size={flat['render.size']}; 0 renders at one size."
+        )
+    thins = flat["field.kind"] == "nerf" and flat["render.capacity"] < 1
+    if thins and flat["render.occupancy_resolution"] == 0:
+        yield (
+            f"render.capacity={flat['render.capacity']} skips samples, which needs an"
+            " occupancy grid; set render.occupancy_resolution=32, or capacity to 1."
+        )
+
+
+def _camera_faults(flat: Flat) -> Iterator[str]:
+    if flat["camera.law"] == "orbit" and flat["camera.radius"][1] <= 0:
+        yield "camera.radius has no positive end; an orbit needs one, e.g. (1.0, 1.5)."
+    if flat["camera.law"] == "inside" and flat["vsd.view_prompts"]:
+        yield (
+            "vsd.view_prompts=True has no meaning with camera.law=inside, since a room"
+            " has no front; set vsd.view_prompts=False."
+        )
+    if flat["vsd.perp_neg"] and not flat["vsd.view_prompts"]:
+        yield ("vsd.perp_neg=True pushes views apart and needs vsd.view_prompts=True.")
+    adapt = flat["camera.adapt"]
+    if not adapt:
+        return
+    if flat["field.kind"] in ("image", "latent"):
+        yield f"camera.adapt={adapt} has no views to choose from; leave it out."
+        return
+    if flat["num_devices"] > flat["num_particles"]:
+        yield (
+            f"camera.adapt={adapt} learns from all views of a particle, which"
+            f" num_devices={flat['num_devices']} would share out; set it to at most"
+            f" num_particles={flat['num_particles']}."
+        )
+
+
+def _mesh_faults(flat: Flat) -> Iterator[str]:
+    kind = flat["field.kind"]
+    if flat["camera.law"] != "orbit" or flat["field.init"] != "object":
+        yield (
+            f"field.kind={kind} is for an object seen from outside; set"
+            " camera.law=orbit and field.init=object."
+        )
+    if kind == "texture" and not flat["mesh.source"]:
+        yield (
+            "field.kind=texture needs a mesh; give the folder of a finished run of"
+            " configs/geometry.py with --config.mesh.source=..."
+        )
+    mine = {"geometry": ("normal_consistency", "laplacian"), "texture": ()}[kind]
+    factors = [
+        key
+        for key in flat
+        if key.startswith("regularize.")
+        and flat[key]
+        and not key.endswith(("opaque_start", *mine))
+    ]
+    if factors:
+        yield f"{factors[0]} has no meaning with field.kind={kind}; set it to 0."
+
+
+def _image_faults(flat: Flat) -> Iterator[str]:
+    kind = flat["field.kind"]
+    if flat["vsd.view_prompts"]:
+        yield f"field.kind={kind} has no views; set vsd.view_prompts=False."
+    if flat["vsd.views_per_step"] != 1:
+        yield (
+            f"vsd.views_per_step={flat['vsd.views_per_step']} would repeat one picture"
+            f" with field.kind={kind}; set it to 1."
+        )
+    factors = [key for key in flat if key.startswith("regularize.") and flat[key]]
+    factors = [key for key in factors if key != "regularize.opaque_start"]
+    if factors:
+        yield f"{factors[0]} has no meaning with field.kind={kind}; set it to 0."

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flags -> configuration, with errors a person can act on.
+
+ml_collections answers an unknown key with a traceback, and a configuration file that
+does not exist only when it is used.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections.config_flags import config_flags
+
+from vsd_jax.program.devices import hosts
+from vsd_jax.program.run import session
+from vsd_jax.program.settings import config as config_lib
+from vsd_jax.program.terminal.errors import ConfigError
+
+_HOSTS = hosts.Place._fields
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the program's flags in `values` (`flags.FLAGS` but for tests)."""
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "Settings: configs/object.py, scene.py or image2d.py, with a variant after a"
+        " colon (:sd21, :sd15, :smoke). Change a key with --config.KEY=VALUE; all keys"
+        " stand in configs/base.py. Only --mode=train needs it.",
+        lock_config=True,
+        flag_values=values,
+    )
+    about = "Folder of the run; the same one goes on with it."
+    flags.DEFINE_string("workdir", "", about, flag_values=values)
+    about = (
+        "train does all; render, export and evaluate make one thing anew from the last"
+        " checkpoint; preflight tells memory and time before anything is loaded."
+    )
+    flags.DEFINE_enum("mode", "train", session.MODES, about, flag_values=values)
+    about = "Delete an earlier run in --workdir and start anew."
+    flags.DEFINE_bool("overwrite", False, about, flag_values=values)
+    _define_hosts(values)
+    # absl's --help shows only the flags of the file that was started.
+    for name in ("config", "workdir", "mode", "overwrite", *_HOSTS, "distributed"):
+        values.register_key_flag_for_module(sys.argv[0], values[name])
+
+
+def _define_hosts(values: flags.FlagValues) -> None:
+    about = (
+        "This is one process of several hosts (docs/scaling.md); SLURM, Kubernetes,"
+        " Open MPI or the TPU pod tells where the others are."
+    )
+    flags.DEFINE_bool("distributed", False, about, flag_values=values)
+    about = "As --distributed, by hand: HOST:PORT of process 0, the same for all."
+    flags.DEFINE_string("coordinator", None, about, flag_values=values)
+    about = "With --coordinator: how many processes there are."
+    flags.DEFINE_integer("num_processes", None, about, flag_values=values)
+    about = "With --coordinator: which one this is, from 0."
+    flags.DEFINE_integer("process_id", None, about, flag_values=values)
+
+
+def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """Parses the command line, for `absl.app.run`.
+
+    Raises:
+      ConfigError: naming the key at fault and the nearest known ones.
+    """
+    try:
+        rest = values(list(argv))
+    except (AttributeError, KeyError) as error:
+        # Overrides of keys that do not exist end up here.
+        raise ConfigError(_explain(argv, error)) from error
+    except (TypeError, ValueError, OSError) as error:
+        raise ConfigError(f"--config: {_last_line(error)}") from error
+    except flags.Error as error:
+        raise ConfigError(f"{error}\nSee --help for all flags.") from error
+    if len(rest) > 1:
+        raise ConfigError(
+            f"{rest[1]!r} is no flag; values go with their flag, in quotes if they have"
+            ' spaces: --config.prompt="a red mushroom".'
+        )
+    return rest
+
+
+def read(values: flags.FlagValues) -> dict[str, Any]:
+    """The arguments of `session.start` that come from flags.
+
+    Raises:
+      ConfigError: if the configuration file does not exist.
+    """
+    try:
+        config = values["config"].value
+        if config is not None:
+            config.keys()  # a file that is not there fails when it is used
+    except OSError as error:
+        raise ConfigError(
+            "--config: there is no such file. Give configs/object.py, configs/scene.py"
+            f" or configs/image2d.py, seen from the current folder. ({error})"
+        ) from error
+    names = {"mode": "mode", "folder": "workdir", "overwrite": "overwrite"}
+    return {"config": config} | {
+        argument: values[flag].value for argument, flag in names.items()
+    }
+
+
+def read_hosts(values: flags.FlagValues) -> hosts.Place | None:
+    """This process's place among several hosts; None if it is alone.
+
+    Raises:
+      ConfigError: if the flags do not go together.
+    """
+    place = hosts.Place(*(values[name].value for name in _HOSTS))
+    given = [f"--{n}={v}" for n, v in zip(_HOSTS, place, strict=True) if v is not None]
+    mode, detect = values["mode"].value, values["distributed"].value
+    if not given and not detect:
+        return None
+    if mode != "train":
+        raise ConfigError(
+            f"--mode={mode} works on one host; leave {(*given, '--distributed')[0]} out"
+            " and start it once."
+        )
+    if detect and given:
+        raise ConfigError(
+            f"--distributed lets the cluster tell what {given[0]} tells by hand; leave"
+            " one of them out."
+        )
+    if not detect:
+        _check_place(place, given)
+    return place
+
+
+def _check_place(place: hosts.Place, given: Sequence[str]) -> None:
+    missing = [f"--{n}" for n, v in zip(_HOSTS, place, strict=True) if v is None]
+    if missing:
+        raise ConfigError(
+            f"{' '.join(given)} needs {' and '.join(missing)} too; give all three, or"
+            " --distributed alone where a cluster tells them."
+        )
+    host, _, port = place.coordinator.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConfigError(
+            f"--coordinator={place.coordinator} is no HOST:PORT; give the address of"
+            " process 0's host and a free port there, e.g. --coordinator=10.0.0.1:4321."
+        )
+    if place.num_processes < 1:
+        raise ConfigError(
+            f"--num_processes={place.num_processes} must be at least 1; give the number"
+            " of processes that are started."
+        )
+    if not 0 <= place.process_id < place.num_processes:
+        raise ConfigError(
+            f"--process_id={place.process_id} must be from 0 to"
+            f" {place.num_processes - 1} with --num_processes={place.num_processes};"
+            " give each process its own."
+        )
+
+
+def _explain(argv: Sequence[str], error: Exception) -> str:
+    known = config_lib.flatten(_load(argv))
+    overrides = [a.lstrip("-").partition("=")[0] for a in argv if "config." in a]
+    keys = [name.removeprefix("config.") for name in overrides]
+    sections = {key.rpartition(".")[0] for key in known}
+    unknown = [key for key in keys if key not in known and key not in sections]
+    if not unknown:
+        return f"--config: {_last_line(error)}"
+    return "\n".join(config_lib.suggest(key, known) for key in unknown)
+
+
+def _load(argv: Sequence[str]) -> Any:
+    for argument in argv:
+        name, _, path = argument.lstrip("-").partition("=")
+        if name == "config" and path:
+            return config_flags.ConfigFileFlagParser("config").parse(path)
+    return {}
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Meshes: marching tetrahedra, differentiable rasteriser, geometry and texture."""

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The texture stage's scene: a frozen mesh, coloured by a field at its surface.
+
+The mesh stands in `stats`: carried, saved, never differentiated. theta belongs to the
+field, which is only asked at pixels that the mesh covers, at most `capacity` of them.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from vsd_jax.scene.camera import pixel_rays
+from vsd_jax.scene.mesh.capacity import compact, overflow_count
+from vsd_jax.scene.mesh.raster import RasterSizes
+from vsd_jax.scene.mesh.surface import Surface
+from vsd_jax.scene.mesh.view import Seen, render_mesh
+from vsd_jax.types import Params, Scene
+
+
+def make_texture(
+    *,
+    image_size: int,
+    init: Callable[[jax.Array], Params],
+    color: Callable[[Params, jax.Array], jax.Array],
+    behind: Callable[[Params, jax.Array, jax.Array], jax.Array],
+    near: float,
+    capacity: float,
+    empty: Surface,
+    raster_sizes: RasterSizes,
+) -> Scene:
+    """Builds the scene (unbatched over particles and cameras).
+
+    `init_stats` gives `{"surface": empty}`; a run puts the mesh of the geometry stage
+    there, in arrays of the same shape. `extras`: `overflow`, the number of list entries
+    and pixels that did not fit.
+
+    Args:
+      image_size: side of the square image, pixels.
+      init: `(key) -> theta`, for example `field.init_field`.
+      color: `(theta, points [N, 3]) -> [N, 3]` in [0, 1], such as `field.query_color`.
+      behind: `(theta, directions [R, 3], background [3]) -> [R or 1, 3]`, such as
+        `field.background_color`.
+      near: least depth, scene units.
+      capacity: share of the pixels that the mesh covers at most, in (0, 1].
+      empty: a mesh whose arrays have the right shapes.
+      raster_sizes: static capacities of a view.
+    """
+    num_colored = max(int(capacity * image_size**2), 1)
+
+    def render(params, stats, camera, background, key, *, train):
+        del key, train
+        _, directions = pixel_rays(camera, image_size, image_size)
+        far = behind(params, directions.reshape(-1, 3), background).T
+
+        def shade(seen: Seen) -> jax.Array:
+            index, place, _ = compact(seen.hit, num_colored)
+            found = color(params, seen.position[:, index].T).T
+            colored = seen.hit & (place < num_colored)
+            rgb = found[:, jnp.where(colored, place, 0)]
+            return jnp.where(colored[None], rgb, far)
+
+        out, counts = render_mesh(
+            lax.stop_gradient(stats["surface"]),
+            camera,
+            shade,
+            height=image_size,
+            width=image_size,
+            near=near,
+            capacities=raster_sizes,
+        )
+        # The depth is 0 at empty pixels and nowhere else.
+        num_hit = jnp.sum(out.depth > 0, dtype=jnp.int32)
+        lost = jnp.maximum(num_hit - num_colored, 0).astype(jnp.float32)
+        return out.replace(
+            extras={"overflow": lost + overflow_count(counts, raster_sizes)}
+        )
+
+    return Scene(
+        init=init,
+        init_stats=lambda params: {"surface": empty},
+        update_stats=lambda params, stats, step, key: stats,
+        render=render,
+    )

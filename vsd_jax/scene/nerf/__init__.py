@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Radiance fields: hash grid, samples on a ray, volume rendering."""

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The radiance field: hash grid and decoder -> density and colour; the environment.
+
+Notation: N points, W = width of an encoded point. `density` is per scene unit.
+Following ProlificDreamer (arXiv:2305.16213) density = softplus(h + bias(x)) and
+colour = sigmoid(c), without view direction. The bias is the initialisation: a blob for
+objects (strength 10, radius .5), an inverted one for scenes (strength -10, radius 2.5),
+or both, switched at |x| = 5/6, for an object inside a scene.
+
+Parameters are a plain dict: `table` [rows, F], `decoder`, and `environment` if there is
+one; so an optimiser can group them by their first key.
+"""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from vsd_jax.scene.nerf.encoding import HashGrid, encode, frequency_encode, init_table
+
+DensityBias = Callable[[jax.Array], jax.Array]
+"""positions [..., 3] -> what is added to the density before softplus, [...]."""
+
+ENVIRONMENT_OCTAVES = 4
+ENVIRONMENT_HIDDEN = 16
+
+
+def _norm(x: jax.Array) -> jax.Array:
+    """Length along the last axis; gradient 0, not NaN, at the origin."""
+    squared = jnp.sum(x * x, axis=-1)
+    safe = jnp.where(squared > 0, squared, 1)
+    return jnp.where(squared > 0, jnp.sqrt(safe), 0)
+
+
+def blob_bias(
+    *, strength: float, radius: float, centre: jax.Array | float = 0.0
+) -> DensityBias:
+    """bias(x) = strength (1 - |x - centre| / radius): `strength` there, 0 at `radius`.
+
+    Object: strength 10, radius .5. Scene: strength -10, radius 2.5, which is emptiest
+    at the centre (ProlificDreamer, Sec. 4). centre: [3] or 0, the origin.
+    """
+    return lambda positions: strength * (1 - _distance(positions, centre) / radius)
+
+
+def centred_bias(
+    *,
+    inner: DensityBias,
+    outer: DensityBias,
+    switch_radius: float,
+    centre: jax.Array | float = 0.0,
+) -> DensityBias:
+    """An object in a scene: `inner` where |x - centre| < `switch_radius` (5/6)."""
+
+    def bias(positions):
+        inside = _distance(positions, centre) < switch_radius
+        return jnp.where(inside, inner(positions), outer(positions))
+
+    return bias
+
+
+def _distance(positions: jax.Array, centre: jax.Array | float) -> jax.Array:
+    return _norm(positions - jnp.broadcast_to(centre, positions.shape))
+
+
+def _init_dense(key, fan_in: int, fan_out: int):
+    bound = fan_in**-0.5
+    kernel = jax.random.uniform(key, (fan_in, fan_out), minval=-bound, maxval=bound)
+    return {"kernel": kernel, "bias": jnp.zeros(fan_out)}
+
+
+def _dense(layer, x):
+    # Accelerators would round both factors: surfaces and normals need float32.
+    product = jnp.matmul(x, layer["kernel"], precision=lax.Precision.HIGHEST)
+    return product + jnp.expand_dims(layer["bias"], range(x.ndim - 1))
+
+
+def init_decoder(key: jax.Array, width: int, hidden: int) -> dict:
+    """Weights from W features to (density, red, green, blue). key: consumed.
+
+    Args:
+      key: typed key.
+      width: W.
+      hidden: units of the hidden layer; 0 = one linear layer with bias, as in the
+        paper's code.
+    """
+    key_in, key_out = jax.random.split(key)
+    if hidden == 0:
+        return {"out": _init_dense(key_out, width, 4)}
+    return {
+        "hidden": _init_dense(key_in, width, hidden),
+        "out": _init_dense(key_out, hidden, 4),
+    }
+
+
+def init_environment(key: jax.Array) -> dict:
+    """Weights of the learned background, direction -> colour. key: consumed."""
+    key_in, key_out = jax.random.split(key)
+    width = 3 * (1 + 2 * ENVIRONMENT_OCTAVES)
+    return {
+        "hidden": _init_dense(key_in, width, ENVIRONMENT_HIDDEN),
+        "out": _init_dense(key_out, ENVIRONMENT_HIDDEN, 3),
+    }
+
+
+def init_field(
+    key: jax.Array, grid: HashGrid, *, hidden: int, environment: bool
+) -> dict:
+    """Parameters of one field: `table`, `decoder` and maybe `environment`.
+
+    key: consumed.
+    """
+    key_table, key_decoder, key_environment = jax.random.split(key, 3)
+    params = {
+        "table": init_table(key_table, grid),
+        "decoder": init_decoder(key_decoder, grid.width, hidden),
+    }
+    if environment:
+        params["environment"] = init_environment(key_environment)
+    return params
+
+
+def environment_color(params: dict, directions: jax.Array) -> jax.Array:
+    """Colour of the learned background.
+
+    Frequency encoding with 4 octaves, 16 ReLU units, sigmoid (the paper's code).
+
+    Args:
+      params: see `init_environment`.
+      directions: [..., 3], unit.
+
+    Returns:
+      [..., 3] in (0, 1).
+    """
+    x = frequency_encode(directions, ENVIRONMENT_OCTAVES)
+    x = jax.nn.relu(_dense(params["hidden"], x))
+    return jax.nn.sigmoid(_dense(params["out"], x))
+
+
+def background_color(
+    params: dict, directions: jax.Array, background: jax.Array
+) -> jax.Array:
+    """What is behind the scene: a colour, or the environment if there is one.
+
+    Args:
+      params: see `init_field`.
+      directions: [R, 3], unit.
+      background: [3] in [0, 1]; a negative component asks for the environment.
+
+    Returns:
+      [R, 3], or [1, 3] without an environment.
+    """
+    behind = background[None]
+    if "environment" not in params:
+        return behind
+    learned = environment_color(params["environment"], directions)
+    return jnp.where(jnp.any(behind < 0), learned, behind)
+
+
+def decode(decoder: dict, features: jax.Array) -> jax.Array:
+    """[..., W] features -> [..., 4] raw density and raw colour."""
+    if "hidden" in decoder:
+        features = jax.nn.relu(_dense(decoder["hidden"], features))
+    return _dense(decoder["out"], features)
+
+
+def _decode_chunked(decoder: dict, features: jax.Array, chunk: int) -> jax.Array:
+    """`decode` with bounded memory: the hidden layer is recomputed in the backward."""
+    num_points, width = features.shape
+    if "hidden" not in decoder or num_points <= chunk:
+        return decode(decoder, features)
+    num_chunks = -(-num_points // chunk)
+    padded = jnp.pad(features, ((0, num_chunks * chunk - num_points), (0, 0)))
+    body = jax.checkpoint(lambda x: decode(decoder, x), prevent_cse=False)
+    raw = lax.map(body, padded.reshape(num_chunks, chunk, width))
+    return raw.reshape(num_chunks * chunk, 4)[:num_points]
+
+
+def query(
+    params: dict,
+    positions: jax.Array,
+    grid: HashGrid,
+    *,
+    density_bias: DensityBias,
+    noise: jax.Array | None = None,
+    chunk: int = 8192,
+) -> tuple[jax.Array, jax.Array]:
+    """Density and colour at points (unbatched over particles).
+
+    Args:
+      params: see `init_field`.
+      positions: [N, 3] in [-1, 1], clamped.
+      grid: layout of the table.
+      density_bias: the initialisation, `blob_bias` or `centred_bias`.
+      noise: [N] added before softplus, N(0, 1) in the paper's training; None = none.
+      chunk: points decoded at a time (memory and cache, not a result).
+
+    Returns:
+      density [N] >= 0 and colour [N, 3] in (0, 1).
+    """
+    chex.assert_shape(positions, (None, 3))
+    features = encode(params["table"], positions, grid)
+    raw = _decode_chunked(params["decoder"], features, chunk)
+    before = raw[:, 0] + density_bias(positions)
+    if noise is not None:
+        before = before + noise
+    return jax.nn.softplus(before), jax.nn.sigmoid(raw[:, 1:])
+
+
+def query_color(params: dict, positions: jax.Array, grid: HashGrid) -> jax.Array:
+    """Colour alone, [N, 3] in (0, 1), at points [N, 3]; see `query`."""
+    no_bias = lambda positions: jnp.zeros(positions.shape[:-1])  # noqa: E731
+    return query(params, positions, grid, density_bias=no_bias)[1]
+
+
+def query_density(
+    params: dict, positions: jax.Array, grid: HashGrid, *, density_bias: DensityBias
+) -> jax.Array:
+    """Density alone at [..., 3] points, [...]; see `query`."""
+    flat = positions.reshape(-1, 3)
+    density, _ = query(params, flat, grid, density_bias=density_bias)
+    return density.reshape(positions.shape[:-1])
+
+
+def density_normals(
+    density_fn: Callable[[jax.Array], jax.Array], positions: jax.Array, *, step: float
+) -> jax.Array:
+    """Outward normals from central differences, -grad density normalised.
+
+    Six queries per point. (A tetrahedron of four has an error of first order in the
+    step.) Differentiable with respect to what `density_fn` closes over.
+
+    Args:
+      density_fn: [N, 3] -> [N].
+      positions: [N, 3].
+      step: half size of the stencil, scene units.
+
+    Returns:
+      [N, 3], unit, or zero where the density is flat.
+    """
+    offsets = step * jnp.concatenate([jnp.eye(3), -jnp.eye(3)])
+    probes = positions[:, None] + offsets[None]
+    density = density_fn(probes.reshape(-1, 3)).reshape(-1, 2, 3)
+    return unit_or_zero(density[:, 1] - density[:, 0])
+
+
+def unit_or_zero(vectors: jax.Array) -> jax.Array:
+    """[..., 3] -> unit vectors; zero, with gradient zero, stays zero."""
+    squared = jnp.sum(vectors * vectors, axis=-1, keepdims=True)
+    safe = jnp.where(squared > 0, squared, 1)
+    return jnp.where(squared > 0, vectors / jnp.sqrt(safe), 0)
