@@ -7,7 +7,9 @@
 NeRF -> geometry -> texture (arXiv:2305.16213, Sec. 4), each a run of its own in
 WORKDIR/nerf, WORKDIR/geometry and WORKDIR/texture, with the settings of
 `configs/object.py`, `geometry.py` and `texture.py`: --config.geometry.num_steps=800 and
-so on. The same command goes on where it stopped. Variants as in `configs/base.py`.
+so on. The same command goes on where it stopped. --config.prior.path=... gives all
+stages one prior, --config.geometry.prior.path=... one stage its own. Variants as in
+`configs/base.py`.
 """
 
 from ml_collections import ConfigDict
@@ -24,6 +26,9 @@ SHARED = (
 )
 """Keys that are the same in all stages."""
 
+PRIOR = ("path", "variant", "sha256", "dtype")
+"""Those of `prior`: the same in all stages, as long as a stage's own are not set."""
+
 STAGES = {"nerf": object, "geometry": geometry, "texture": texture}
 
 
@@ -33,7 +38,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config = ConfigDict()
     for key in SHARED:
         config[key] = stages["nerf"][key]
+    config.prior = ConfigDict({key: stages["nerf"].prior[key] for key in PRIOR})
     for name, stage in stages.items():
+        for key in PRIOR:
+            stage.prior[key] = config.prior.get_oneway_ref(key)
         for key in SHARED:
             stage[key] = config.get_ref(key)
         config[name] = stage

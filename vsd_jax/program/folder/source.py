@@ -17,7 +17,7 @@ from vsd_jax.particle import init_particle
 from vsd_jax.program.build import build_mesh, build_scene
 from vsd_jax.program.build.build_field import Config
 from vsd_jax.program.export import sdf
-from vsd_jax.program.folder import checkpoint, workdir
+from vsd_jax.program.folder import checkpoint, origin, workdir
 from vsd_jax.program.run import products
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.terminal import progress
@@ -47,6 +47,8 @@ class Source(NamedTuple):
 def read_config(folder: str | pathlib.Path) -> Config:
     """The validated configuration of a run, of this version or an older one."""
     stored = config_lib.flatten(workdir.read_config(pathlib.Path(folder)))
+    if stored.get("mesh.source"):
+        stored["mesh.source"] = origin.find(stored["mesh.source"], folder)
     filled = config_lib.nest(config_lib.YOUNGER | stored)
     return config_lib.validate(ConfigDict(filled))
 
@@ -90,8 +92,14 @@ def _init_particles(config: Config, latent_shape: tuple[int, int, int]) -> Parti
     return jax.vmap(lambda key: init_particle(scene, tx, key))(keys)
 
 
-def load_start(config: Config) -> Start | None:
+def load_start(
+    config: Config, folder: str | pathlib.Path | None = None
+) -> Start | None:
     """What the particles of a run start from; None = what their scene gives.
+
+    Args:
+      config: of the run.
+      folder: its own folder, where the source's state is noted; None = nowhere.
 
     Raises:
       ConfigError: if `mesh.source` is no run that this one can go on with.
@@ -100,6 +108,8 @@ def load_start(config: Config) -> Start | None:
     if config.field.kind not in build_mesh.KINDS or not config.mesh.source:
         return None
     source = _load_stage(config, config.mesh.source)
+    if folder is not None:
+        origin.note(folder, config.mesh.source, source.step)
     if config.field.kind == "geometry":
         starts = [_distances(config, source, i) for i in range(config.num_particles)]
     else:

@@ -10,7 +10,7 @@ import base64
 import pathlib
 from typing import Any
 
-from vsd_jax.program.folder import writer
+from vsd_jax.program.folder import history, writer
 from vsd_jax.program.judge import verdict
 from vsd_jax.program.report import charts, mesh_data, page
 from vsd_jax.program.settings import config
@@ -41,6 +41,7 @@ def write_report(folder: Path) -> Path:
         _section("How it came about", _sheets(folder)),
         _section("Curves", _curves(rows), grid=True),
         _section("Files", _downloads(folder)),
+        _section("Gone on with", _changes(folder)),
         _section("Settings", _settings(folder, settings)),
     ]
     return page.write_page(
@@ -274,6 +275,27 @@ def _downloads(folder: Path) -> str:
         " opens in Blender and game engines; its colours contain the light.</p>"
     )
     return items and f"{note}<ul>{items}</ul>"
+
+
+def _changes(folder: Path) -> str:
+    """Where the settings changed, with what had been made until then."""
+    items = []
+    for row in history.read(folder):
+        step = row["until_step"]
+        changes = ", ".join(
+            page.escape(f"{key} {before} → {after}")
+            for key, (before, after) in row["changed"].items()
+        )
+        text = f"from step {step:,} on: {changes}"
+        page_then = f"at_step_{step:06d}/report.html"
+        if (folder / page_then).exists():
+            text = f'<a href="{page_then}">what it was at step {step:,}</a>; {text}'
+        items.append(f"<li>{text}</li>")
+    note = (
+        '<p class="note">Its steps are those of the settings that held at the time'
+        f" ({history.HISTORY}).</p>"
+    )
+    return items and f"{note}<ul>{''.join(items)}</ul>" or ""
 
 
 def _settings(folder: Path, settings: dict) -> str:

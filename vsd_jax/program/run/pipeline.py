@@ -5,13 +5,15 @@ A configuration with `stages` holds one configuration for each; WORKDIR/<stage> 
 ordinary run. WORKDIR/report.html shows them side by side.
 """
 
+import copy
+import os
 import pathlib
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
 from vsd_jax.program.devices import hosts
-from vsd_jax.program.folder import checkpoint, writer
+from vsd_jax.program.folder import checkpoint, history, origin, source, workdir, writer
 from vsd_jax.program.report import page, report
 from vsd_jax.program.run import session
 from vsd_jax.program.settings import config as config_lib
@@ -60,6 +62,9 @@ def start(
         config_lib.validate(stage)  # all of them before the first one starts
     for number, (name, stage) in enumerate(stages.items(), 1):
         progress.say(f"\nStage {number} of {len(stages)}: {name}")
+        if hosts.is_first() and not overwrite:
+            set_aside(Path(folder) / name, stage)
+        hosts.wait("stage")
         if is_finished(Path(folder) / name, stage) and not overwrite:
             progress.say("Finished before.")
             continue
@@ -80,10 +85,10 @@ def _linked(config: ConfigDict, folder: Path) -> dict[str, ConfigDict]:
             f"stages={names!r} must name some of {', '.join(known)}, in that order."
         )
     stages = {}
+    config = copy.deepcopy(config)  # with its references: keys that follow num_steps
     for number, name in enumerate(names):
-        stage = config[name].copy_and_resolve_references()
+        stage = config[name]
         if number:
-            # Absolute: however the folder is spelled, the run is the same.
             stage.mesh.source = str(folder.resolve() / names[number - 1])
         stages[name] = stage
     return stages
@@ -93,21 +98,39 @@ def is_finished(folder: Path, config: ConfigDict) -> bool:
     """Whether a stage is trained to its end and its products are made.
 
     Raises:
-      ConfigError: if it is finished, but with other settings.
+      ConfigError: if it is finished, but with other settings or more steps.
     """
     steps = checkpoint.list_steps(folder / "checkpoints")
     done = bool(steps) and steps[-1] >= config.num_steps
     if not (done and (folder / "evaluation.json").exists()):
         return False
-    differing = config_lib.differing_keys(
-        writer.read_json(folder / "config.json"), config
+    held, _ = history.hold_schedules(config, folder)
+    old = workdir.read_config(folder)
+    return not workdir.check_same_run(folder, old, held, extend=True)
+
+
+def set_aside(folder: Path, config: ConfigDict) -> None:
+    """Renames a stage whose source has made more steps since, so that it starts anew.
+
+    It was made on what the source was before, and stays as it is under another name.
+    """
+    known = origin.noted(folder)
+    if not known or not config.mesh.source:
+        return
+    best = source.read_config(config.mesh.source).eval.checkpoint == "best"
+    if known == origin.state_of(config.mesh.source, best=best):
+        return
+    aside = folder.with_name(f"{folder.name}_of_step_{known['step']:06d}")
+    number = 2
+    while aside.exists():
+        aside = folder.with_name(f"{folder.name}_of_step_{known['step']:06d}_{number}")
+        number += 1
+    os.replace(folder, aside)
+    progress.say(
+        f"{Path(config.mesh.source).name} has changed since this stage began from its"
+        f" step {known['step']:,}: this stage starts anew. What it was is kept in"
+        f" {aside}."
     )
-    if differing:
-        raise ConfigError(
-            f"{folder} is finished, with other settings: {', '.join(differing)}. Give"
-            " another --workdir, or --overwrite to start anew."
-        )
-    return True
 
 
 def write_overview(folder: Path, config: ConfigDict, names: list[str]) -> Path:

@@ -6,6 +6,7 @@ ml_collections refuses unknown keys and wrong types by itself; what it lets thro
 faults at once, each in a sentence with key, value and remedy.
 """
 
+import copy
 import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -44,6 +45,15 @@ YOUNGER = {
     "score.prompt": True,
 }
 """Keys that runs of older versions lack, with the value that does what those did."""
+
+SCHEDULE = (
+    "num_steps",
+    "vsd.anneal_step",
+    "render.early_steps",
+    "regularize.opaque_start",
+)
+"""Keys that may change when a run goes on for another number of steps: they say at
+which step something ends or begins (`folder/history.py`)."""
 
 _SWITCHES = {
     "camera.adapt_candidates": "camera.adapt",
@@ -163,6 +173,20 @@ def differing_keys(
         if not key.startswith(free)
         and before.get(key, "(absent)") != after.get(key, "(absent)")
     }
+
+
+def followers(config: Mapping[str, Any]) -> list[str]:
+    """Keys that follow `num_steps`, since they were not set themselves.
+
+    Args:
+      config: with references not resolved; else nothing follows.
+    """
+    if not isinstance(config, ConfigDict) or isinstance(config, FrozenConfigDict):
+        return []
+    moved, before = copy.deepcopy(config), flatten(config)
+    moved.num_steps = config.num_steps + 10**6
+    after = flatten(moved)
+    return [key for key in before if key != "num_steps" and after[key] != before[key]]
 
 
 def suggest(key: str, known: Mapping[str, Any]) -> str:
