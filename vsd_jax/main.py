@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The program; flags: `program/terminal/command_line.py`, work: `program/run/`.
 
-python -m vsd_jax.main --config=configs/object.py --workdir=runs/mushroom \
-    --config.prompt="a red mushroom"
+python -m vsd_jax.main --config=configs/object.py --workdir=runs/mushroom
 """
 
 import sys
@@ -17,10 +16,9 @@ from vsd_jax.program.terminal.errors import RunError
 
 
 def main(argv: list[str]) -> None:
-    """Called by absl with the flags parsed."""
-    del argv
+    """Called by absl with what `command_line.parse` returned."""
     logging.set_verbosity(logging.WARNING)
-    arguments = command_line.read(flags.FLAGS)
+    arguments = command_line.read(flags.FLAGS, argv[1:])
     place = command_line.read_hosts(flags.FLAGS)
     process.enable_compilation_cache()
     process.reuse_freed_memory()

@@ -31,6 +31,7 @@ def start(
     *,
     overwrite: bool,
     command: Sequence[str],
+    overrides: Sequence[str] = (),
 ) -> None:
     """Runs the program, one stage or several; arguments as in `session.start`.
 
@@ -44,7 +45,7 @@ def start(
                 f"--workdir={folder} holds several stages; give the folder of one, for"
                 f" example {Path(folder) / 'texture'}."
             )
-        session.start(mode, config, folder, **options)
+        session.start(mode, config, folder, overrides=overrides, **options)
         return
     if mode == "preflight":
         raise ConfigError(

@@ -31,6 +31,7 @@ from vsd_jax.program.report import report
 from vsd_jax.program.run import products, renders
 from vsd_jax.program.run.train import Loop
 from vsd_jax.program.settings import config as config_lib
+from vsd_jax.program.terminal import overrides as overrides_lib
 from vsd_jax.program.terminal import progress
 from vsd_jax.program.terminal.errors import ConfigError, RunError
 from vsd_jax.types import Particles, PyTree, VSDState
@@ -48,6 +49,7 @@ def start(
     *,
     overwrite: bool,
     command: Sequence[str],
+    overrides: Sequence[str] = (),
 ) -> None:
     """Runs the program.
 
@@ -57,6 +59,8 @@ def start(
       folder: the run's folder.
       overwrite: delete an earlier run in it (train only).
       command: the command line, for the record.
+      overrides: without `config`: what to change in the folder's own, as arguments
+        `--config.eval.KEY=VALUE` (`terminal/overrides.py`); not for train.
 
     Raises:
       RunError: whatever the user can put right, in words.
@@ -90,6 +94,9 @@ def start(
                 progress.say(line)
             _train(valid, workdir)
         else:
+            if valid is None and overrides:
+                valid = overrides_lib.apply(source.read_config(folder), overrides)
+                valid = config_lib.validate(valid)
             _reopen(mode, valid, workdir, command=command)
     except OSError as error:
         if error.errno not in _DISK_FAULTS:

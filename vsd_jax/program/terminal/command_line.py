@@ -15,6 +15,7 @@ from ml_collections.config_flags import config_flags
 from vsd_jax.program.devices import hosts
 from vsd_jax.program.run import session
 from vsd_jax.program.settings import config as config_lib
+from vsd_jax.program.terminal import overrides
 from vsd_jax.program.terminal.errors import ConfigError
 
 _HOSTS = hosts.Place._fields
@@ -27,7 +28,8 @@ def define(values: flags.FlagValues) -> None:
         None,
         "Settings: configs/object.py, scene.py or image2d.py, with a variant after a"
         " colon (:sd21, :sd15, :smoke). Change a key with --config.KEY=VALUE; all keys"
-        " stand in configs/base.py. Only --mode=train needs it.",
+        " stand in configs/base.py. Only --mode=train needs it; the other modes take"
+        " --config.eval.KEY=VALUE (export, log) without it.",
         lock_config=True,
         flag_values=values,
     )
@@ -63,11 +65,16 @@ def _define_hosts(values: flags.FlagValues) -> None:
 def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
     """Parses the command line, for `absl.app.run`.
 
+    Returns:
+      The program's name, then what changes the settings of a finished run.
+
     Raises:
       ConfigError: naming the key at fault and the nearest known ones.
     """
     try:
-        rest = values(list(argv))
+        expanded = values.read_flags_from_files(list(argv), force_gnu=False)
+        own, changes = overrides.split(expanded)
+        rest = values(own if changes else list(argv))
     except (AttributeError, KeyError) as error:
         # Overrides of keys that do not exist end up here.
         raise ConfigError(_explain(argv, error)) from error
@@ -80,11 +87,15 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
             f"{rest[1]!r} is no flag; values go with their flag, in quotes if they have"
             ' spaces: --config.prompt="a red mushroom".'
         )
-    return rest
+    return [*rest, *changes]
 
 
-def read(values: flags.FlagValues) -> dict[str, Any]:
-    """The arguments of `session.start` that come from flags.
+def read(values: flags.FlagValues, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """The arguments of `session.start` that come from the command line.
+
+    Args:
+      values: parsed.
+      changes: what `parse` returned after the program's name.
 
     Raises:
       ConfigError: if the configuration file does not exist.
@@ -99,7 +110,7 @@ def read(values: flags.FlagValues) -> dict[str, Any]:
             f" or configs/image2d.py, seen from the current folder. ({error})"
         ) from error
     names = {"mode": "mode", "folder": "workdir", "overwrite": "overwrite"}
-    return {"config": config} | {
+    return {"config": config, "overrides": tuple(changes)} | {
         argument: values[flag].value for argument, flag in names.items()
     }
 
