@@ -50,4 +50,8 @@ def log(num_steps) -> ConfigDict:
     log.best = ""
     log.sheet_views = 6  # views of each particle on a contact sheet
     log.sheet_size = 128  # side of a view on it, pixels
+    # With each sheet: render, x_t, the prior's and the score network's x_0 at three t;
+    # costs about as much as three steps without their gradients.
+    log.inside = True
+    log.tensorboard = False  # event files beside metrics.jsonl; needs tensorboardX
     return log

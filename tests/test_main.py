@@ -49,7 +49,7 @@ def test_overrides_reach_the_configuration(parse):
         "--workdir=runs/x",
     )
     config = found.pop("config")
-    assert found.pop("overrides") == ()
+    assert found.pop("overrides") == () and found.pop("serve") is None
     assert found == {"mode": "train", "folder": "runs/x", "overwrite": False}
     assert config.prompt == "a blue car" and config.camera.radius == (2.0, 3.0)
     assert config.vsd.view_prompts is False

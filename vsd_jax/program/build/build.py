@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vsd_jax import parallel, particle, score_training
+from vsd_jax import inside, parallel, particle, score_training
 from vsd_jax import step as step_lib
-from vsd_jax.program.build import build_method, build_scene
+from vsd_jax.program.build import build_look, build_method, build_scene
 from vsd_jax.program.prior import hub, weights
 from vsd_jax.program.judge import monitor
 from vsd_jax.program.terminal import progress
@@ -38,6 +38,7 @@ class Run(NamedTuple):
       prior: the prior itself; decodes latents for pictures.
       early_step: the step on smaller renders (`render.early_size`), None = none.
       check_texts: what the prior is asked at the end, see `make_check_texts`.
+      look: what the networks see in a render (`inside.make_look`); None = none.
     """
 
     step: step_lib.Step
@@ -47,6 +48,7 @@ class Run(NamedTuple):
     prior: Prior
     early_step: step_lib.Step | None = None
     check_texts: jax.Array | None = None
+    look: inside.Look | None = None
 
 
 def load_prior(path: str, dtype: str, **options) -> tuple[Prior, PyTree, Callable]:
@@ -126,8 +128,9 @@ def build(config: Config, *, load_weights: bool = True) -> Run:
         )
 
     check_texts = build_method.make_check_texts(config, encode_text)
+    look = build_look.make_look(config, scene, step_prior, score)
     init = jax.jit(init)
-    return Run(step, prior_params, contexts, init, prior, early_step, check_texts)
+    return Run(step, prior_params, contexts, init, prior, early_step, check_texts, look)
 
 
 def make_scene(config: Config, prior: Prior) -> Scene:

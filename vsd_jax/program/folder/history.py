@@ -77,6 +77,8 @@ def hold_schedules(config: ConfigDict, folder: Path) -> tuple[ConfigDict, list[s
         if key not in config_lib.SCHEDULE or old.get(key, fresh) == fresh:
             continue
         held.update_from_flattened_dict({key: old[key]})
+        if config_lib.is_off(key, old):
+            continue
         said.append(
             f"{key} stays {old[key]:,} (a new run of {config.num_steps:,} steps has"
             f" {fresh:,}); --config.{key}={fresh} changes it from here on."

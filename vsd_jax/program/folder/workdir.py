@@ -40,7 +40,14 @@ _PRODUCTS = (
         "mesh",
         "evaluation.*",
     ),
-    *("report.html", "source.json", "settings_history.json", "at_step_*"),
+    *(
+        "report.html",
+        "progress.json",
+        "tensorboard",
+        "source.json",
+        "settings_history.json",
+        "at_step_*",
+    ),
 )
 _PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml_collections", "numpy"),

@@ -12,7 +12,7 @@ from typing import Any
 
 from vsd_jax.program.folder import history, writer
 from vsd_jax.program.judge import verdict
-from vsd_jax.program.report import charts, mesh_data, page
+from vsd_jax.program.report import charts, live, mesh_data, page
 from vsd_jax.program.settings import config
 
 Path = pathlib.Path
@@ -34,11 +34,14 @@ def write_report(folder: Path) -> Path:
     rows = writer.read_metrics(folder / "metrics.jsonl")
     infos = _read(folder / "mesh" / "info.json", [])
     scripts, viewers = _mesh_cards(folder, settings, infos)
+    now = live.read(folder)
     body = [
+        live.show(now, rows),
         _warnings(rows, infos, settings),
         _section("The result", _films(folder) + viewers, grid=True),
         _section("What the views show", _evaluation(folder)),
         _section("How it came about", _sheets(folder)),
+        _section("Inside the step", _inside(folder)),
         _section("Curves", _curves(rows), grid=True),
         _section("Files", _downloads(folder)),
         _section("Gone on with", _changes(folder)),
@@ -49,7 +52,9 @@ def write_report(folder: Path) -> Path:
         prompt=settings.get("prompt", "(no configuration)"),
         chips=_chips(settings, rows, _read(folder / "environment.json", {})),
         body="\n".join(filter(None, body)) + scripts,
-        script=page.template("viewer.js") if scripts else "",
+        script=(page.template("viewer.js") if scripts else "")
+        + (live.SCRIPT if now else ""),
+        is_live=bool(now),
     )
 
 
@@ -229,6 +234,26 @@ def _sheets(folder: Path) -> str:
     return figures and '<p class="note">A row per particle.</p>' + figures
 
 
+def _inside(folder: Path) -> str:
+    """The newest look inside the step."""
+    paths = sorted((folder / "images").glob("inside_*.png"))
+    if not paths:
+        return ""
+    step, url = int(paths[-1].stem[7:]), page.data_url(paths[-1], "image/png")
+    note = (
+        "What is seen in one render of particle 0: the noisy picture x_t at three"
+        " timesteps (of them training draws one), what the prior, with its guidance,"
+        " makes of it, and what the score network makes of it. The particle follows"
+        " the difference of the two; without a score network that of the prior and"
+        " the noise."
+    )
+    return (
+        f'<p class="note">{note}</p><figure class="card"><img class="sheet"'
+        f' alt="inside step {step}" src="{url}" style="max-width:760px">'
+        f"<figcaption>step {step:,}</figcaption></figure>"
+    )
+
+
 def _curves(rows: list[dict]) -> str:
     rows = [row for row in rows if set(row) - _LATE_ROWS]
 
@@ -242,9 +267,13 @@ def _curves(rows: list[dict]) -> str:
 
     bins = {f"{i / 4:g}_to_{(i + 1) / 4:g}": f"residual/rms_t{i}" for i in range(4)}
     quarters = series(**bins)
+    seen = {"prior": "inside/prior_error_t1", "score_network": "inside/score_error_t1"}
     drawn = [
         charts.line_chart("Residual by t (share of T)", quarters, log=True),
         charts.line_chart("Score network: loss", series(loss="score/loss"), log=True),
+        charts.line_chart(
+            "x_0 against the render, at the middle t", series(**seen), log=True
+        ),
         charts.line_chart("Opacity", series(opacity="opacity"), log=False),
         charts.line_chart(
             "Gradient norms",

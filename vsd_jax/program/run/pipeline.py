@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 from vsd_jax.program.devices import hosts
 from vsd_jax.program.folder import checkpoint, history, origin, source, workdir, writer
-from vsd_jax.program.report import page, report
+from vsd_jax.program.report import live, page, report
+from vsd_jax.program.report.serve import serving
 from vsd_jax.program.run import session
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.terminal import progress
@@ -32,21 +33,36 @@ def start(
     overwrite: bool,
     command: Sequence[str],
     overrides: Sequence[str] = (),
+    serve: int | None = None,
 ) -> None:
     """Runs the program, one stage or several; arguments as in `session.start`.
+
+    Args:
+      serve: port on this machine where the report is shown while it trains; None =
+        nowhere.
 
     Raises:
       RunError: whatever the user can put right, in words.
     """
+    if serve is not None and mode != "train":
+        raise ConfigError(
+            f"--serve shows a run while it trains; with --mode={mode} leave it out and"
+            " open report.html in a browser."
+        )
     options = {"overwrite": overwrite, "command": command}
-    if config is None or "stages" not in config:
+    with serving(folder, serve if hosts.is_first() and folder else None):
+        if config is not None and "stages" in config:
+            _start_stages(mode, config, folder, **options)
+            return
         if (Path(folder or ".") / "stages.json").exists():
             raise RunError(
                 f"--workdir={folder} holds several stages; give the folder of one, for"
                 f" example {Path(folder) / 'texture'}."
             )
         session.start(mode, config, folder, overrides=overrides, **options)
-        return
+
+
+def _start_stages(mode: str, config: ConfigDict, folder: str, **options) -> None:
     if mode == "preflight":
         raise ConfigError(
             "--mode=preflight works on one stage: give --config=configs/object.py,"
@@ -58,22 +74,23 @@ def start(
             f"--mode={mode} works on one stage: give --workdir={folder}/texture (or"
             " another stage) and no --config."
         )
-    stages = _linked(config, Path(folder))
+    stages, overwrite = _linked(config, Path(folder)), options["overwrite"]
     for stage in stages.values():
         config_lib.validate(stage)  # all of them before the first one starts
     for number, (name, stage) in enumerate(stages.items(), 1):
         progress.say(f"\nStage {number} of {len(stages)}: {name}")
-        if hosts.is_first() and not overwrite:
-            set_aside(Path(folder) / name, stage)
+        if hosts.is_first():
+            if not overwrite:
+                set_aside(Path(folder) / name, stage)
+            write_overview(Path(folder), config, list(stages), now=name)
         hosts.wait("stage")
         if is_finished(Path(folder) / name, stage) and not overwrite:
             progress.say("Finished before.")
             continue
         session.start("train", stage, str(Path(folder) / name), **options)
     if hosts.is_first():
-        progress.say(
-            f"\nAll stages: {write_overview(Path(folder), config, list(stages))}"
-        )
+        overview = write_overview(Path(folder), config, list(stages))
+        progress.say(f"\nAll stages: {overview}")
 
 
 def _linked(config: ConfigDict, folder: Path) -> dict[str, ConfigDict]:
@@ -134,26 +151,59 @@ def set_aside(folder: Path, config: ConfigDict) -> None:
     )
 
 
-def write_overview(folder: Path, config: ConfigDict, names: list[str]) -> Path:
-    """Writes stages.json and a `report.html` that leads to those of the stages."""
+def write_overview(
+    folder: Path, config: ConfigDict, names: list[str], *, now: str = ""
+) -> Path:
+    """Writes stages.json and a `report.html` that leads to those of the stages.
+
+    Args:
+      folder: of all stages.
+      config: of all stages.
+      names: the stages, in order.
+      now: the one that trains; "" if all are finished.
+    """
     writer.write_json(folder / "stages.json", {"stages": names})
     cards, rows = [], []
     for name in names:
         films = sorted((folder / name).glob("turntable_*.mp4"))
         cards += [_card(name, film) for film in films[: report.MAX_SHOWN]]
-        found = writer.read_json(folder / name / "evaluation.json")
-        numbers = {key: f"{value:.3f}" for key, value in found["mean"].items()}
-        cells = ", ".join(f"{key.replace('_', ' ')} {n}" for key, n in numbers.items())
         steps = config[name].num_steps
-        rows.append(f"<tr><th>{name}</th><td>{steps:,} steps</td><td>{cells}</td></tr>")
+        rows.append(
+            f"<tr><th>{name}</th><td>{steps:,} steps</td>"
+            f"<td>{_state(folder, name, now)}</td></tr>"
+        )
     models = sorted((folder / names[-1] / "mesh").glob("particle_*"))
     links = "".join(_link(path.relative_to(folder).as_posix()) for path in models)
-    body = (
-        f'<section><h2>Stages</h2><div class="grid">{"".join(cards)}</div></section>'
-        f'<section><h2>Numbers</h2><div class="scroll"><table>{"".join(rows)}</table>'
-        f"</div></section><section><h2>Files</h2><ul>{links}</ul></section>"
+    parts = {
+        "Stages": cards and f'<div class="grid">{"".join(cards)}</div>',
+        "Numbers": f'<div class="scroll"><table>{"".join(rows)}</table></div>',
+        "Files": links and f"<ul>{links}</ul>",
+    }
+    body = "".join(
+        f"<section><h2>{title}</h2>{content}</section>"
+        for title, content in parts.items()
+        if content
     )
-    return page.write_page(folder, prompt=config.prompt, chips="", body=body)
+    return page.write_page(
+        folder,
+        prompt=config.prompt,
+        chips="",
+        body=body,
+        script=live.SCRIPT if now else "",
+        is_live=bool(now),
+    )
+
+
+def _state(folder: Path, name: str, now: str) -> str:
+    """What is known of a stage, as HTML."""
+    if name == now:
+        return f'<a href="{name}/report.html">trains now</a>'
+    try:
+        found = writer.read_json(folder / name / "evaluation.json")
+    except (OSError, ValueError):
+        return "not yet"
+    numbers = {key: f"{value:.3f}" for key, value in found["mean"].items()}
+    return ", ".join(f"{key.replace('_', ' ')} {n}" for key, n in numbers.items())
 
 
 def _card(name: str, film: Path) -> str:

@@ -24,10 +24,10 @@ from vsd_jax.program.build import build, build_method, build_scene
 from vsd_jax.program.build.build_field import Config
 from vsd_jax.program.devices import hosts, preflight
 from vsd_jax.program.export import adapter
-from vsd_jax.program.folder import checkpoint, history, source
+from vsd_jax.program.folder import checkpoint, events, history, source
 from vsd_jax.program.folder.workdir import Workdir
 from vsd_jax.program.judge import evaluation
-from vsd_jax.program.report import report
+from vsd_jax.program.report import live, report
 from vsd_jax.program.run import products, renders
 from vsd_jax.program.run.train import Loop
 from vsd_jax.program.settings import config as config_lib
@@ -80,6 +80,8 @@ def start(
     if config is not None and mode != "preflight" and not overwrite:
         config, said = history.hold_schedules(config, Path(folder).expanduser())
     valid = config_lib.validate(config) if config is not None else None
+    if mode == "train" and valid.log.tensorboard:
+        events.require()
     if mode == "preflight":
         preflight.run(valid)
         return
@@ -128,21 +130,25 @@ def _train(config: Config, workdir: Workdir) -> None:
         state = run.init(source.load_start(config, own))
     progress.say(_first_line(config, run, state))
     hosts.agree(config, int(state.step))
+    is_made = False
     try:
         if int(state.step) < config.num_steps:
             _keep_earlier(workdir, int(state.step))
             state = Loop(config, run, workdir).run(state)
-    finally:
         if hosts.is_first():
+            if hosts.are_several():
+                # It holds its own particles; those of the others are in the last save.
+                state = checkpoint.load_state(
+                    workdir.checkpoints, target, warn=progress.say
+                )
+            found = (state.particles, int(state.step))
+            modes = ("render", "export", "evaluate")
+            _make_products(modes, config, workdir, found, run)
+        is_made = True
+    finally:
+        if hosts.is_first() and not is_made:
+            live.stop(workdir.path)
             report.write_report(workdir.path)
-    if hosts.is_first():
-        if hosts.are_several():
-            # It holds its own particles; those of the others are in the last save.
-            state = checkpoint.load_state(
-                workdir.checkpoints, target, warn=progress.say
-            )
-        found = (state.particles, int(state.step))
-        _make_products(("render", "export", "evaluate"), config, workdir, found, run)
     hosts.wait("products")
 
 
@@ -219,6 +225,7 @@ def _make_products(
             folder, config, particles, step, decode=decode, run=run
         )
         progress.say(evaluation.judged_line(scores))
+    live.stop(folder)
     progress.say(f"Report: {report.write_report(folder)}")
 
 

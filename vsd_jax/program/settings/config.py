@@ -40,6 +40,8 @@ YOUNGER = {
     "camera.adapt_candidates": 8,
     "eval.prior_draws": 0,
     "eval.prior_t_range": (0.4, 0.8),
+    "log.inside": False,
+    "log.tensorboard": False,
     "render.early_size": 0,
     "render.early_steps": 0,
     "score.prompt": True,
@@ -173,6 +175,13 @@ def differing_keys(
         if not key.startswith(free)
         and before.get(key, "(absent)") != after.get(key, "(absent)")
     }
+
+
+def is_off(key: str, flat: Mapping[str, Any]) -> bool:
+    """Whether a key has no meaning beside the others of a flat configuration."""
+    if key == "vsd.anneal_step":
+        return flat.get("vsd.t_schedule", "two_stage") != "two_stage"
+    return key in _SWITCHES and not flat.get(_SWITCHES[key], True)
 
 
 def followers(config: Mapping[str, Any]) -> list[str]:

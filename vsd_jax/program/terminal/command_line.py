@@ -19,6 +19,8 @@ from vsd_jax.program.terminal import overrides
 from vsd_jax.program.terminal.errors import ConfigError
 
 _HOSTS = hosts.Place._fields
+DEFAULT_PORT = 8000
+"""Of `--serve`."""
 
 
 def define(values: flags.FlagValues) -> None:
@@ -42,10 +44,48 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("mode", "train", session.MODES, about, flag_values=values)
     about = "Delete an earlier run in --workdir and start anew."
     flags.DEFINE_bool("overwrite", False, about, flag_values=values)
+    flags.DEFINE_flag(_serve_flag(), values)
     _define_hosts(values)
     # absl's --help shows only the flags of the file that was started.
-    for name in ("config", "workdir", "mode", "overwrite", *_HOSTS, "distributed"):
+    for name in (
+        "config",
+        "workdir",
+        "mode",
+        "overwrite",
+        "serve",
+        *_HOSTS,
+        "distributed",
+    ):
         values.register_key_flag_for_module(sys.argv[0], values[name])
+
+
+class _PortParser(flags.ArgumentParser):
+    """`--serve` alone, or with a port."""
+
+    syntactic_help = "a port"
+
+    def parse(self, argument: Any) -> int | None:
+        """The port; None = nothing is served.
+
+        Raises:
+          ValueError: if it is no port.
+        """
+        text = str(argument).lower()
+        if text in ("true", "false"):
+            return DEFAULT_PORT if text == "true" else None
+        if not text.isdecimal() or int(text) > 65535:
+            raise ValueError(f"{argument!r} is no port; give 1 to 65535, or 0 for any")
+        return int(text)
+
+
+def _serve_flag() -> flags.Flag:
+    about = (
+        "While it trains, show its report, which reloads by itself, on this machine at"
+        f" http://127.0.0.1:{DEFAULT_PORT}/ or another port: --serve=PORT (0 = any)."
+    )
+    return flags.Flag(
+        _PortParser(), flags.ArgumentSerializer(), "serve", None, about, boolean=True
+    )
 
 
 def _define_hosts(values: flags.FlagValues) -> None:
@@ -110,6 +150,7 @@ def read(values: flags.FlagValues, changes: Sequence[str] = ()) -> dict[str, Any
             f" or configs/image2d.py, seen from the current folder. ({error})"
         ) from error
     names = {"mode": "mode", "folder": "workdir", "overwrite": "overwrite"}
+    names["serve"] = "serve"
     return {"config": config, "overrides": tuple(changes)} | {
         argument: values[flag].value for argument, flag in names.items()
     }

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A look inside the step: what the prior and the score network see in one render.
+
+VSD follows the difference of two denoisers at the same x_t (arXiv:2305.16213, Sec.
+3.2). As pictures of x_0 both can be seen: the prior's, with its guidance, is where the
+particle is drawn to; the score network's is what it takes the particles to look like.
+Where both are the same, the residual is zero. The networks are asked as in `vsd.py`;
+methods that reach x_t by inversion (`family.ism`, `family.sdi`) see another one.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vsd_jax import vsd
+from vsd_jax.diffusion.noise import add_noise, as_noise_fn, limit_x0, to_x0
+from vsd_jax.diffusion.prompt import select_context
+from vsd_jax.particle import Views, fit_images
+from vsd_jax.types import Camera, NoiseModel, Prior, Scene
+
+
+class View(NamedTuple):
+    """What is looked at.
+
+    Attributes:
+      camera: one camera.
+      background: [3], see `Scene.render`.
+      background_index: scalar int32; selects the prompt.
+    """
+
+    camera: Camera
+    background: jax.Array
+    background_index: jax.Array
+
+
+Look = Callable[..., dict[str, jax.Array]]
+"""`((params, stats), (score_params, prior_params), contexts, view, key, *, t [K]) ->`
+`render` [S, S, 3]; `noisy`, `prior`, `score` [K, S, S, 3]; `prior_error`, `score_error`
+[K]. Without a score network the names with `score` are absent."""
+
+
+def make_look(
+    scene: Scene,
+    prior: Prior,
+    score: NoiseModel | None,
+    *,
+    views: Views,
+    guidance_scale: float,
+    x0_limit: float,
+    size: int,
+    unconditional: str = "negative",
+) -> Look:
+    """Makes the look inside the step; pure, to be jitted.
+
+    Its cost for each of the K timesteps is one guided prediction of the prior and one
+    of the score network, without a gradient; they follow each other, so that the memory
+    is that of one view.
+
+    Args:
+      scene: rendered as in training.
+      prior: frozen prior.
+      score: score network over `(score_params, prior_params)`; None = none.
+      views: `(azimuth_deg, elevation_deg) -> ViewWeights`.
+      guidance_scale: s of the prior's guidance.
+      x0_limit: bound of the guided x_0; 0 = none.
+      size: S, side of the pictures, pixels.
+      unconditional: name of the context that guidance moves away from.
+
+    Returns:
+      See `Look`. Errors are root mean squares of x_0 against that of the render, over
+      the latent; pictures are in [0, 1].
+    """
+    alphas_cumprod = prior.alphas_cumprod
+    prior_fn = as_noise_fn(prior.model, alphas_cumprod)
+    score_fn = score and as_noise_fn(score, alphas_cumprod)
+
+    def show(prior_params, latents):
+        image = prior.decode(prior_params, latents)
+        return jnp.clip(fit_images(image, size)[0], 0.0, 1.0)
+
+    def look(one, networks, contexts, view, key, *, t):
+        keys = jax.random.split(key, 3)
+        output = scene.render(
+            *(*one, view.camera, view.background, keys[0]), train=True
+        )
+        images = fit_images(output.rgb[None], prior.image_size)
+        noise, of_encoder = (
+            jax.random.normal(each, (1, *prior.latent_shape)) for each in keys[1:]
+        )
+        x0 = prior.encode(networks[1], images, of_encoder)
+        weights = views(view.camera.azimuth_deg, view.camera.elevation_deg)
+        context = select_context(contexts, weights, view.background_index)
+        context = jax.tree.map(lambda leaf: leaf[None], context)
+        context |= {"negative": context[unconditional]}
+        camera = view.camera.cam_to_world[None]
+
+        def at(t):
+            t = t[None]
+            noisy = add_noise(x0, noise, t, alphas_cumprod)
+            guided = vsd.prior_noise(
+                *(prior_fn, networks[1], noisy, t, context),
+                guidance_scale=guidance_scale,
+            )
+            if x0_limit:
+                guided = limit_x0(guided, noisy, t, alphas_cumprod, limit=x0_limit)
+            predicted = {"prior": guided}
+            if score_fn is not None:
+                seen = vsd.camera_vector(camera, jnp.ones(1, bool))
+                plain = {"text": context["score"], "camera": seen}
+                predicted["score"] = score_fn(networks, noisy, t, plain)
+            found = {"noisy": show(networks[1], noisy)}
+            for name, value in predicted.items():
+                clean = to_x0(value, noisy, t, alphas_cumprod, "epsilon")
+                found[name] = show(networks[1], clean)
+                found[f"{name}_error"] = jnp.sqrt(jnp.mean((clean - x0) ** 2))
+            return found
+
+        return {"render": show(networks[1], x0)} | jax.lax.map(at, t)
+
+    return look
