@@ -17,7 +17,7 @@ from pathlib import Path
 
 from vsd_jax.experiments import plan, runner
 from vsd_jax.experiments.catalogue import EXPERIMENTS
-from vsd_jax.program.terminal import process
+from vsd_jax.program.terminal import process, streams
 from vsd_jax.program.terminal.errors import ConfigError, RunError
 
 
@@ -62,8 +62,7 @@ def main(argv: list[str]) -> None:
     experiment = plan.find(args.name, EXPERIMENTS)
     if args.out is None:
         raise ConfigError("--out is missing: where shall the table go?")
-    process.enable_compilation_cache()
-    process.reuse_freed_memory()
+    process.prepare()
     budget = plan.Budget(
         seeds=args.seeds,
         prompts=args.prompts,
@@ -78,6 +77,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    streams.protect()
     try:
         main(sys.argv[1:])
     except RunError as error:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from vsd_jax.program.folder import paths
 from vsd_jax.program.prior.weights import COMPONENTS, WeightsError
 
 EMBEDDED = "toybox"
@@ -47,11 +48,12 @@ def resolve(path: str | Path, *, variant: str = "") -> Path:
 
     Raises:
       WeightsError: naming what was looked for, what was found and what to do.
+      ConfigError: if `~` stands for a user that is not there.
     """
     text = str(path)
     if text == EMBEDDED:
         return _embedded()
-    folder = Path(path).expanduser()
+    folder = paths.expand(path, "prior.path")
     if folder.is_dir():
         return folder
     if _ID.fullmatch(text) and not text.startswith(".") and ".." not in text:

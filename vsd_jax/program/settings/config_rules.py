@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vsd_jax.program.folder import paths
 from vsd_jax.program.settings.config_ranges import (
     CHOICES,
     PAIRS,
@@ -25,6 +26,10 @@ _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def value_faults(flat: Flat) -> Iterator[str]:
@@ -52,6 +57,11 @@ def value_faults(flat: Flat) -> Iterator[str]:
             yield f"{key} has no value (None); give one with --config.{key}=..."
         elif key in TUPLES and not isinstance(value, tuple):
             yield f'{key}={value!r} is no tuple; give one: --config.{key}="(..., ...)".'
+    for key, value in flat.items():
+        texts = value if isinstance(value, tuple) else (value,)
+        fault = next(filter(None, (paths.fault(t) for t in texts if _is_text(t))), "")
+        if fault:
+            yield f"{key}={shorten(repr(value))} {fault}."
     for key in ("prompt", "prompt_prefix", "negative_prompt", "family.source_words"):
         hidden = _HIDDEN.search(str(flat.get(key) or ""))
         if hidden:

@@ -13,6 +13,7 @@ from absl import flags
 from ml_collections.config_flags import config_flags
 
 from vsd_jax.program.devices import hosts
+from vsd_jax.program.folder import paths
 from vsd_jax.program.run import session
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.terminal.errors import ConfigError
@@ -66,11 +67,17 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
     Raises:
       ConfigError: naming the key at fault and the nearest known ones.
     """
+    argv = _expand(argv)
     try:
         rest = values(list(argv))
     except (AttributeError, KeyError) as error:
         # Overrides of keys that do not exist end up here.
         raise ConfigError(_explain(argv, error)) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"--flagfile or --config: a file is not in {error.encoding} ({error}); save"
+            " it as UTF-8. (PYTHONUTF8=1 reads UTF-8, whatever the locale.)"
+        ) from error
     except (TypeError, ValueError, OSError) as error:
         raise ConfigError(f"--config: {_last_line(error)}") from error
     except flags.Error as error:
@@ -81,6 +88,23 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
             ' spaces: --config.prompt="a red mushroom".'
         )
     return rest
+
+
+def _expand(argv: Sequence[str]) -> list[str]:
+    """The arguments with `~` expanded in `--config`, which no shell does after `=`."""
+    argv = list(argv)
+    for place, argument in enumerate(argv[1:], 1):
+        name, equals, value = argument.partition("=")
+        fault = paths.fault(argument)
+        if fault:
+            raise ConfigError(
+                f"{name if equals else 'An argument'} {fault}: {value!r}."
+            )
+        if name.lstrip("-") == "config" and value.startswith("~"):
+            argv[place] = f"{name}={paths.expand(value, '--config')}"
+        elif argv[place - 1].lstrip("-") == "config" and argument.startswith("~"):
+            argv[place] = str(paths.expand(argument, "--config"))
+    return argv
 
 
 def read(values: flags.FlagValues) -> dict[str, Any]:
@@ -99,9 +123,10 @@ def read(values: flags.FlagValues) -> dict[str, Any]:
             f" or configs/image2d.py, seen from the current folder. ({error})"
         ) from error
     names = {"mode": "mode", "folder": "workdir", "overwrite": "overwrite"}
-    return {"config": config} | {
-        argument: values[flag].value for argument, flag in names.items()
-    }
+    found = {argument: values[flag].value for argument, flag in names.items()}
+    if found["folder"]:
+        found["folder"] = str(paths.expand(found["folder"], "--workdir"))
+    return {"config": config} | found
 
 
 def read_hosts(values: flags.FlagValues) -> hosts.Place | None:

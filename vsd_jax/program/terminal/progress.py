@@ -5,6 +5,7 @@ On a terminal a bar; elsewhere (a log file, a notebook's output) a plain line no
 then, so that logs stay readable.
 """
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -21,13 +22,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from vsd_jax.program.terminal import streams
+
 Item = TypeVar("Item")
 SECONDS_BETWEEN_LINES = 20.0
 
 
 def say(text: str) -> None:
-    """Prints a line at once, also into a pipe."""
-    print(text, flush=True)
+    """Prints a line at once, also into a pipe; nothing where nobody can read it."""
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        print(streams.showable(text, sys.stdout), flush=True)
 
 
 def shorten(text: str, length: int = 80) -> str:
@@ -61,7 +65,7 @@ class Meter:
         self._start: tuple[int, float] | None = None
         self._last_line = time.monotonic()
         self._bar = None
-        if sys.stdout.isatty():
+        if streams.is_terminal(sys.stdout):
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
