@@ -2,8 +2,8 @@
 """The training loop: steps, what is written while it runs, and when it stops.
 
 The metrics of a step are read while the next one runs. A run that is interrupted
-(Ctrl-C, SIGTERM, SIGHUP) saves and can be resumed; since keys are folded from the step number,
-the resumed run repeats what the straight one would have done.
+(Ctrl-C, SIGTERM, SIGHUP) saves and can be resumed; since keys are folded from the step
+number, the resumed run repeats what the straight one would have done.
 """
 
 import contextlib

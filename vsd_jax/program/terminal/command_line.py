@@ -94,12 +94,9 @@ def _expand(argv: Sequence[str]) -> list[str]:
     """The arguments with `~` expanded in `--config`, which no shell does after `=`."""
     argv = list(argv)
     for place, argument in enumerate(argv[1:], 1):
-        name, equals, value = argument.partition("=")
-        fault = paths.fault(argument)
-        if fault:
-            raise ConfigError(
-                f"{name if equals else 'An argument'} {fault}: {value!r}."
-            )
+        name, _, value = argument.partition("=")
+        if fault := paths.fault(argument):
+            raise ConfigError(f"{argument!r} {fault}.")
         if name.lstrip("-") == "config" and value.startswith("~"):
             argv[place] = f"{name}={paths.expand(value, '--config')}"
         elif argv[place - 1].lstrip("-") == "config" and argument.startswith("~"):

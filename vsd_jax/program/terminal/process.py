@@ -44,8 +44,8 @@ def enable_compilation_cache() -> None:
     if fault:
         jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
         progress.say(
-            f"Warning: compiled programs cannot be kept ({fault}): the next run compiles"
-            " them again. JAX_COMPILATION_CACHE_DIR=FOLDER keeps them in another folder."
+            f"Warning: compiled programs cannot be kept ({fault}): the next run makes"
+            " them anew. JAX_COMPILATION_CACHE_DIR=FOLDER keeps them in another folder."
         )
 
 
