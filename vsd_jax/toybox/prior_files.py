@@ -119,16 +119,22 @@ def write_tokenizer(folder: Path, words: list[str], length: int) -> int:
     """Writes CLIP tokenizer files; returns the vocabulary's size."""
     vocab, merges = _word_pieces(words)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False))
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), "utf-8")
+    (folder / "merges.txt").write_text(
+        "\n".join(["#version: 0.2", *merges]) + "\n", "utf-8"
+    )
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
     settings = special | {
         "tokenizer_class": "CLIPTokenizer",
         "model_max_length": length,
         "do_lower_case": True,
     }
-    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2))
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2))
+    (folder / "special_tokens_map.json").write_text(
+        json.dumps(special, indent=2), "utf-8"
+    )
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(settings, indent=2), "utf-8"
+    )
     return len(vocab)
 
 
@@ -145,7 +151,7 @@ def _adopt_tokenizer(folder: Path, start: str) -> int | None:
         if vocab.exists():
             if source != folder:
                 shutil.copytree(vocab.parent, folder / "tokenizer", dirs_exist_ok=True)
-            return len(json.loads(vocab.read_text()))
+            return len(json.loads(vocab.read_text("utf-8")))
     return None
 
 
@@ -172,4 +178,4 @@ def write_folder(folder: Path, config: Mapping[str, Any], words: list[str]) -> N
     }
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", "utf-8")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Paths as a user writes them."""
 
+import argparse
 import os
 import pathlib
 import re
@@ -26,6 +27,14 @@ def fault(text: str) -> str:
         "holds bytes that are not UTF-8; give it in UTF-8 (PYTHONUTF8=1 lets Python"
         " read the command line so, whatever the locale)"
     )
+
+
+def argument(text: str) -> Path:
+    """`expand` as the type of an argument of `argparse`."""
+    try:
+        return expand(text, "the path")
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def expand(path: str | Path, key: str) -> Path:

@@ -186,6 +186,8 @@ def check_is_stable_diffusion(folder: Path) -> None:
 
 def _pipeline(folder: Path) -> str:
     try:
-        return json.loads((folder / "model_index.json").read_text())["_class_name"]
+        return json.loads((folder / "model_index.json").read_text("utf-8"))[
+            "_class_name"
+        ]
     except (OSError, ValueError, KeyError, TypeError):
         return ""

@@ -17,6 +17,7 @@ from vsd_jax.program.settings.config_ranges import (
     TUPLES,
     UNBOUNDED,
 )
+from vsd_jax.program.terminal.errors import ConfigError
 from vsd_jax.program.terminal.progress import shorten
 
 Flat = Mapping[str, Any]
@@ -28,8 +29,22 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+def _text_faults(flat: Flat) -> Iterator[str]:
+    """Texts that cannot be stored, and homes of users that are not there."""
+    for key, value in flat.items():
+        texts = value if isinstance(value, tuple) else (value,)
+        texts = [text for text in texts if isinstance(text, str)]
+        fault = next(filter(None, map(paths.fault, texts)), "")
+        if fault:
+            yield f"{key}={shorten(repr(value))} {fault}."
+    for key in ("prior.path", "score.path", "mesh.source"):
+        value = flat.get(key)
+        if not isinstance(value, str) or not value.startswith("~"):
+            continue
+        try:
+            paths.expand(value, key)
+        except ConfigError as error:
+            yield str(error)
 
 
 def value_faults(flat: Flat) -> Iterator[str]:
@@ -57,11 +72,7 @@ def value_faults(flat: Flat) -> Iterator[str]:
             yield f"{key} has no value (None); give one with --config.{key}=..."
         elif key in TUPLES and not isinstance(value, tuple):
             yield f'{key}={value!r} is no tuple; give one: --config.{key}="(..., ...)".'
-    for key, value in flat.items():
-        texts = value if isinstance(value, tuple) else (value,)
-        fault = next(filter(None, (paths.fault(t) for t in texts if _is_text(t))), "")
-        if fault:
-            yield f"{key}={shorten(repr(value))} {fault}."
+    yield from _text_faults(flat)
     for key in ("prompt", "prompt_prefix", "negative_prompt", "family.source_words"):
         hidden = _HIDDEN.search(str(flat.get(key) or ""))
         if hidden:

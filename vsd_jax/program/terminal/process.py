@@ -33,7 +33,7 @@ def enable_compilation_cache() -> None:
     only be read is read; where there is none, it is said, and each run compiles anew.
     """
     given = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
-    folder, fault = given, None
+    folder, fault = given, ""
     if "://" not in given:  # else a bucket, which JAX opens itself
         folder, fault = _usable_folder(given or "~/.cache/vsd_jax/xla")
     # JAX would warn of each program that it cannot store.
@@ -49,18 +49,19 @@ def enable_compilation_cache() -> None:
         )
 
 
-def _usable_folder(name: str) -> tuple[str | None, Exception | None]:
+def _usable_folder(name: str) -> tuple[str | None, str]:
     """The folder, if it can be read; why it cannot be written to, if it cannot."""
     try:
         folder = Path(name).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
-            return str(folder), None
+            return str(folder), ""
     except RuntimeError as error:  # no HOME, and no name for this user
-        return None, error
+        return None, str(error)
     except (OSError, ValueError) as error:
         readable = os.access(folder, os.R_OK | os.X_OK)
-        return str(folder) if readable else None, error
+        reason = getattr(error, "strerror", None) or error
+        return str(folder) if readable else None, f"{folder}: {reason}"
 
 
 def reuse_freed_memory() -> bool:
