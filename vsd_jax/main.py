@@ -48,8 +48,8 @@ def _start_one_of_several(place: hosts.Place, arguments: dict) -> None:
 def run() -> None:
     """Entry point: faults of the user are sentences, faults of ours tracebacks."""
     streams.protect()
-    command_line.define(flags.FLAGS)
     try:
+        command_line.define(flags.FLAGS)
         app.run(main, flags_parser=command_line.parse)
     except RunError as error:
         print(f"vsd_jax: {error}", file=sys.stderr)

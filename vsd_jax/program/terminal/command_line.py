@@ -5,8 +5,9 @@ ml_collections answers an unknown key with a traceback, and a configuration file
 does not exist only when it is used.
 """
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -23,15 +24,14 @@ _HOSTS = hosts.Place._fields
 
 def define(values: flags.FlagValues) -> None:
     """Defines the program's flags in `values` (`flags.FLAGS` but for tests)."""
-    config_flags.DEFINE_config_file(
-        "config",
-        None,
+    about = (
         "Settings: configs/object.py, scene.py or image2d.py, with a variant after a"
         " colon (:sd21, :sd15, :smoke). Change a key with --config.KEY=VALUE; all keys"
-        " stand in configs/base.py. Only --mode=train needs it.",
-        lock_config=True,
-        flag_values=values,
+        " stand in configs/base.py. Only --mode=train needs it."
     )
+    options = {"lock_config": True, "flag_values": values}
+    with _flagfile_faults():  # ml_collections reads it now
+        config_flags.DEFINE_config_file("config", None, about, **options)
     about = "Folder of the run; the same one goes on with it."
     flags.DEFINE_string("workdir", "", about, flag_values=values)
     about = (
@@ -67,17 +67,13 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
     Raises:
       ConfigError: naming the key at fault and the nearest known ones.
     """
-    argv = _expand(argv)
+    with _flagfile_faults():
+        argv = _expand(values.read_flags_from_files(list(argv), force_gnu=False))
     try:
         rest = values(list(argv))
     except (AttributeError, KeyError) as error:
         # Overrides of keys that do not exist end up here.
         raise ConfigError(_explain(argv, error)) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"--flagfile or --config: a file is not in {error.encoding} ({error}); save"
-            " it as UTF-8. (PYTHONUTF8=1 reads UTF-8, whatever the locale.)"
-        ) from error
     except (TypeError, ValueError, OSError) as error:
         raise ConfigError(f"--config: {_last_line(error)}") from error
     except flags.Error as error:
@@ -88,6 +84,19 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
             ' spaces: --config.prompt="a red mushroom".'
         )
     return rest
+
+
+@contextlib.contextmanager
+def _flagfile_faults() -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"--flagfile is not in {error.encoding} ({error}); save it as UTF-8."
+            " (PYTHONUTF8=1 reads UTF-8, whatever the locale.)"
+        ) from error
+    except flags.Error as error:
+        raise ConfigError(f"--flagfile: {error}") from error
 
 
 def _expand(argv: Sequence[str]) -> list[str]:
