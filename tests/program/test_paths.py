@@ -148,6 +148,12 @@ def test_prompts_and_folders_of_the_library_too(tmp_path):
         session.start("render", None, "a\udcff", overwrite=False, command=[])
 
 
+def test_a_home_that_is_no_text(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "\udcff"))
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        paths.expand("~/run", "--workdir")
+
+
 def test_a_current_folder_that_is_no_text_or_gone(tmp_path, monkeypatch):
     odd = tmp_path / os.fsdecode(b"\xff")
     odd.mkdir()

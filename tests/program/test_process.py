@@ -110,6 +110,12 @@ def test_a_home_that_cannot_be_written_to_is_said(enable, tmp_path, monkeypatch)
     assert folder is None and "Not a directory" in said
 
 
+def test_a_cache_whose_name_is_no_text_is_not_used(enable, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "\udcff"))
+    folder, _, said = enable()
+    assert folder is None and "not UTF-8" in said
+
+
 def test_a_cache_that_can_only_be_read_is_read(enable, tmp_path, monkeypatch):
     def refuse(*, dir):  # root may write anywhere
         raise OSError(30, "Read-only file system", os.fspath(dir))

@@ -188,7 +188,7 @@ def test_damaged_config_is_an_error_in_words(tmp_path, config):
 def test_record_keeps_every_command_and_the_environment(tmp_path):
     workdir = Workdir(tmp_path, create=True)
     workdir.record(["python", "-m", "vsd_jax.main", "--config.prompt=a red car"])
-    workdir.record(["again"])
+    workdir.record(["again", "\udcff"])
     workdir.close()
     lines = (tmp_path / "command.txt").read_text().splitlines()
     assert lines[0].startswith("python -m vsd_jax.main '--config.prompt=a red car'")

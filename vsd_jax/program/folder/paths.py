@@ -49,7 +49,7 @@ def expand(path: str | Path, key: str) -> Path:
     """
     text = os.fspath(path)
     try:
-        found = fault(text) or fault(os.path.abspath(text))
+        found = fault(text) or fault(os.path.abspath(os.path.expanduser(text)))
         if not found:
             return Path(text).expanduser()
     except FileNotFoundError as error:

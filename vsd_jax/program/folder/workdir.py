@@ -203,7 +203,8 @@ class Workdir:
         if not hosts.is_first():
             return
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        with (self.path / "command.txt").open("a", encoding="utf-8") as file:
+        options = {"encoding": "utf-8", "errors": "backslashreplace"}
+        with (self.path / "command.txt").open("a", **options) as file:
             file.write(f"{shlex.join(argv)}  # {now}\n")
         writer.write_json(self.path / "environment.json", describe_environment())
 

@@ -11,6 +11,7 @@ import tempfile
 import jax
 from absl import logging
 
+from vsd_jax.program.folder import paths
 from vsd_jax.program.terminal import progress
 
 Path = pathlib.Path
@@ -53,6 +54,8 @@ def _usable_folder(name: str) -> tuple[str | None, str]:
     """The folder, if it can be read; why it cannot be written to, if it cannot."""
     try:
         folder = Path(name).expanduser()
+        if fault := paths.fault(str(folder)):
+            return None, f"{str(folder)!r} {fault}"
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return str(folder), ""
