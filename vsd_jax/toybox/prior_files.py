@@ -7,13 +7,13 @@ byte-pair encoding trained on the vocabulary itself, in CLIP's file format.
 """
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vsd_jax.program.folder import paths, writer
 from vsd_jax.program.prior import schedule
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -146,13 +146,19 @@ def _adopt_tokenizer(folder: Path, start: str) -> int | None:
     Returns:
       The vocabulary's size, or None if neither has one.
     """
-    for source in (folder, *([Path(start)] if start else [])):
+    for source in (folder, *([paths.expand(start, "init_from")] if start else [])):
         vocab = source / "tokenizer" / "vocab.json"
         if vocab.exists():
             if source != folder:
-                shutil.copytree(vocab.parent, folder / "tokenizer", dirs_exist_ok=True)
+                _copy_files(vocab.parent, folder / "tokenizer")
             return len(json.loads(vocab.read_text("utf-8")))
     return None
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    # Not `shutil`: it sets modes, which not every disk lets be set.
+    for file in filter(Path.is_file, source.iterdir()):
+        writer.write_bytes(target / file.name, file.read_bytes())
 
 
 def write_folder(folder: Path, config: Mapping[str, Any], words: list[str]) -> None:

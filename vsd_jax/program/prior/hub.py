@@ -108,6 +108,8 @@ def fetch(name: str, variant: str) -> Path:
     """Fetches (or finds in the cache) one repository's settings and chosen weights."""
     from huggingface_hub import HfApi, constants, snapshot_download
 
+    if constants.HF_HUB_CACHE.startswith("~"):  # else a folder of that name is made
+        raise WeightsError("HOME is not set; HF_HOME=FOLDER says where to keep files")
     repository, _, revision = name.partition("@")
     where = {"repo_id": repository, "revision": revision or None}
     if constants.HF_HUB_OFFLINE:

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from rich.console import Console
+from rich.errors import LiveError
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -81,7 +82,10 @@ class Meter:
     def __enter__(self) -> "Meter":
         """Shows the bar."""
         if self._bar:
-            self._bar.start()
+            try:
+                self._bar.start()
+            except LiveError:  # there is one already: another run's, or the caller's
+                self._bar = None
         return self
 
     def __exit__(
