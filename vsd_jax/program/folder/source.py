@@ -19,7 +19,7 @@ from vsd_jax.program import Config
 from vsd_jax.program.build import stages
 from vsd_jax.program.build.stages import Start
 from vsd_jax.program.export import sdf
-from vsd_jax.program.folder import checkpoint, workdir
+from vsd_jax.program.folder import checkpoint, paths, workdir
 from vsd_jax.program.run import products
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.terminal import progress
@@ -45,7 +45,8 @@ class Source(NamedTuple):
 
 def read_config(folder: str | pathlib.Path) -> Config:
     """The validated configuration of a run, of this version or an older one."""
-    stored = config_lib.flatten(workdir.read_config(pathlib.Path(folder)))
+    path = paths.expand(folder, "mesh.source")
+    stored = config_lib.flatten(workdir.read_config(path))
     filled = config_lib.nest(config_lib.YOUNGER | stored)
     return config_lib.validate(ConfigDict(filled))
 
@@ -66,7 +67,7 @@ def load(
     Raises:
       RunError: if it has no checkpoint.
     """
-    path = pathlib.Path(folder)
+    path = paths.expand(folder, "mesh.source")
     target = jax.eval_shape(lambda: _init_particles(config, latent_shape))
     found = checkpoint.load_particles(
         path / "checkpoints",

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vsd_jax.program.build.stages import STAGES
+from vsd_jax.program.folder import paths
 from vsd_jax.program.settings import sections
+from vsd_jax.program.terminal.errors import ConfigError
 from vsd_jax.program.terminal.progress import shorten
 from vsd_jax.spec import UNBOUNDED
 
@@ -21,6 +23,24 @@ _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _text_faults(flat: Flat) -> Iterator[str]:
+    """Texts that cannot be stored, and homes of users that are not there."""
+    for key, value in flat.items():
+        texts = value if isinstance(value, tuple) else (value,)
+        texts = [text for text in texts if isinstance(text, str)]
+        fault = next(filter(None, map(paths.fault, texts)), "")
+        if fault:
+            yield f"{key}={shorten(repr(value))} {fault}."
+    for key in ("prior.path", "score.path", "mesh.source"):
+        value = flat.get(key)
+        if not isinstance(value, str) or not value.startswith("~"):
+            continue
+        try:
+            paths.expand(value, key)
+        except ConfigError as error:
+            yield str(error)
 
 
 def value_faults(flat: Flat) -> Iterator[str]:
@@ -50,6 +70,7 @@ def value_faults(flat: Flat) -> Iterator[str]:
             yield f"{key} has no value (None); give one with --config.{key}=..."
         elif key in tuples and not isinstance(value, tuple):
             yield f'{key}={value!r} is no tuple; give one: --config.{key}="(..., ...)".'
+    yield from _text_faults(flat)
     for key in ("prompt", "prompt_prefix", "negative_prompt", "family.source_words"):
         hidden = _HIDDEN.search(str(flat.get(key) or ""))
         if hidden:
