@@ -76,6 +76,15 @@ def test_revision_and_chosen_files_are_asked_for(monkeypatch, tmp_path):
     assert asked[2] == where | {"local_files_only": True}  # what is cached, unasked
 
 
+def test_without_a_home_nothing_is_kept_in_a_folder_called_tilde(monkeypatch):
+    from huggingface_hub import constants
+
+    # What its library makes of "~" when there is no HOME.
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "~/.cache/huggingface/hub")
+    with pytest.raises(WeightsError, match="HOME is not set; HF_HOME=FOLDER"):
+        hub.resolve("a/b")
+
+
 @pytest.mark.parametrize("path", ["nowhere", "/no/where", "./a/b", "~/a/b", "a/b/c"])
 def test_neither_folder_nor_id(path):
     with pytest.raises(WeightsError, match="no such folder"):

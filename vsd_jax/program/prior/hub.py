@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from vsd_jax.program.folder import paths
 from vsd_jax.program.prior.weights import COMPONENTS, WeightsError
 
 EMBEDDED = "toybox"
@@ -47,11 +48,12 @@ def resolve(path: str | Path, *, variant: str = "") -> Path:
 
     Raises:
       WeightsError: naming what was looked for, what was found and what to do.
+      ConfigError: if `~` stands for a user that is not there.
     """
     text = str(path)
     if text == EMBEDDED:
         return _embedded()
-    folder = Path(path).expanduser()
+    folder = paths.expand(path, "prior.path")
     if folder.is_dir():
         return folder
     if _ID.fullmatch(text) and not text.startswith(".") and ".." not in text:
@@ -106,6 +108,8 @@ def fetch(name: str, variant: str) -> Path:
     """Fetches (or finds in the cache) one repository's settings and chosen weights."""
     from huggingface_hub import HfApi, constants, snapshot_download
 
+    if constants.HF_HUB_CACHE.startswith("~"):  # else a folder of that name is made
+        raise WeightsError("HOME is not set; HF_HOME=FOLDER says where to keep files")
     repository, _, revision = name.partition("@")
     where = {"repo_id": repository, "revision": revision or None}
     if constants.HF_HUB_OFFLINE:
@@ -184,6 +188,8 @@ def check_is_stable_diffusion(folder: Path) -> None:
 
 def _pipeline(folder: Path) -> str:
     try:
-        return json.loads((folder / "model_index.json").read_text())["_class_name"]
+        return json.loads((folder / "model_index.json").read_text("utf-8"))[
+            "_class_name"
+        ]
     except (OSError, ValueError, KeyError, TypeError):
         return ""

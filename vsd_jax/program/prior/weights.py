@@ -24,8 +24,9 @@ from typing import Any
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
+from vsd_jax.program.folder import writer
 from vsd_jax.program.prior import weight_files
 from vsd_jax.program.terminal.errors import RunError
 
@@ -89,8 +90,7 @@ def save_params(file: Path, params: Any, dtype: Any = np.float16) -> None:
         )
         for path, value in flat.items()
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, str(file), metadata={"format": "pt"})
+    writer.write_bytes(file, save(tensors, metadata={"format": "pt"}))
 
 
 def find_files(folder: Path, variant: str = "") -> list[Path]:

@@ -6,11 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vsd_jax.program.build import build_look
+from vsd_jax import inside
+from vsd_jax.presets import Settings
+from vsd_jax.program import Config
 from vsd_jax.program.build.build import Run
-from vsd_jax.program.build.build_field import Config
 from vsd_jax.program.folder import writer
 from vsd_jax.program.terminal import progress
+from vsd_jax.scene.camera import make_camera_sampler
 from vsd_jax.types import VSDState
 
 LEVELS = (0.2, 0.5, 0.8)
@@ -23,6 +25,26 @@ COLUMNS = {
     "score": "score network's x_0",
 }
 _TOP, _LEFT = 22, 62
+_CANDIDATES = 32
+
+
+def make_view(config: Config) -> inside.View:
+    """The same view at every look: as training draws them, as much from the front as
+    one of some draws is, before the background that is drawn most."""
+    settings = Settings(config)
+    sample = make_camera_sampler(settings.views.camera)
+    cameras = jax.vmap(sample)(
+        jax.random.split(jax.random.key(config.seed), _CANDIDATES)
+    )
+    height = np.abs(np.asarray(cameras.elevation_deg) - config.eval.elevation_deg)
+    nearest = int(np.argmin(np.abs(np.asarray(cameras.azimuth_deg)) + height))
+    colors, shares, _ = settings.background.table()
+    index = int(np.argmax(shares))
+    return inside.View(
+        camera=jax.tree.map(lambda leaf: leaf[nearest], cameras),
+        background=jnp.asarray(colors[index]),
+        background_index=jnp.int32(index),
+    )
 
 
 class Looker:
@@ -43,18 +65,18 @@ class Looker:
             progress.say("No look inside the step: num_shards holds the prior apart.")
             self._on = False
             return
-        view = build_look.make_view(config)
+        view = make_view(config)
         num_t = len(run.prior.alphas_cumprod)
         self._t = np.array([round(level * num_t) for level in LEVELS], np.int32)
 
         @jax.jit
-        def look(particles, networks, contexts):
+        def look(particles, networks, prompts):
             one = jax.tree.map(
                 lambda leaf: leaf[0], (particles.params, particles.stats)
             )
             key = jax.random.key(config.seed)
             t = jnp.asarray(self._t)
-            return run.look(one, networks, contexts, view, key, t=t)
+            return run.look(one, networks, prompts, view, key, t=t)
 
         self._look = look
 
@@ -73,7 +95,7 @@ class Looker:
             return None
         networks = (state.score.params, self._run.prior_params)
         try:
-            found = self._look(state.particles, networks, self._run.contexts)
+            found = self._look(state.particles, networks, self._run.prompts)
             found = jax.device_get(found)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):

@@ -13,7 +13,15 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from vsd_jax.program.devices import hosts
-from vsd_jax.program.folder import checkpoint, history, origin, source, workdir, writer
+from vsd_jax.program.folder import (
+    checkpoint,
+    history,
+    origin,
+    paths,
+    source,
+    workdir,
+    writer,
+)
 from vsd_jax.program.report import live, page, report
 from vsd_jax.program.report.serve import serving
 from vsd_jax.program.run import session
@@ -22,7 +30,7 @@ from vsd_jax.program.terminal import progress
 from vsd_jax.program.terminal.errors import ConfigError, RunError
 
 Path = pathlib.Path
-ORDER = ("nerf", "geometry", "texture")
+ORDER = workdir.STAGES
 
 
 def start(
@@ -50,14 +58,17 @@ def start(
             " open report.html in a browser."
         )
     options = {"overwrite": overwrite, "command": command}
+    folder = folder and str(paths.expand(folder, "--workdir"))
     with serving(folder, serve if hosts.is_first() and folder else None):
         if config is not None and "stages" in config:
             _start_stages(mode, config, folder, **options)
             return
-        if (Path(folder or ".") / "stages.json").exists():
+        replaces = overwrite and mode == "train"
+        if (Path(folder or ".") / "stages.json").exists() and not replaces:
             raise RunError(
                 f"--workdir={folder} holds several stages; give the folder of one, for"
-                f" example {Path(folder) / 'texture'}."
+                f" example {Path(folder) / 'texture'}. (A run of one stage in their"
+                " place needs --mode=train and --overwrite.)"
             )
         session.start(mode, config, folder, overrides=overrides, **options)
 
@@ -77,6 +88,8 @@ def _start_stages(mode: str, config: ConfigDict, folder: str, **options) -> None
     stages, overwrite = _linked(config, Path(folder)), options["overwrite"]
     for stage in stages.values():
         config_lib.validate(stage)  # all of them before the first one starts
+    if hosts.is_first():
+        _begin(Path(folder), list(stages), overwrite=overwrite)
     for number, (name, stage) in enumerate(stages.items(), 1):
         progress.say(f"\nStage {number} of {len(stages)}: {name}")
         if hosts.is_first():
@@ -84,13 +97,29 @@ def _start_stages(mode: str, config: ConfigDict, folder: str, **options) -> None
                 set_aside(Path(folder) / name, stage)
             write_overview(Path(folder), config, list(stages), now=name)
         hosts.wait("stage")
-        if is_finished(Path(folder) / name, stage) and not overwrite:
+        if not overwrite and is_finished(Path(folder) / name, stage):
             progress.say("Finished before.")
             continue
         session.start("train", stage, str(Path(folder) / name), **options)
     if hosts.is_first():
         overview = write_overview(Path(folder), config, list(stages))
         progress.say(f"\nAll stages: {overview}")
+
+
+def _begin(folder: Path, names: list[str], *, overwrite: bool) -> None:
+    """Marks the folder as one of stages; what else was in it must be gone."""
+    if not overwrite and (folder / "config.json").exists():
+        raise ConfigError(
+            f"--workdir={folder} holds a run of one stage. Give another --workdir, or"
+            " --overwrite to delete it and start anew."
+        )
+    whole = workdir.Workdir(folder, create=True)
+    try:
+        if overwrite:
+            whole.clear()
+        writer.write_json(folder / "stages.json", {"stages": names})
+    finally:
+        whole.close()
 
 
 def _linked(config: ConfigDict, folder: Path) -> dict[str, ConfigDict]:
@@ -154,7 +183,7 @@ def set_aside(folder: Path, config: ConfigDict) -> None:
 def write_overview(
     folder: Path, config: ConfigDict, names: list[str], *, now: str = ""
 ) -> Path:
-    """Writes stages.json and a `report.html` that leads to those of the stages.
+    """Writes a `report.html` that leads to those of the stages.
 
     Args:
       folder: of all stages.
@@ -162,7 +191,6 @@ def write_overview(
       names: the stages, in order.
       now: the one that trains; "" if all are finished.
     """
-    writer.write_json(folder / "stages.json", {"stages": names})
     cards, rows = [], []
     for name in names:
         films = sorted((folder / name).glob("turntable_*.mp4"))
