@@ -11,7 +11,7 @@ from ml_collections import FrozenConfigDict
 from configs import toybox_prior
 from vsd_jax.particle import init_particle, start_particle
 from vsd_jax.program.build import build, build_scene
-from vsd_jax.program.prior import diffusion_prior
+from vsd_jax.program.prior import diffusion_prior, text_tower
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.toybox import prior_files, train
 from vsd_jax.toybox.text import vocabulary
@@ -25,7 +25,7 @@ def write_prior(path: pathlib.Path) -> pathlib.Path:
     prior_files.write_folder(path, config, [*vocabulary(), ","])
     read = diffusion_prior.read_config
     unet = diffusion_prior.make_unet(read(path / "unet", "config.json"), jnp.float32)
-    text = diffusion_prior.make_text_encoder(read(path / "text_encoder", "config.json"))
+    text = text_tower.make_text_encoder(read(path / "text_encoder", "config.json"))
     shapes = {
         "unet": diffusion_prior.unet_shapes(unet, config["text_length"]),
         "text": jax.eval_shape(text[0], jax.random.key(0)),

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from configs import toybox_prior
 from vsd_jax import residuals
 from vsd_jax.diffusion import lora, noise
-from vsd_jax.program.prior import diffusion_prior
+from vsd_jax.program.prior import diffusion_prior, text_tower
 from vsd_jax.toybox import prior_files
 from vsd_jax.toybox.text import vocabulary
 from vsd_jax.types import Camera
@@ -78,7 +78,7 @@ def nhwc(array):
 
 
 def test_tokens(folder, recorded):
-    tokenize = diffusion_prior.load_tokenizer(folder / "tokenizer")
+    tokenize = text_tower.load_tokenizer(folder / "tokenizer")
     ids = tokenize(golden.TEXTS)
     np.testing.assert_array_equal(ids, recorded["ids"])
     assert ids.shape[1] == golden.TEXT_LENGTH  # padded and cut

@@ -21,6 +21,7 @@ so a negative prompt can never cancel what the prompt itself asks for. The text 
 interpolated between neighbouring views by azimuth, and the weights w_i follow it.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
@@ -54,6 +55,30 @@ class ViewWeights(NamedTuple):
 def view_prompts(prompt: str) -> list[str]:
     """The prompt with the words of each view, e.g. "a chair, front view"."""
     return [f"{prompt}, {view} view" for view in VIEWS]
+
+
+def shorten(text: str, fits: Callable[[str], bool]) -> tuple[str, str]:
+    """The longest beginning of a text that fits, in whole words, and what is lost.
+
+    Args:
+      text: words with spaces between them.
+      fits: whether a beginning fits; if one does, so does every shorter one.
+
+    Returns:
+      (the beginning, without commas and the like at its end; the lost words). The text
+      itself and "" if all of it fits; "" and the text if not one word does.
+    """
+    if fits(text):
+        return text, ""
+    words = text.split()
+    low, high = 0, len(words)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(" ".join(words[:middle])):
+            low = middle
+        else:
+            high = middle - 1
+    return " ".join(words[:low]).rstrip(" ,;:-"), " ".join(words[low:])
 
 
 def view_index(
