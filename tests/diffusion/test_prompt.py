@@ -134,3 +134,25 @@ def test_perp_neg_is_finite_for_equal_predictions(predictions):
     uncond, _, negative = predictions
     found = prompt.perp_neg(uncond, uncond, negative, jnp.ones((3, 2)), scale=7.5)
     assert np.isfinite(found).all()
+
+
+def test_shorten_takes_whole_words_from_the_end():
+    text = "a castle, with  towers;\nand flags"
+    for letters, expected in {
+        99: (text, ""),
+        25: ("a castle, with towers", "and flags"),
+        14: ("a castle, with", "towers; and flags"),
+        9: ("a castle", "with towers; and flags"),
+        8: ("a", "castle, with towers; and flags"),
+        0: ("", "a castle, with towers; and flags"),
+    }.items():
+        assert prompt.shorten(text, lambda part, n=letters: len(part) <= n) == expected
+    assert prompt.shorten("", lambda part: True) == ("", "")
+
+
+def test_shorten_asks_seldom():
+    asked = []
+    text = "word " * 4000
+    used, lost = prompt.shorten(text, lambda part: asked.append(0) or len(part) <= 999)
+    assert used.count("word") == 200 and lost.count("word") == 3800
+    assert len(asked) < 15

@@ -160,10 +160,21 @@ def make_score(
         return *_make_small_unet(config, prior, contexts), prior_params
     base, select = prior, lambda params: params
     if config.score.path not in ("", config.prior.path):
-        base, own, _ = load(
-            config.score.path, config.prior.dtype, variant=config.prior.variant
+        base, own, own_text = load(
+            config.score.path,
+            config.prior.dtype,
+            variant=config.prior.variant,
+            any_variant=True,
         )
         _check_same_latents(config, prior, base)
+        widths = contexts["score"].shape[-1], own_text.width
+        if widths[0] != widths[1]:
+            raise ConfigError(
+                f"score.path={config.score.path!r} reads texts of {widths[1]} numbers a"
+                f" token, prior.path={config.prior.path!r} makes them of {widths[0]};"
+                " both must be of one family (1.x with 1.x, 2.x with 2.x). Leave"
+                " score.path out to use the prior's own network."
+            )
         prior_params = prior_params | {"score": {"unet": own["unet"]}}
         select = lambda params: params["score"]  # noqa: E731
     score = lora.make_score_model(

@@ -13,6 +13,8 @@ from vsd_jax.particle import Residual, TRange
 from vsd_jax.program.build import build_scene
 from vsd_jax.program.build.build_field import Config
 from vsd_jax.diffusion import prompt
+from vsd_jax.program.terminal import progress
+from vsd_jax.program.terminal.errors import ConfigError
 from vsd_jax.types import NoiseModel, Prior, PyTree
 
 WITH_SCORE = ("vsd", "esd")
@@ -29,10 +31,26 @@ FAMILY = {
 """Method: (function, the settings that it takes)."""
 
 
-def make_contexts(config: Config, encode_text: Callable) -> PyTree:
-    """The embedded prompts, leaves [V, G, L, D] (`diffusion/prompt.py`)."""
+def make_contexts(
+    config: Config, encode_text: Callable, *, say: Callable = progress.say
+) -> PyTree:
+    """The embedded prompts, leaves [V, G, L, D] (`diffusion/prompt.py`).
+
+    A prompt that is too long for the prior is shortened (`_fitting`), and it is said.
+    """
+    texts = _view_texts(config, *_fitting(config, encode_text, say))
+    unique = sorted({text for rows in texts.values() for row in rows for text in row})
+    embedded = dict(zip(unique, encode_text(unique), strict=True))
+    return {
+        name: jnp.asarray([[embedded[text] for text in row] for row in rows])
+        for name, rows in texts.items()
+    }
+
+
+def _view_texts(config: Config, wanted: str, negative: str) -> dict[str, list]:
+    """What is embedded for each view and background, for prompt and negative prompt."""
     _, _, words = build_scene.make_backgrounds(config)
-    wanted = config.prompt_prefix + config.prompt
+    wanted = config.prompt_prefix + wanted
     plain = [wanted] * len(prompt.VIEWS)
     seen = prompt.view_prompts(wanted) if config.vsd.view_prompts else plain
     texts = {
@@ -40,7 +58,7 @@ def make_contexts(config: Config, encode_text: Callable) -> PyTree:
         "score": [
             [(text + word) * config.score.prompt for word in words] for text in plain
         ],
-        "negative": [[config.negative_prompt] * len(words)] * len(prompt.VIEWS),
+        "negative": [[negative] * len(words)] * len(prompt.VIEWS),
     }
     if config.vsd.method in FAMILY:
         texts["empty"] = [[""] * len(words)] * len(prompt.VIEWS)
@@ -48,12 +66,51 @@ def make_contexts(config: Config, encode_text: Callable) -> PyTree:
             [text + config.family.source_words + word for word in words]
             for text in plain
         ]
-    unique = sorted({text for rows in texts.values() for row in rows for text in row})
-    embedded = dict(zip(unique, encode_text(unique), strict=True))
-    return {
-        name: jnp.asarray([[embedded[text] for text in row] for row in rows])
-        for name, rows in texts.items()
-    }
+    return texts
+
+
+def _fitting(
+    config: Config, encode_text: Callable, say: Callable = lambda line: None
+) -> tuple[str, str]:
+    """Prompt and negative prompt, without those last words that the prior cannot read.
+
+    Every text that is made of the prompt must fit, so that the words of view and
+    background, which stand after it, are never the ones that are lost.
+
+    Raises:
+      ConfigError: not one word of the prompt fits beside them.
+    """
+    # A function that does not count, as a test's or a user's own, reads all of a text.
+    count = getattr(encode_text, "count_tokens", lambda text: 0)
+    length = getattr(encode_text, "length", 0)
+
+    def fits(*texts: str) -> bool:
+        return all(count(text) <= length for text in texts)
+
+    def all_fit(wanted: str) -> bool:
+        rows = _view_texts(config, wanted, "").values()
+        texts = {text for row in rows for part in row for text in part}
+        return fits(*texts, *_judged_texts(config, wanted))
+
+    used, lost = prompt.shorten(config.prompt, all_fit)
+    if not used:
+        raise ConfigError(
+            f"prompt={progress.shorten(config.prompt)!r}: the prior reads {length}"
+            " tokens of a text, and with prompt_prefix and the words of view and"
+            " background not one word of the prompt is left. Shorten them."
+        )
+    if lost:
+        say(
+            f"The prompt is longer than the prior reads ({length} tokens with the words"
+            f" of view and background). Left out at its end: {lost!r}. Used: {used!r}."
+        )
+    negative, lost = prompt.shorten(config.negative_prompt, fits)
+    if lost:
+        say(
+            f"The negative prompt is longer than the prior reads ({length} tokens)."
+            f" Left out at its end: {lost!r}. Used: {negative!r}."
+        )
+    return used, negative
 
 
 def asks_prior(config: Config) -> bool:
@@ -71,15 +128,22 @@ def make_check_texts(config: Config, encode_text: Callable) -> jax.Array | None:
     """
     if not asks_prior(config):
         return None
+    wanted, negative = _fitting(config, encode_text)
+    return jnp.asarray(encode_text([*_judged_texts(config, wanted), negative]))
+
+
+def _judged_texts(config: Config, wanted: str) -> list[str]:
+    """The prompt in each view on the background that is judged on; [] if none is."""
+    if not asks_prior(config):
+        return []
     colors, _, words = build_scene.make_backgrounds(config)
     judged = np.asarray(config.eval.background, np.float32)
     word = words[int(np.abs(colors - judged).sum(-1).argmin())]
-    wanted = config.prompt_prefix + config.prompt
+    wanted = config.prompt_prefix + wanted
     texts = prompt.view_prompts(wanted)
     if build_scene.is_flat(config) or config.camera.law == "inside":
         texts = [wanted] * len(prompt.VIEWS)
-    negative = config.negative_prompt
-    return jnp.asarray(encode_text([*(text + word for text in texts), negative]))
+    return [text + word for text in texts]
 
 
 def make_views(config: Config) -> Callable[[jax.Array, jax.Array], prompt.ViewWeights]:

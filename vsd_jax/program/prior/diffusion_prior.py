@@ -238,7 +238,7 @@ def load_prior(
     alphas_cumprod = noise_schedule(schedule, where)
     read = _make_reader(variant, load_weights)
     encode_text = load_text(folder, read, load_weights=load_weights, say=say)
-    width = encode_text([""]).shape[-1]
+    width = encode_text.width
     if width != unet.cross_attention_dim:
         text_file = folder / "text_encoder" / "config.json"
         _refuse_unequal(text_file, f"hidden_size={width}", unet, "cross_attention_dim")

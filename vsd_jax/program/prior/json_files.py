@@ -65,7 +65,9 @@ def read_json(file: Path) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         advice = lfs_advice(file) or " Download it again."
-        raise WeightsError(f"{file} is no JSON ({error}).{advice}") from error
+        raise WeightsError(
+            f"{file} cannot be read as JSON ({error}).{advice}"
+        ) from error
 
 
 def read_object(file: Path) -> dict[str, Any]:

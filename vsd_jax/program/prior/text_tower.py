@@ -38,11 +38,13 @@ class EncodeText:
       embed: texts -> [N, L, D] float32.
       count_tokens: of one text, with its beginning and end.
       length: L, what is read of a text, tokens.
+      width: D.
     """
 
     embed: Callable[[Sequence[str]], np.ndarray]
     count_tokens: Callable[[str], int]
     length: int
+    width: int
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """[N, L, D] float32."""
@@ -172,10 +174,10 @@ def load_text(
     params = read(folder / "text_encoder", shapes, **options)
     positions = settings["max_position_embeddings"]
     tokenizer = load_tokenizer(folder / "tokenizer", positions)
+    shape = tokenizer.length, settings["hidden_size"]
     if not load_weights:
-        shape = (tokenizer.length, settings["hidden_size"])
         zeros = lambda texts: np.zeros((len(texts), *shape), np.float32)  # noqa: E731
-        return EncodeText(zeros, lambda text: 0, tokenizer.length)
+        return EncodeText(zeros, lambda text: 0, *shape)
     jitted = jax.jit(apply)
     canonical = _canonical if reads_toybox(folder) else str
 
@@ -192,7 +194,7 @@ def load_text(
     def count(text: str) -> int:
         return tokenizer.count(canonical(text))
 
-    return EncodeText(embed, count, tokenizer.length)
+    return EncodeText(embed, count, *shape)
 
 
 def _canonical(text: str) -> str:
