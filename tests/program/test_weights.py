@@ -246,3 +246,40 @@ def test_fingerprint_tells_trainings_apart(folder):
     assert weights.fingerprint(folder) == after
     with pytest.raises(WeightsError, match="No weights"):
         weights.fingerprint(folder.parent / "vae")
+
+
+def test_variants_of_files_are_read_from_their_names():
+    stem = "diffusion_pytorch_model"
+    names = [
+        f"{stem}.safetensors",
+        f"{stem}.bf16.safetensors",
+        f"{stem}.non_ema-00001-of-00002.safetensors",
+        f"{stem}-00001-of-00002.fp16.safetensors",
+        f"{stem}.safetensors.index.int8.json",
+        f"{stem}-00001-of-00002.safetensors",
+        f"{stem}.fp32.bin",
+        "config.json",
+    ]
+    found = weights.variants("unet", [f"unet/{name}" for name in names])
+    assert found == ["bf16", "fp16", "int8", "non_ema"]
+    assert weights.variants("vae", [f"unet/{name}" for name in names]) == []
+
+
+def test_tensors_without_a_place_are_refused_before_any_is_read(folder):
+    extra = {"zz.weight": np.zeros(3, np.float32), "aa.bias": np.full(3, np.nan)}
+    single(folder, on_disk(**extra, **{"norm.weight": np.array([np.nan] * 3)}))
+    with pytest.raises(WeightsError, match="2 of 5 tensors.*'aa.bias'"):
+        load(folder)
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+    tree = PARAMS | {"more": {"kernel": np.zeros(2, np.float32)}}
+    file = folder / "diffusion_flax_model.msgpack"
+    file.write_bytes(serialization.msgpack_serialize(tree))
+    with pytest.raises(WeightsError, match="1 of 4 tensors.*'more.kernel'"):
+        load(folder)
+
+
+def test_a_pointer_of_lfs_is_named(folder):
+    file = folder / "diffusion_pytorch_model.safetensors"
+    file.write_text("version https://git-lfs.github.com/spec/v1\nsize 3438167536\n")
+    with pytest.raises(WeightsError, match="safetensors.*git lfs pull"):
+        load(folder)
