@@ -377,6 +377,7 @@ ODD = {
     "": "cannot be read as JSON",
     '{"a": 1': "cannot be read as JSON",
     "[" * 100_000: "cannot be read as JSON",
+    '{"a": 1, "b": 2, "a": 3}': "the key 'a' stands twice",
     LFS: "Git LFS.*git lfs pull",
 }
 

@@ -99,10 +99,16 @@ def test_a_score_network_of_another_width(source, folder):
     options = {"load": lambda *args, **more: load(args[0], **more)}
     with pytest.raises(RunError, match="texts of 32 numbers.*makes them of 24"):
         build.make_score(config, prior, params, contexts, **options)
-    config.prior.variant, config.score.path = (
-        "fp16",
-        str(shutil.copytree(source, folder / "x")),
+    change(folder / "scheduler" / "scheduler_config.json", num_train_timesteps=500)
+    change(folder / "unet" / "config.json", cross_attention_dim=24)
+    change(
+        folder / "text_encoder" / "config.json", hidden_size=24, num_attention_heads=3
     )
+    with pytest.raises(RunError, match="another noise schedule"):
+        build.make_score(config, prior, params, contexts, **options)
+    # A variant that only the prior has does not keep another network away.
+    config.prior.variant = "fp16"
+    config.score.path = str(shutil.copytree(source, folder / "other"))
     build.make_score(config, prior, params, contexts, **options)
 
 

@@ -98,6 +98,9 @@ def test_reads_shards(folder):
     index.write_text(json.dumps({"weight_map": {"norm.weight": "../x.safetensors"}}))
     with pytest.raises(WeightsError, match="outside of its own folder"):
         load(folder)
+    index.write_text(json.dumps({"weight_map": {"norm.weight": 7}}))
+    with pytest.raises(WeightsError, match="outside of its own folder"):
+        load(folder)
     index.write_text("{")
     with pytest.raises(WeightsError, match="cannot be read"):
         load(folder)

@@ -206,7 +206,8 @@ def _make_small_unet(config: Config, prior: Prior, contexts: PyTree):
 
 
 def _check_same_latents(config: Config, prior: Prior, base: Prior) -> None:
-    same_noise = np.allclose(prior.alphas_cumprod, base.alphas_cumprod, atol=1e-4)
+    levels = prior.alphas_cumprod, base.alphas_cumprod
+    same_noise = len(levels[0]) == len(levels[1]) and np.allclose(*levels, atol=1e-4)
     if prior.latent_shape[-1] != base.latent_shape[-1] or not same_noise:
         raise ConfigError(
             f"score.path={config.score.path!r} has other latents or another noise"

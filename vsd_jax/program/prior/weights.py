@@ -176,7 +176,7 @@ def _shards(index: Path) -> list[Path]:
             "again."
         ) from error
     for name in names:
-        if Path(name).name != name:
+        if not isinstance(name, str) or Path(name).name != name:
             raise WeightsError(f"{index} names {name!r}, outside of its own folder.")
     return [index.parent / name for name in sorted(names)]
 
