@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 
 from configs import toybox_prior
 from vsd_jax.particle import init_particle, start_particle
-from vsd_jax.program.build import build, build_scene
+from vsd_jax.presets import Settings
+from vsd_jax.program.build import build, stages
 from vsd_jax.program.prior import diffusion_prior, text_tower
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.toybox import prior_files, train
@@ -72,8 +73,8 @@ def make_run(config, *, step=None) -> build.Run:
     """A run whose step adds 1e-3 to theta and to phi; `step` may replace it."""
     if not isinstance(config, FrozenConfigDict):
         config = config_lib.validate(config)
-    scene = build_scene.make_scene(config, size=config.render.size)
-    tx = build_scene.make_particle_optimizer(config)
+    scene = stages.make_scene(config, size=config.render.size)
+    tx = Settings(config).tx
     n = config.num_particles
 
     def init(start=None) -> VSDState:

@@ -12,7 +12,7 @@ import tiny_runs
 from safetensors.numpy import load_file, save_file
 
 from configs import object as object_config
-from vsd_jax.program.build import build, build_method
+from vsd_jax.program.build import build
 from vsd_jax.program.prior import (
     diffusion_prior,
     text_tower,
@@ -94,22 +94,21 @@ def test_a_score_network_of_another_width(source, folder):
     )
     config = object_config.get_config("smoke")
     config.prior.path, config.score.path = str(source), str(folder)
-    prior, params, encode = load(source)
-    contexts = build_method.make_contexts(config, encode)
+    prior, params, _ = load(source)
     options = {"load": lambda *args, **more: load(args[0], **more)}
     with pytest.raises(RunError, match="texts of 32 numbers.*makes them of 24"):
-        build.make_score(config, prior, params, contexts, **options)
+        build.make_score(config, prior, params, **options)
     change(folder / "scheduler" / "scheduler_config.json", num_train_timesteps=500)
     change(folder / "unet" / "config.json", cross_attention_dim=24)
     change(
         folder / "text_encoder" / "config.json", hidden_size=24, num_attention_heads=3
     )
     with pytest.raises(RunError, match="another noise schedule"):
-        build.make_score(config, prior, params, contexts, **options)
+        build.make_score(config, prior, params, **options)
     # A variant that only the prior has does not keep another network away.
     config.prior.variant = "fp16"
     config.score.path = str(shutil.copytree(source, folder / "other"))
-    build.make_score(config, prior, params, contexts, **options)
+    build.make_score(config, prior, params, **options)
 
 
 def test_latents_as_wide_as_they_have_channels(folder):

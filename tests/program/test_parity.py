@@ -11,10 +11,11 @@ import pytest
 import tiny_runs
 from flax import traverse_util
 
-from vsd_jax import residuals
+from vsd_jax import methods
 from vsd_jax.diffusion import lora, noise
 from vsd_jax.program.prior import diffusion_prior, text_tower
-from vsd_jax.types import Camera
+from vsd_jax.score_network import fixed_score
+from vsd_jax.types import Camera, Draw
 
 NAMES = list(golden.ARCHITECTURES)
 TOLERANCE = 2e-4
@@ -100,22 +101,28 @@ def score_params(loaded):
 
 def make_draw(recorded):
     text, angle = jnp.asarray(recorded["text"]), jnp.zeros(2)
-    return {
-        "t": jnp.asarray(recorded["t"], jnp.int32),
-        "noise": jnp.asarray(nhwc(recorded["noise"])),
-        "cameras": Camera(
+    noise_ = jnp.asarray(nhwc(recorded["noise"]))
+    return Draw(
+        t=jnp.asarray(recorded["t"], jnp.int32),
+        noise=noise_,
+        cameras=Camera(
             cam_to_world=jnp.asarray(recorded["camera"]).reshape(2, 4, 4),
             fov_deg=angle,
             azimuth_deg=angle,
             elevation_deg=angle,
             radius=angle,
         ),
-        "context": {
+        prompts={
             "text": text[jnp.array([2, 0])],
             "negative": text[jnp.array([1, 1])],
             "score": text[jnp.array([0, 0])],
         },
-    }
+        backgrounds=None,
+        encode_noise=noise_,
+        render_keys=None,
+        stats_key=None,
+        score=None,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -125,20 +132,19 @@ def computed(loaded, recorded, score_params):
     score = lora.make_score_model(
         prior.model, scale=1.0, select_params=lambda params: {"unet": params["unet"]}
     )
-    options = {"guidance_scale": 7.5, "weighting": "sigma_squared"}
-    vsd, sds = (
-        residuals.make_residual(prior, network, **options) for network in (score, None)
-    )
+    options = {"guidance_scale": 7.5}
+    vsd = methods.bind(methods.vsd(**options), prior, fixed_score(score))
+    sds = methods.bind(methods.sds(**options), prior, None)
 
     @jax.jit
     def compute(latents, draw, params, prior_params):
-        noisy = noise.add_noise(latents, draw["noise"], draw["t"], prior.alphas_cumprod)
-        seen = {"text": draw["context"]["score"]}
-        seen["camera"] = draw["cameras"].cam_to_world.reshape(2, 16)
-        at = (noisy, draw["t"])
+        noisy = noise.add_noise(latents, draw.noise, draw.t, prior.alphas_cumprod)
+        seen = {"text": draw.prompts["score"]}
+        seen["camera"] = draw.cameras.cam_to_world.reshape(2, 16)
+        at = (noisy, draw.t)
         return {
             "noisy": noisy,
-            "unet": prior.model.apply(prior_params, *at, draw["context"]),
+            "unet": prior.model.apply(prior_params, *at, draw.prompts),
             "score": score.apply((params, prior_params), *at, seen),
             "vsd": vsd(latents, draw, params, prior_params),
             "sds": sds(latents, draw, params, prior_params),

@@ -10,7 +10,7 @@ import tiny_runs
 
 from configs import object as object_config
 from vsd_jax.diffusion import prompt
-from vsd_jax.program.build import build_method
+from vsd_jax.program.build import texts as build_texts
 from vsd_jax.program.prior import diffusion_prior, hub, text_tower
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.terminal.errors import ConfigError, RunError
@@ -54,16 +54,16 @@ def assert_same(found, expected):
 def test_a_short_prompt_is_left_alone(encode):
     said = []
     config = stable_diffusion(prompt=SHORT)
-    contexts = build_method.make_contexts(config, encode, say=said.append)
+    prompts = build_texts.make_prompts(config, encode, say=said.append)
     view = encode([SHORT + ", back view, black background"])[0]
-    assert_same(contexts["text"][prompt.BACK, 2], view)
+    assert_same(prompts["text"][prompt.BACK, 2], view)
     assert not said
 
 
 def test_a_long_prompt_keeps_the_words_of_view_and_background(encode):
     said = []
     config = stable_diffusion(prompt=LONG)
-    contexts = build_method.make_contexts(config, encode, say=said.append)
+    prompts = build_texts.make_prompts(config, encode, say=said.append)
     # 12 - 2 tokens; ", overhead view, black background" are 6.
     used = "a red mushroom"
     (line,) = said
@@ -71,12 +71,12 @@ def test_a_long_prompt_keeps_the_words_of_view_and_background(encode):
     for row, view in enumerate(prompt.VIEWS):
         for column, word in enumerate(config.render.background_words):
             expected = encode([f"{used}, {view} view{word}"])[0]
-            assert_same(contexts["text"][row, column], expected)
+            assert_same(prompts["text"][row, column], expected)
             plain = encode([used + word])[0]
-            assert_same(contexts["score"][row, column], plain)
-    texts = np.asarray(contexts["text"]).reshape(12, -1)
-    assert len(np.unique(texts, axis=0)) == 12  # four views on three backgrounds
-    judged = build_method.make_check_texts(config, encode)
+            assert_same(prompts["score"][row, column], plain)
+    rows = np.asarray(prompts["text"]).reshape(12, -1)
+    assert len(np.unique(rows, axis=0)) == 12  # four views on three backgrounds
+    judged = build_texts.make_check_texts(config, encode)
     assert len(np.unique(np.asarray(judged)[:4].reshape(4, -1), axis=0)) == 4
     assert len(said) == 1
 
@@ -87,20 +87,20 @@ def test_the_prefix_stays_too(encode):
         **{"prompt": LONG, "prompt_prefix": "a normal map of "},
         **{"render.background_words": ("", "", "")},
     )
-    contexts = build_method.make_contexts(config, encode, say=said.append)
+    prompts = build_texts.make_prompts(config, encode, say=said.append)
     expected = encode(["a normal map of a red, side view"])[0]
-    assert_same(contexts["text"][prompt.SIDE, 0], expected)
+    assert_same(prompts["text"][prompt.SIDE, 0], expected)
     assert "'mushroom, in a pink room" in said[0]
 
 
 def test_a_long_negative_prompt_is_told(encode):
     said = []
     config = stable_diffusion(prompt=SHORT, negative_prompt=LONG)
-    contexts = build_method.make_contexts(config, encode, say=said.append)
+    prompts = build_texts.make_prompts(config, encode, say=said.append)
     (line,) = said
     used = "a red mushroom, in a pink room, a"
     assert "negative prompt" in line and "'blue table, a brown bear'" in line
-    assert_same(contexts["negative"][0, 0], encode([used])[0])
+    assert_same(prompts["negative"][0, 0], encode([used])[0])
 
 
 def test_source_words_count_too(encode):
@@ -109,20 +109,20 @@ def test_source_words_count_too(encode):
         **{"prompt": "a red mushroom in a room", "vsd.method": "bridge"},
         **{"family.source_words": ", a brown bear"},
     )
-    contexts = build_method.make_contexts(config, encode, say=said.append)
+    prompts = build_texts.make_prompts(config, encode, say=said.append)
     # 12 - 2 tokens; ", a brown bear, black background" are 7.
     expected = encode(["a red mushroom, a brown bear, black background"])[0]
-    assert_same(contexts["source"][0, 2], expected)
+    assert_same(prompts["source"][0, 2], expected)
     assert "'in a room'" in said[0]
 
 
 def test_no_room_for_one_word_is_a_sentence(encode):
     config = stable_diffusion(prompt="Donaudampfschifffahrtsgesellschaft")
     with pytest.raises(ConfigError, match="12 tokens.*not one word of the prompt"):
-        build_method.make_contexts(config, encode)
+        build_texts.make_prompts(config, encode)
     config = stable_diffusion(prompt=SHORT, prompt_prefix="a normal map of a view ")
     with pytest.raises(ConfigError, match="prompt_prefix"):
-        build_method.make_contexts(config, encode)
+        build_texts.make_prompts(config, encode)
 
 
 def test_any_other_text_that_is_cut_is_told(tmp_path):
@@ -155,11 +155,11 @@ SPELLINGS = {
 
 @pytest.mark.parametrize("wanted", SPELLINGS)
 def test_what_the_grammar_accepts_is_sent_in_one_spelling(embedded, wanted):
-    texts = SPELLINGS[wanted]
+    others = SPELLINGS[wanted]
     expected = embedded([wanted])
-    for other in texts:
+    for other in others:
         np.testing.assert_array_equal(embedded([other]), expected)
-    assert embedded.count_tokens(texts[0]) == embedded.count_tokens(wanted)
+    assert embedded.count_tokens(others[0]) == embedded.count_tokens(wanted)
 
 
 def test_a_copy_of_the_embedded_prior_reads_the_same(embedded, tmp_path):
@@ -207,9 +207,9 @@ def test_background_words_may_be_spelled_otherwise(embedded):
     config = object_config.get_config()
     config.render.background_words = ("", ", Gray background", ", the black background")
     config.prompt = "The red mushroom."
-    contexts = build_method.make_contexts(config_lib.validate(config), embedded)
+    prompts = build_texts.make_prompts(config_lib.validate(config), embedded)
     expected = embedded(["a red mushroom, side view, grey background"])[0]
-    assert_same(contexts["text"][prompt.SIDE, 1], expected)
+    assert_same(prompts["text"][prompt.SIDE, 1], expected)
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def build(prompt: Prompt, rng: np.random.Generator) -> Part:
 def draw_view(
     prompt: Prompt, rng: np.random.Generator, high: float = 0.15
 ) -> render.View:
-    """A camera as the program's configurations draw them (configs/base.py).
+    """A camera as the program's configurations draw them (presets/numbers.py).
 
     Args:
       prompt: a room, an object in a room or an object alone; its view word is kept.

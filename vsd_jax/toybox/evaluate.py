@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.progress import track
 
+from vsd_jax.diffusion.guidance import Guidance
 from vsd_jax.diffusion.noise import as_noise_fn
 from vsd_jax.diffusion.sampler import ddim_sample
 from vsd_jax.program.folder import writer
@@ -66,12 +67,11 @@ def sample(
             noise_fn,
             params,
             jax.random.normal(key, (BATCH, *prior.latent_shape)),
-            {"text": text},
+            {"text": text, "negative": jnp.broadcast_to(empty, text.shape)},
             alphas_cumprod=prior.alphas_cumprod,
             num_steps=steps,
-            context_uncond={"text": jnp.broadcast_to(empty, text.shape)},
             guidance_scale=guidance,
-            x0_limit=1.0,  # patches of pixels
+            guidance=Guidance(x0_limit=1.0),  # patches of pixels
         )
         return prior.decode(params, latents)
 

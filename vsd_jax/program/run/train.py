@@ -17,9 +17,9 @@ import jax
 import numpy as np
 
 from vsd_jax import parallel
-from vsd_jax.program.build import build_mesh, build_scene
+from vsd_jax.program import Config
+from vsd_jax.program.build import stages
 from vsd_jax.program.build.build import Run
-from vsd_jax.program.build.build_field import Config
 from vsd_jax.program.devices import hosts
 from vsd_jax.program.devices.devices import Devices
 from vsd_jax.program.devices.supervisor import STOP_SIGNAL
@@ -88,18 +88,18 @@ class Loop:
         """
         self._config, self._run, self._workdir = config, run, workdir
         decode = None
-        if config.field.kind == "latent":
+        if stages.stage_of(config).is_latent:
             decode = renders.make_decode(run.prior.decode, run.prior_params)
         self._render = renders.make_renderer(
             config, size=_sheet_size(config), decode=decode
         )
-        spatial = not build_scene.is_flat(config)
+        spatial = not stages.stage_of(config).is_flat
         self._alarms = monitor.Alarms(
             config.num_particles,
             empty=spatial,
             solid=spatial and config.field.init == "object",
             restart=config.on_not_finite == "restart",
-            room=build_mesh.ROOM.get(config.field.kind, ""),
+            room=stages.stage_of(config).room,
         )
         self._window = monitor.Window(config.num_particles)
         keep = config.log.keep_checkpoints
@@ -251,7 +251,7 @@ class Loop:
 
     def _save_sheet(self, step: int, state: VSDState) -> None:
         log = self._config.log
-        flat = build_scene.is_flat(self._config)
+        flat = stages.stage_of(self._config).is_flat
         cameras = renders.judged_cameras(self._config, 1 if flat else log.sheet_views)
         rgb = renders.render_views(self._render, state.particles, cameras)["rgb"]
         if hosts.are_several():
