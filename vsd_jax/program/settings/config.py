@@ -82,14 +82,19 @@ def prompt_faults(flat: Mapping[str, Any]) -> Iterator[str]:
         ("prompt", prompt),
         ("prompt_prefix", prefix and prefix + prompt),
         ("negative_prompt", flat["negative_prompt"]),
+        *(
+            ("render.background_words", word and "a mushroom" + word)
+            for word in flat["render.background_words"]
+        ),
     ):
         try:
             text.parse(words or "a mushroom")
         except text.UnknownPromptError as error:
             yield f"{key}={flat[key]!r}: {error}"
             return
+    yield from _word_faults(flat)
     wanted = text.parse(prompt)
-    if wanted.view or "background" in prompt or wanted.normal_map:
+    if wanted.view or "background" in prompt.lower() or wanted.normal_map:
         yield (
             f"prompt={prompt!r} names a view, a background or a normal map. The program"
             " adds those words itself; give the object alone."
@@ -101,6 +106,32 @@ def prompt_faults(flat: Mapping[str, Any]) -> Iterator[str]:
             f"prompt={prompt!r} shows a room, which hides the background and has no"
             " front when alone; use --config=configs/scene.py for it."
         )
+
+
+def _word_faults(flat: Mapping[str, Any]) -> Iterator[str]:
+    """Words of backgrounds that say something else, and texts made of several keys."""
+    for word in flat["render.background_words"]:
+        said = text.parse("a mushroom" + word)
+        if said != text.Prompt(kind="mushroom", background=said.background):
+            yield (
+                f"render.background_words={flat['render.background_words']!r}: {word!r}"
+                " says more than a background, such as ', grey background'."
+            )
+    source = flat["family.source_words"]
+    is_used = source and flat["vsd.method"] == "bridge"
+    made = [flat["prompt_prefix"] + flat["prompt"] + source] if is_used else []
+    if flat["prompt_prefix"]:
+        words = flat["render.background_words"]
+        made += [flat["prompt_prefix"] + flat["prompt"] + word for word in words]
+    for words in made:
+        try:
+            text.parse(words)
+        except text.UnknownPromptError as error:
+            yield (
+                "prompt_prefix, prompt, family.source_words and render.background_words"
+                f" make a text that is not known: {error}"
+            )
+            return
 
 
 def _asks_views(flat: Mapping[str, Any], wanted: text.Prompt) -> bool:
