@@ -243,7 +243,9 @@ def _short(error: Exception) -> str:
 
 
 def _file_fault(error: Exception) -> str:
-    frame = traceback.extract_tb(error.__traceback__)[-1]
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not re.search("ml_collections|absl", f.filename)]
+    frame = (own or frames)[-1]
     return (
         f"--config: the file raised {type(error).__name__}: {_last_line(error)}"
         f" ({frame.filename}, line {frame.lineno})."
@@ -251,8 +253,5 @@ def _file_fault(error: Exception) -> str:
 
 
 def _last_line(error: Exception) -> str:
-    return (
-        str(error).strip().splitlines()[-1].strip()
-        if str(error).strip()
-        else repr(error)
-    )
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else repr(error)
