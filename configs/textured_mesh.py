@@ -14,9 +14,9 @@ stages one prior, --config.geometry.prior.path=... one stage its own. Variants a
 
 from ml_collections import ConfigDict
 
-from vsd_jax.program.settings import presets_as_configs
+from vsd_jax.program.settings import named
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The settings; `variant` as above."""
-    return presets_as_configs.textured_mesh(variant)
+    return named.textured_mesh(variant)

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from vsd_jax.program.settings import config as config_lib
+from vsd_jax.program.settings import config_rules
 from vsd_jax.program.terminal.errors import ConfigError
 
 _KEY = re.compile(r"--?(?:no)?config\.([^=]+)(=?)")
@@ -52,7 +53,7 @@ def apply(base: Mapping[str, Any], arguments: Sequence[str]) -> ConfigDict:
     known = config_lib.flatten(config)
     keys = [match[1] for match in map(_KEY.match, arguments) if match]
     free = config_lib.MAY_CHANGE
-    faults = [config_lib.suggest(key, known) for key in keys if key not in known]
+    faults = [config_rules.suggest(key, known) for key in keys if key not in known]
     faults = faults or [
         f"{key} belongs to what was learned; of a finished run only eval.*, export.*"
         f" and log.* may be another. The run keeps {key}={known[key]!r}."
