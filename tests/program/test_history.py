@@ -67,7 +67,7 @@ def test_more_steps_are_those_of_the_settings_from_then_on(
         run = build.build(config_lib.validate(config))
         state = run.init() if state is None else state
         for _ in range(num):
-            state, _ = run.step(state, run.prior_params, run.contexts)
+            state, _ = run.step(state, run.prior_params, run.prompts)
         return state
 
     first = make_config(4, **keys)
@@ -89,7 +89,7 @@ def test_a_change_of_the_timestep_is_felt(prior_folder):
     for schedule in ("two_stage", "sqrt"):
         keys = {"prior.path": str(prior_folder), "vsd.t_schedule": schedule}
         run = build.build(config_lib.validate(make_config(4, **keys)))
-        state, _ = run.step(run.init(), run.prior_params, run.contexts)
+        state, _ = run.step(run.init(), run.prior_params, run.prompts)
         found.append(np.asarray(state.particles.params["pixels"]))
     assert (found[0] != found[1]).any()
 

@@ -195,7 +195,7 @@ def test_overwrite_also_replaces_a_finished_stage_of_other_settings(
     done = []
     monkeypatch.setattr(pipeline.session, "start", lambda *a, **o: done.append(a))
     monkeypatch.setattr(pipeline, "_begin", lambda *arguments, **options: None)
-    monkeypatch.setattr(pipeline, "write_overview", lambda *arguments: "")
+    monkeypatch.setattr(pipeline, "write_overview", lambda *a, **options: "")
     config.geometry.optim.sdf_lr = 0.5
     start(config, trained, overwrite=True)
     assert len(done) == 3
