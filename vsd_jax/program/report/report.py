@@ -40,7 +40,7 @@ def write_report(folder: Path) -> Path:
         _warnings(rows, infos, settings),
         _section("The result", _films(folder) + viewers, grid=True),
         _section("What the views show", _evaluation(folder)),
-        _section("How it came about", _sheets(folder)),
+        _section("How it came about", _sheets(folder, newest_first=bool(now))),
         _section("Inside the step", _inside(folder)),
         _section("Curves", _curves(rows), grid=True),
         _section("Files", _downloads(folder)),
@@ -219,12 +219,14 @@ def _number(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, int | float) else "–"
 
 
-def _sheets(folder: Path) -> str:
+def _sheets(folder: Path, *, newest_first: bool) -> str:
     paths = sorted((folder / "images").glob("step_*.png"))
     if len(paths) > MAX_SHEETS:
         last = len(paths) - 1
         keep = {round(i * last / (MAX_SHEETS - 1)) for i in range(MAX_SHEETS)}
         paths = [path for i, path in enumerate(paths) if i in keep]
+    if newest_first:
+        paths.reverse()
     figures = "".join(
         f'<figure class="card" style="margin-bottom:16px"><img class="sheet" alt="views'
         f' at step {int(path.stem[5:])}" src="{page.data_url(path, "image/png")}">'
