@@ -48,7 +48,7 @@ SHELL_LIBRARIES = (
 ONLY_IN = {
     # The second is the yardstick: PyTorch's classes, which ours are compared with.
     "diffusers": ("vsd_jax/program/prior/diffusion_prior.py", "benchmarks/torch_sd.py"),
-    "transformers": ("vsd_jax/program/prior/diffusion_prior.py",),
+    "transformers": ("vsd_jax/program/prior/text_tower.py",),
     "pmap": ("vsd_jax/parallel.py",),
     # distil.py over the particles, particle.py and views.py over the views of one
     # particle, adaptive.py over the cameras that one view may have.

@@ -91,3 +91,25 @@ def test_perp_neg_weights_are_proper(azimuth):
     weights = soft(jnp.float32(azimuth), jnp.float32(10))
     np.testing.assert_allclose(weights.positive.sum(), 1.0, atol=1e-6)
     assert (weights.positive >= 0).all() and (weights.negative >= 0).all()
+
+
+def test_shorten_takes_whole_words_from_the_end():
+    text = "a castle, with  towers;\nand flags"
+    for letters, expected in {
+        99: (text, ""),
+        25: ("a castle, with towers", "and flags"),
+        14: ("a castle, with", "towers; and flags"),
+        9: ("a castle", "with towers; and flags"),
+        8: ("a", "castle, with towers; and flags"),
+        0: ("", "a castle, with towers; and flags"),
+    }.items():
+        assert prompt.shorten(text, lambda part, n=letters: len(part) <= n) == expected
+    assert prompt.shorten("", lambda part: True) == ("", "")
+
+
+def test_shorten_asks_seldom():
+    asked = []
+    text = "word " * 4000
+    used, lost = prompt.shorten(text, lambda part: asked.append(0) or len(part) <= 999)
+    assert used.count("word") == 200 and lost.count("word") == 3800
+    assert len(asked) < 15

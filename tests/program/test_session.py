@@ -107,7 +107,7 @@ def test_the_prior_is_asked_if_it_is_at_hand(
         ("prompt", "a mushroom"),
         ("prompt", "a red mushroom in a blue room"),
         ("prior.path", "sd21"),
-        ("field.kind", "mesh"),
+        ("field.kind", "geometry"),
         ("camera.law", "inside"),
     ],
 )

@@ -167,6 +167,30 @@ def view_prompts(prompt: str) -> list[str]:
     return [f"{prompt}, {view} view" for view in VIEWS]
 
 
+def shorten(text: str, fits: Callable[[str], bool]) -> tuple[str, str]:
+    """The longest beginning of a text that fits, in whole words, and what is lost.
+
+    Args:
+      text: words with spaces between them.
+      fits: whether a beginning fits; if one does, so does every shorter one.
+
+    Returns:
+      (the beginning, without commas and the like at its end; the lost words). The text
+      itself and "" if all of it fits; "" and the text if not one word does.
+    """
+    if fits(text):
+        return text, ""
+    words = text.split()
+    low, high = 0, len(words)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(" ".join(words[:middle])):
+            low = middle
+        else:
+            high = middle - 1
+    return " ".join(words[:low]).rstrip(" ,;:-"), " ".join(words[low:])
+
+
 def view_index(
     azimuth_deg: jax.Array,
     elevation_deg: jax.Array,

@@ -26,7 +26,7 @@ from rich.progress import Progress
 
 from vsd_jax.diffusion import noise as diffusion
 from vsd_jax.program.folder import paths
-from vsd_jax.program.prior import diffusion_prior, schedule, weights
+from vsd_jax.program.prior import diffusion_prior, schedule, text_tower, weights
 from vsd_jax.program.terminal import process
 from vsd_jax.toybox import batches, prior_files, sheets
 from vsd_jax.toybox.text import vocabulary
@@ -172,13 +172,13 @@ def make_models(folder: Path) -> sheets.Models:
     unet_json = diffusion_prior.read_config(folder / "unet", "config.json")
     text_json = diffusion_prior.read_config(folder / "text_encoder", "config.json")
     unet = diffusion_prior.make_unet(unet_json, jnp.float32)
-    text_init, text_fn = diffusion_prior.make_text_encoder(text_json)
+    text_init, text_fn = text_tower.make_text_encoder(text_json)
     return sheets.Models(
         unet=unet,
         unet_fn=diffusion_prior.unet_apply(unet),
         text_init=text_init,
         text_fn=text_fn,
-        tokenize=diffusion_prior.load_tokenizer(folder / "tokenizer"),
+        tokenize=text_tower.load_tokenizer(folder / "tokenizer"),
         alphas_cumprod=schedule.noise_schedule(
             diffusion_prior.read_config(folder / "scheduler", "scheduler_config.json")
         ),

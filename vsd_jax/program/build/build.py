@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from vsd_jax import parallel, score_network
 from vsd_jax.distil import Distillation, Population, Step, distil
@@ -93,9 +94,7 @@ def build(config: Config, *, load_weights: bool = True) -> Run:
     load = functools.partial(load_prior, load_weights=load_weights)
     prior, prior_params, encode_text = load(**config.prior)
     score, prior_params = make_score(config, prior, prior_params, load=load)
-    scene = make_scene(
-        config, size=config.render.size, latent_shape=prior.latent_shape
-    )
+    scene = make_scene(config, size=config.render.size, latent_shape=prior.latent_shape)
     step_prior = prior
     if stage_of(config).is_latent:
         # theta is the latent itself: nothing is encoded.
@@ -181,17 +180,43 @@ def make_score(
     if config.score.path in ("", config.prior.path):
         return score_network.lora(prior, settings.score), prior_params
     base, own, _ = load(
-        config.score.path, config.prior.dtype, variant=config.prior.variant
+        config.score.path,
+        config.prior.dtype,
+        variant=config.prior.variant,
+        any_variant=True,
     )
     _check_same_latents(config, prior, base)
+    _check_same_texts(config, prior_params["unet"], own["unet"])
     score = score_network.lora(
         base, settings.score, select_params=lambda params: params["score"]
     )
     return score, prior_params | {"score": {"unet": own["unet"]}}
 
 
+def _check_same_texts(config: Config, unet: PyTree, base: PyTree) -> None:
+    widths = text_width(unet), text_width(base)
+    if widths[0] != widths[1]:
+        raise ConfigError(
+            f"score.path={config.score.path!r} reads texts of {widths[1]} numbers a"
+            f" token, prior.path={config.prior.path!r} makes them of {widths[0]};"
+            " both must be of one family (1.x with 1.x, 2.x with 2.x). Leave"
+            " score.path out to use the prior's own network."
+        )
+
+
+def text_width(unet: PyTree) -> int:
+    """D of the texts that a U-Net's cross-attention reads; 0 if it has none."""
+    found = [
+        leaf.shape[0]
+        for path, leaf in traverse_util.flatten_dict(unet).items()
+        if path[-3:] == ("attn2", "to_k", "kernel")
+    ]
+    return found[0] if found else 0
+
+
 def _check_same_latents(config: Config, prior: Prior, base: Prior) -> None:
-    same_noise = np.allclose(prior.alphas_cumprod, base.alphas_cumprod, atol=1e-4)
+    levels = prior.alphas_cumprod, base.alphas_cumprod
+    same_noise = len(levels[0]) == len(levels[1]) and np.allclose(*levels, atol=1e-4)
     if prior.latent_shape[-1] != base.latent_shape[-1] or not same_noise:
         raise ConfigError(
             f"score.path={config.score.path!r} has other latents or another noise"

@@ -6,7 +6,6 @@ ml_collections refuses unknown keys and wrong types by itself; what it lets thro
 faults at once, each in a sentence with key, value and remedy.
 """
 
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -64,7 +63,7 @@ def validate(config: ConfigDict) -> Config:
       ConfigError: with one sentence for each fault.
     """
     flat = flatten(config)
-    faults = [*config_rules.value_faults(flat)]
+    faults = [*config_rules.unknown_keys(flat), *config_rules.value_faults(flat)]
     # What goes together can only be judged when each value by itself is sound.
     faults = faults or [*config_rules.combination_faults(flat), *prompt_faults(flat)]
     if faults:
@@ -82,14 +81,19 @@ def prompt_faults(flat: Mapping[str, Any]) -> Iterator[str]:
         ("prompt", prompt),
         ("prompt_prefix", prefix and prefix + prompt),
         ("negative_prompt", flat["negative_prompt"]),
+        *(
+            ("render.background_words", word and "a mushroom" + word)
+            for word in flat["render.background_words"]
+        ),
     ):
         try:
             text.parse(words or "a mushroom")
         except text.UnknownPromptError as error:
             yield f"{key}={flat[key]!r}: {error}"
             return
+    yield from _word_faults(flat)
     wanted = text.parse(prompt)
-    if wanted.view or "background" in prompt or wanted.normal_map:
+    if wanted.view or "background" in prompt.lower() or wanted.normal_map:
         yield (
             f"prompt={prompt!r} names a view, a background or a normal map. The program"
             " adds those words itself; give the object alone."
@@ -101,6 +105,32 @@ def prompt_faults(flat: Mapping[str, Any]) -> Iterator[str]:
             f"prompt={prompt!r} shows a room, which hides the background and has no"
             " front when alone; use --config=configs/scene.py for it."
         )
+
+
+def _word_faults(flat: Mapping[str, Any]) -> Iterator[str]:
+    """Words of backgrounds that say something else, and texts made of several keys."""
+    for word in flat["render.background_words"]:
+        said = text.parse("a mushroom" + word)
+        if said != text.Prompt(kind="mushroom", background=said.background):
+            yield (
+                f"render.background_words={flat['render.background_words']!r}: {word!r}"
+                " says more than a background, such as ', grey background'."
+            )
+    source = flat["family.source_words"]
+    is_used = source and flat["vsd.method"] == "bridge"
+    made = [flat["prompt_prefix"] + flat["prompt"] + source] if is_used else []
+    if flat["prompt_prefix"]:
+        words = flat["render.background_words"]
+        made += [flat["prompt_prefix"] + flat["prompt"] + word for word in words]
+    for words in made:
+        try:
+            text.parse(words)
+        except text.UnknownPromptError as error:
+            yield (
+                "prompt_prefix, prompt, family.source_words and render.background_words"
+                f" make a text that is not known: {error}"
+            )
+            return
 
 
 def _asks_views(flat: Mapping[str, Any], wanted: text.Prompt) -> bool:
@@ -162,14 +192,3 @@ def differing_keys(
         if not key.startswith(free)
         and before.get(key, "(absent)") != after.get(key, "(absent)")
     }
-
-
-def suggest(key: str, known: Mapping[str, Any]) -> str:
-    """A sentence about an unknown key, with the nearest known ones."""
-    names = {name.rsplit(".", 1)[-1]: name for name in known}
-    near = difflib.get_close_matches(key, list(known), n=2, cutoff=0.6)
-    end = key.rsplit(".", 1)[-1]
-    last = difflib.get_close_matches(end, list(names), n=2, cutoff=0.7)
-    found = list(dict.fromkeys([*near, *(names[name] for name in last)]))
-    hint = f" Did you mean {' or '.join(found)}?" if found else ""
-    return f"There is no key {key!r}.{hint} All keys: vsd_jax/presets/numbers.py."
