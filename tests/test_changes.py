@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table "To change ... open ..." of ARCHITECTURE.md holds (tools/try_changes.py)."""
+"""The table "To change ... open ..." of ARCHITECTURE.md holds."""
 
 import pathlib
 import sys

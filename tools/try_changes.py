@@ -154,7 +154,8 @@ CHANGES = (
             (
                 "presets/kinds.py",
                 '    "object": _object,',
-                '    "object": _object, "newest": lambda variant: ({"": {"seed": 3}},),',
+                '    "object": _object,\n'
+                '    "newest": lambda variant: ({"": {"seed": 3}},),',
             ),
         ),
         'assert named.make_config("newest", "smoke").seed == 3',
