@@ -101,6 +101,13 @@ def load_prior(path: str = "toybox", **options):
 
     Raises:
       RunError: if weights are missing or of another architecture, in a sentence.
+
+    Examples:
+      >>> prior, weights, encode = vsd.load_prior("toybox")
+      >>> prior.image_size, len(prior.alphas_cumprod)
+      (64, 1000)
+      >>> encode(["a red mushroom", ""]).shape[0]
+      2
     """
     # Imports diffusers and transformers, which nothing else needs.
     from vsd_jax.program.prior import diffusion_prior

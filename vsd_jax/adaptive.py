@@ -149,7 +149,7 @@ def remember_views(scene: Scene) -> Scene:
         memory, _ = jax.lax.scan(_learn, stats[_MEMORY], seen)
         return {**stats, _MEMORY: memory}
 
-    return Scene(scene.init, init_stats, update_stats, render, observe)
+    return Scene(scene.init, render, init_stats, update_stats, observe)
 
 
 def _own(stats: PyTree) -> PyTree:

@@ -78,7 +78,13 @@ class ViewsSpec:
 
 
 def make_views(spec: ViewsSpec) -> Views:
-    """The distribution that `spec` describes."""
+    """The distribution that `spec` describes.
+
+    Examples:
+      >>> views = vsd.views(vsd.presets.toybox("a red mushroom").views)
+      >>> views.num, views.sample_camera(jax.random.key(0)).cam_to_world.shape
+      (2, (4, 4))
+    """
     colors, shares, _ = spec.background.table()
     return Views(
         sample_camera=adaptive.make_camera(

@@ -152,6 +152,12 @@ def encode_prompts(
 
     Returns:
       Prompts with leaves [4, G, L, D].
+
+    Examples:
+      >>> encode = lambda texts: np.zeros((len(texts), 77, 8), np.float32)
+      >>> spec = vsd.presets.toybox("a red mushroom").prompt
+      >>> vsd.encode_prompts(encode, spec)["text"].shape  # three backgrounds
+      (4, 3, 77, 8)
     """
     tables = prompt_texts(spec, extra=extra)
     unique = sorted({text for rows in tables.values() for row in rows for text in row})

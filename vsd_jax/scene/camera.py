@@ -15,6 +15,12 @@ rays are true distances in scene units.
 
 Samplers are pure functions of a key that return one camera; map them for a batch.
 Ranges are (low, high) pairs; angles are in degrees.
+
+Examples:
+  >>> camera = vsd.camera.orbit_camera(0.0, 0.0, radius=2.5, fov_deg=40.0)
+  >>> origin, rays = vsd.camera.pixel_rays(camera, 64, 64)  # from +Z to the origin
+  >>> origin, rays.shape
+  (Array([0. , 0. , 2.5], dtype=float32), (64, 64, 3))
 """
 
 import dataclasses

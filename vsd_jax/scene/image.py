@@ -28,7 +28,14 @@ class ImageSpec:
 
 
 def image(spec: ImageSpec, *, shape: tuple[int, int, int], latent: bool) -> Scene:
-    """The identity scene; arguments as in `make_image`, a latent without sigmoid."""
+    """The identity scene; arguments as in `make_image`, a latent without sigmoid.
+
+    Examples:
+      >>> spec = vsd.presets.preset("image2d").image
+      >>> scene = vsd.image(spec, shape=(8, 8, 3), latent=False)
+      >>> scene.init(jax.random.key(0))["pixels"].shape
+      (8, 8, 3)
+    """
     return make_image(shape=shape, init_std=spec.init_std, sigmoid=not latent)
 
 
@@ -57,9 +64,4 @@ def make_image(*, shape: tuple[int, int, int], init_std: float, sigmoid: bool) -
             extras={},
         )
 
-    return Scene(
-        init=init,
-        init_stats=lambda params: {},
-        update_stats=lambda params, stats, step, key: stats,
-        render=render,
-    )
+    return Scene(init=init, render=render)

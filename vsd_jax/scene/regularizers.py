@@ -58,7 +58,22 @@ OF_RENDERER = (
 
 
 def make_regularizer(spec: RegularizerSpec) -> Regularizer:
-    """The weighted sum of the regularisers that are switched on."""
+    """The weighted sum of the regularisers that are switched on.
+
+    Examples:
+      >>> preset = vsd.presets.toybox("a red mushroom")
+      >>> spec = preset.replace({"regularize.opacity_squared": 4.0}).regularizer
+      >>> output = vsd.RenderOutput(
+      ...     rgb=jnp.ones((2, 2, 3)),
+      ...     opacity=jnp.full((2, 2), 0.5),
+      ...     depth=jnp.ones((2, 2)),
+      ...     normal=jnp.zeros((2, 2, 3)),
+      ...     extras={},
+      ... )
+      >>> loss, terms = vsd.make_regularizer(spec)(output, jnp.int32(0))
+      >>> float(loss), sorted(terms)
+      (1.0, ['opacity_squared'])
+    """
 
     def terms(output: RenderOutput, step: jax.Array) -> dict[str, jax.Array]:
         seen = {name: output.extras.get(name) for name in OF_RENDERER}

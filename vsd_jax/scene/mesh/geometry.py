@@ -56,6 +56,12 @@ def geometry(spec: MeshSpec, *, size: int, radius: float, near: float) -> Scene:
       size: side of the square image, pixels.
       radius: of the ball that `init` gives, scene units.
       near: least depth, scene units.
+
+    Examples:
+      >>> spec = vsd.presets.preset("geometry", "smoke").mesh
+      >>> scene = vsd.mesh.geometry(spec, size=16, radius=0.5, near=0.1)
+      >>> sorted(jax.eval_shape(scene.init, jax.random.key(0)))
+      ['offsets', 'sdf']
     """
     return make_geometry(
         image_size=size,

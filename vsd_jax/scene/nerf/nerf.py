@@ -79,6 +79,12 @@ def nerf(spec: NerfSpec, *, size: int | None = None) -> Scene:
 
     Raises:
       ValueError: if the choices contradict each other.
+
+    Examples:
+      >>> preset = vsd.presets.preset("object", "smoke")
+      >>> scene = vsd.nerf(preset.nerf, size=8)
+      >>> sorted(jax.eval_shape(scene.init, jax.random.key(0)))
+      ['decoder', 'table']
     """
     return make_nerf(
         spec.render if size is None else dataclasses.replace(spec.render, size=size),
@@ -167,7 +173,7 @@ def make_nerf(
         images, extras = volume.map_rays(render_chunk, rays, key, spec.max_rays)
         return RenderOutput(**_as_images(images, spec.size), extras=extras)
 
-    return Scene(init, init_stats, update_stats, render)
+    return Scene(init, render, init_stats, update_stats)
 
 
 def _as_images(rays: dict[str, jax.Array], size: int) -> dict[str, jax.Array]:
