@@ -12,7 +12,8 @@
         vsd.lora(prior, preset.score), vsd.views(preset.views), tx=preset.tx,
     )
     state = run.init(jax.random.key(0), weights, num_particles=2)
-    state, metrics = run.step(state, weights, prompts)
+    for _ in range(preset.num_steps):
+        state, metrics = run.step(state, weights, prompts)
 
 Five nouns: a `Scene` renders one particle, a `Prior` predicts noise, a `Method` says
 what the particles follow, a `Score` is the network that estimates the score of their

@@ -72,9 +72,10 @@ class Population:
 
     Attributes:
       particles_per_step: m <= n are updated, the others stand still; 0 = all.
-      subset: which: "rotating" (in turn) or "random" (without replacement).
-      restart_after: a particle that was not finite in so many steps in a row starts
-        anew (`restart.py`); 0 = never.
+      subset: which particles these are: "rotating" (in turn) or "random" (without
+        replacement).
+      restart_after: number of steps in a row that were not finite after which a
+        particle starts anew (`restart.py`); 0 = never.
     """
 
     particles_per_step: Annotated[int, Within(0, 4096)] = 0

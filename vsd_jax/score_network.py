@@ -40,15 +40,15 @@ class TrainingSpec:
 
     Attributes:
       steps_per_step: K, updates of phi in a step.
-      camera_dropout: probability that it sees zeros instead of the camera.
-      t_range: (low, high) of its timesteps, shares of T.
+      camera_dropout: probability that the network sees zeros instead of the camera.
+      t_range: (low, high) of the timesteps that it is trained at, shares of T.
       sigma_floor: bound on the loss weight 1 / sigma_t^2 of a network that predicts
         clean images; of no effect on others.
-      learning_rate: of AdamW.
-      warmup_steps: updates over which the rate grows linearly from 0.
+      learning_rate: learning rate of AdamW.
+      warmup_steps: updates over which the learning rate grows linearly from 0.
       b1: decay of AdamW's first moment.
       b2: decay of its second moment.
-      weight_decay: of AdamW.
+      weight_decay: weight decay of AdamW.
     """
 
     steps_per_step: Annotated[int, Within(1, 100)]

@@ -186,13 +186,13 @@ class TimestepSpec:
     """A schedule of t and its numbers.
 
     Attributes:
-      t_schedule: "two_stage" (the paper's), "sqrt" (HiFA) or "dreamtime"; the last two
-        draw one falling t.
-      t_range: (low, high), shares of T; of "two_stage" before `anneal_step`.
-      t_range_late: (low, high) from `anneal_step` on.
+      t_schedule: schedule of t: "two_stage" (the paper's), "sqrt" (HiFA) or
+        "dreamtime"; the last two draw one falling t.
+      t_range: (low, high) of t as shares of T; of "two_stage" before `anneal_step`.
+      t_range_late: (low, high) of t from `anneal_step` on.
       anneal_step: training step at which the range changes.
-      dreamtime_middle: m / T of DreamTime's weight.
-      dreamtime_width: s / T of DreamTime's weight.
+      dreamtime_middle: m / T, centre of DreamTime's weight (arXiv:2306.12422).
+      dreamtime_width: s / T, width of DreamTime's weight.
       num_steps: training steps over which t falls.
     """
 

@@ -62,9 +62,9 @@ class MethodSpec:
     """Which method, and what all of them have.
 
     Attributes:
-      method: name in `METHODS`.
-      guidance_scale: s in base + s (text - base).
-      weighting: name of w(t) (`diffusion/noise.py`).
+      method: name of the method of distillation (`METHODS`).
+      guidance_scale: s of classifier-free guidance, base + s (text - base).
+      weighting: name of the weight w(t) (`diffusion.noise.w_t`).
     """
 
     method: Annotated[str, OneOf(tuple(METHODS))]

@@ -26,6 +26,12 @@ def esd(
     g = `score_scale` (arXiv:2401.00909): g = 1 is VSD; below it the entropy over all
     views is kept up, which works against several faces.
 
+    Args:
+      guidance_scale: s.
+      score_scale: g, guidance of the score network by the camera.
+      guidance: of the prior.
+      weighting: name of w(t).
+
     Examples:
       >>> vsd.methods.esd(guidance_scale=7.5, score_scale=0.5).trains_score
       True

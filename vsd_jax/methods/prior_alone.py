@@ -49,6 +49,12 @@ def nfsd(
     `t_switch` (a share of T: 200 of 1,000 in the paper), where x_t holds little noise,
     and eps(empty) - eps(negative) from there on, which cancels the noise.
 
+    Args:
+      guidance_scale: s.
+      t_switch: share of T below which delta_D is eps(empty).
+      guidance: of the prior.
+      weighting: name of w(t).
+
     Examples:
       >>> vsd.methods.nfsd(guidance_scale=7.5, t_switch=0.2).texts
       ('empty',)

@@ -21,7 +21,7 @@ class ImageSpec:
     """A picture as theta.
 
     Attributes:
-      init_std: standard deviation of its Gaussian start.
+      init_std: standard deviation of a picture's Gaussian start.
     """
 
     init_std: Annotated[float, Within(0)]

@@ -25,15 +25,16 @@ class RegularizerSpec:
     """Factors of the regularisers; 0 = off.
 
     Attributes:
-      entropy: of the compositing weights (`binary_entropy`).
-      sparsity: see `sparsity`.
-      opaque: see `opaque`; from `opaque_start` on.
+      entropy: binary entropy of the compositing weights: they become 0 or 1.
+      sparsity: mean of sqrt(opacity^2 + .01): less matter.
+      opaque: cross entropy of the opacity with itself: rays hit or miss; from
+        `opaque_start` on.
       opaque_start: first training step of `opaque`.
-      opacity_squared: see `opacity_squared`.
-      z_variance: see `z_variance`.
-      normal_consistency: of a mesh (`scene/mesh/surface.py`).
-      laplacian: of a mesh.
-      orientation: see `orientation`; needs normals in training.
+      opacity_squared: mean of opacity^2.
+      z_variance: variance of distance along the rays that hit: thin surfaces.
+      normal_consistency: 1 - cosine of the normals at both ends of a mesh's edges.
+      laplacian: length of the uniform Laplacian at a mesh's vertices.
+      orientation: normals that face away from the camera; needs normals in training.
     """
 
     entropy: Annotated[float, Within(0)]

@@ -26,10 +26,11 @@ class MeshSpec:
 
     Attributes:
       resolution: cells of the tetrahedral grid along an axis.
-      max_offset: of a grid vertex along an axis, in cells; more turns tetrahedra over.
-      surface_capacity: room for faces, as a multiple of what a plain object needs
-        (memory, not a result; a run that needs more says so).
-      raster_capacity: room for pixels, likewise.
+      max_offset: largest move of a grid vertex along an axis, in cells; more would turn
+        tetrahedra over.
+      surface_capacity: memory for faces, as a multiple of what a plain object needs
+        (it does not change a result; a run that needs more says so).
+      raster_capacity: memory for covered pixels, likewise.
     """
 
     resolution: Annotated[int, Within(2, 512)]

@@ -29,12 +29,12 @@ class RenderSpec:
       size: side of the square image, pixels.
       num_samples: stratified samples on a ray.
       num_fine: importance samples added to them; 0 = none.
-      near: least distance from the camera at which is sampled.
+      near: least distance of a sample from the camera.
       density_noise: standard deviation of the noise before softplus in training.
       occupancy_resolution: cells of the occupancy grid along an axis; 0 = no grid,
         empty space is not skipped.
       occupancy_threshold: density above which a cell counts.
-      occupancy_decay: of the grid's running maximum at each update.
+      occupancy_decay: factor on the grid's running maximum at each update.
       occupancy_interval: steps between updates of the grid.
       capacity: share of the samples that is evaluated in training, in (0, 1]; 1 = all.
       half_extent: half size of the cube that is sampled, at most 1.
