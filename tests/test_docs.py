@@ -161,6 +161,35 @@ def test_library_page_prints_what_it_says(tmp_path):
     assert run_python(code, tmp_path) == "".join(blocks(text, "text"))
 
 
+def documented(*pages: str) -> set[str]:
+    folder = ROOT / "docs" / "reference"
+    names = pages or [path.name for path in folder.glob("*.md")]
+    text = "\n".join((folder / name).read_text() for name in names)
+    return set(re.findall(r"^::: ([A-Za-z_.0-9]+)$", text, re.M))
+
+
+def test_reference_has_every_name_of_the_front_door():
+    shown = {name.rsplit(".", 1)[1] for name in documented("index.md")}
+    values = {name: getattr(vsd, name) for name in vsd.__all__}
+    modules = {name for name, value in values.items() if inspect.ismodule(value)}
+    assert {values[name].__name__ for name in {*values} - modules} == shown
+    text = (ROOT / "docs" / "reference" / "index.md").read_text()
+    assert all(f"`vsd.{name}`" in text for name in modules)
+
+
+def test_reference_has_every_module_of_the_library():
+    core = [*ROOT.glob("vsd_jax/*.py")]
+    for folder in ("methods", "diffusion", "scene", "presets"):
+        core += (ROOT / "vsd_jax" / folder).rglob("*.py")
+    front = ("__init__", "__main__", "main", "meshes")
+    names = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in core
+        if path.stem not in front
+    }
+    assert names <= documented()
+
+
 def test_own_configuration_file_is_one():
     text = (ROOT / "docs" / "configuration.md").read_text()
     names = {}
