@@ -41,9 +41,9 @@ class LoraSpec:
     """LoRA and the camera embedding.
 
     Attributes:
-      rank: of the update of every attention projection.
-      lora_scale: factor of the update.
-      zero_camera: start the camera embedding at zero.
+      rank: rank of LoRA's update of every attention projection.
+      lora_scale: factor on LoRA's update.
+      zero_camera: whether the camera embedding starts at zero.
     """
 
     rank: Annotated[int, Within(1, 1024)]
