@@ -178,7 +178,9 @@ def _prior() -> ConfigDict:
     prior.path = "toybox"
     prior.variant = ""  # of its weight files: "fp16" halves what is downloaded
     prior.sha256 = ""  # that the U-Net's weight file must have; "" = any
-    prior.dtype = "float32"  # of its weights and activations: float32 or bfloat16
+    # Of its weights and activations: "float32", "bfloat16", or "float16" for GPUs that
+    # have no bfloat16 (T4). Softmax, norms, LoRA and scene stay in float32.
+    prior.dtype = "float32"
     return prior
 
 

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vsd_jax.diffusion.conv import SMALL_IMAGE, with_matmul_convs
+from vsd_jax.diffusion.loss_scale import with_loss_scale
 from vsd_jax.program.prior import hub, weights
 from vsd_jax.program.prior.own_layers import own_layers
 from vsd_jax.program.prior.schedule import noise_schedule
@@ -197,19 +198,28 @@ def _vae_codec(folder: Path, latent_size: int, dtype: Any, read: Reader):
     shapes = jax.eval_shape(vae.init, jax.random.key(0), image)["params"]
     params = read(folder, shapes, dtype=dtype, component="vae", vae=True)
 
-    def encode(params, image, noise):
+    def draw(moving, frozen):
+        image, noise = moving
         pixels = (2.0 * image - 1.0).transpose(0, 3, 1, 2)
-        variables = {"params": params["vae"]}
         with nn.intercept_methods(own_layers):
-            posterior = vae.apply(variables, pixels, method=vae.encode).latent_dist
-        sample = posterior.mean + posterior.std * noise
-        return sample.astype(jnp.float32) * scaling
+            posterior = vae.apply(
+                {"params": frozen}, pixels, method=vae.encode
+            ).latent_dist
+        mean, std = (x.astype(jnp.float32) for x in (posterior.mean, posterior.std))
+        return (mean + std * noise) * scaling
+
+    if dtype == jnp.float16:
+        draw = with_loss_scale(draw)
+
+    def encode(params, image, noise):
+        return draw((image, noise), params["vae"])
 
     def decode(params, latents):
         variables = {"params": params["vae"]}
         nchw = (latents / scaling).transpose(0, 3, 1, 2)
         with nn.intercept_methods(own_layers):
             out = vae.apply(variables, nchw, method=vae.decode).sample
+        out = out.astype(jnp.float32)  # 8 bits of a picture are more than bfloat16 has
         return jnp.clip(0.5 * out.transpose(0, 2, 3, 1) + 0.5, 0.0, 1.0)
 
     return encode, decode, params, pixels

@@ -8,7 +8,7 @@ CHOICES = {
     "field.init": ("object", "scene", "object_in_scene"),
     "camera.law": ("orbit", "inside"),
     "camera.adapt": ("", "residual"),
-    "prior.dtype": ("float32", "bfloat16"),
+    "prior.dtype": ("float32", "bfloat16", "float16"),
     "vsd.method": ("vsd", "sds", "csd", "nfsd", "bridge", "esd", "ism", "sdi"),
     "vsd.weighting": WEIGHTINGS,
     "vsd.t_schedule": ("two_stage", "sqrt", "dreamtime"),
