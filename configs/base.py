@@ -7,6 +7,8 @@ paper or the code published with it state them; `configs/variants.py` turns them
     (none)   the embedded Toybox prior, 64 x 64: runs anywhere in minutes, no download
     :sd21    Stable Diffusion 2.1-base, score network on 2.1 (v-prediction): the paper
     :sd15    Stable Diffusion 1.5 for both
+    :sd15_256, :bk_sdm_small, :bk_sdm_tiny
+             smaller priors of the same family: 256 x 256 pixels, or fewer layers
     :smoke   the same code as (none) in seconds; its result means nothing
 
 Sources: [P] the paper; [O] thu-ml/prolificdreamer @5a30304, the authors' code;
@@ -22,7 +24,8 @@ from ml_collections import ConfigDict
 
 from configs import outputs, variants
 
-VARIANTS = ("", "sd21", "sd15", "smoke")
+SMALL = ("sd15_256", "bk_sdm_small", "bk_sdm_tiny")
+VARIANTS = ("", "sd21", "sd15", *SMALL, "smoke")
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -71,6 +74,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.log = outputs.log(config.get_oneway_ref("num_steps"))
     if variant in ("sd21", "sd15"):
         variants.stable_diffusion(config, variant)
+    elif variant in SMALL:
+        variants.small_prior(config, variant)
     else:
         variants.embedded(config)
     if variant == "smoke":
@@ -177,6 +182,8 @@ def _prior() -> ConfigDict:
     # "toybox" (embedded), a local folder, or a hub id: owner/name[@revision].
     prior.path = "toybox"
     prior.variant = ""  # of its weight files: "fp16" halves what is downloaded
+    # Side of its images, pixels; 0 = as its settings say. For one tuned to others.
+    prior.image_size = 0
     prior.sha256 = ""  # that the U-Net's weight file must have; "" = any
     # Of its weights and activations: "float32", "bfloat16", or "float16" for GPUs that
     # have no bfloat16 (T4). Softmax, norms, LoRA and scene stay in float32.

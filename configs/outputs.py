@@ -44,6 +44,9 @@ def log(num_steps) -> ConfigDict:
     log.metrics_every = 10  # steps
     log.image_every = num_steps // 25  # steps between contact sheets
     log.checkpoint_every = num_steps // 10  # steps
+    # Minutes after which one is written as well, where a runtime may be lost at any
+    # time; in one process alone.
+    log.checkpoint_minutes = 0.0
     log.keep_checkpoints = 2
     # One more stays: that before which this was lowest on average, since the checkpoint
     # before it: "residual/rms" or "score/loss" (metrics.jsonl); "" = none.

