@@ -188,8 +188,8 @@ def make_score_model(
     ) -> jax.Array:
         score_params, prior_params = params
         moving, frozen = (score_params, noisy, context), select_params(prior_params)
-        leaves = jax.tree.leaves(frozen)
-        is_half = any(leaf.dtype == jnp.float16 for leaf in leaves)
+        dtypes = map(jnp.result_type, jax.tree.leaves(frozen))
+        is_half = any(dtype == jnp.float16 for dtype in dtypes)
         return (with_loss_scale(run) if is_half else run)(moving, (frozen, t))
 
     def run(moving: PyTree, fixed: PyTree) -> jax.Array:

@@ -25,6 +25,7 @@ from ml_collections import config_flags
 from rich.progress import Progress
 
 from vsd_jax.diffusion import noise as diffusion
+from vsd_jax.particle import global_norm
 from vsd_jax.program.prior import diffusion_prior, schedule, weights
 from vsd_jax.program.terminal import process
 from vsd_jax.toybox import batches, prior_files, sheets
@@ -121,7 +122,7 @@ def make_train_step(config, unet_fn, text_fn, alphas_cumprod):
         count = state.step.astype(jnp.float32)
         decay = jnp.minimum(config["ema_decay"], (1.0 + count) / (10.0 + count))
         average = optax.incremental_update(params, state.average, 1.0 - decay)
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
+        metrics = {"loss": loss, "grad_norm": global_norm(grads)}
         new = TrainState(
             params=params, average=average, opt_state=opt_state, step=state.step + 1
         )

