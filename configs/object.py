@@ -7,18 +7,14 @@
 `object.py` uses the embedded prior (a CPU, minutes), `object.py:sd21` and
 `object.py:sd15` Stable Diffusion with the paper's settings, `object.py:colab` what a
 free T4 finishes in an hour by preflight, `object.py:smoke` runs the same code in
-seconds. Every key: `configs/base.py`.
+seconds. The numbers: `vsd_jax/presets/`.
 """
 
 from ml_collections import ConfigDict
 
-from configs import base, variants
+from vsd_jax.program.settings import presets_as_configs
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The settings; `variant` is one of `base.VARIANTS`, or "colab"."""
-    if variant != "colab":
-        return base.get_config(variant)
-    config = base.get_config("sd15_256")
-    variants.colab(config)
-    return config
+    """The settings; `variant` is one of `presets.VARIANTS`."""
+    return presets_as_configs.make_config("object", variant)

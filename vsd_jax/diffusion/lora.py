@@ -16,9 +16,10 @@ Works on plain parameter trees and any Linen module through
 pair `(score_params, prior_params)`, of which only the first is trained.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import chex
 import flax.linen as nn
@@ -28,11 +29,27 @@ from flax import traverse_util
 
 from vsd_jax.diffusion.draws import draw_like
 from vsd_jax.diffusion.loss_scale import with_loss_scale
+from vsd_jax.spec import Within
 from vsd_jax.types import Context, NoiseModel, PyTree
 
 ATTENTION_TARGETS = ("to_q", "to_k", "to_v", "to_out_0")
 CAMERA_FEATURES = 16
 _EXACT = jax.lax.Precision.HIGHEST  # accelerators would round float32 factors
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoraSpec:
+    """LoRA and the camera embedding.
+
+    Attributes:
+      rank: of the update of every attention projection.
+      lora_scale: factor of the update.
+      zero_camera: start the camera embedding at zero.
+    """
+
+    rank: Annotated[int, Within(1, 1024)]
+    lora_scale: Annotated[float, Within(0, 100)]
+    zero_camera: bool
 
 
 def init_lora(

@@ -21,6 +21,7 @@ from vsd_jax.diffusion.noise import as_noise_fn
 from vsd_jax.diffusion.sampler import ddim_sample
 from vsd_jax.experiments import exact_cells
 from vsd_jax.experiments.plan import Cell
+from vsd_jax.presets import Settings
 from vsd_jax.program.build import build
 from vsd_jax.program.folder import workdir, writer
 from vsd_jax.program.prior import weights
@@ -127,28 +128,26 @@ def _sample(cell: Cell, folder: Path) -> None:
     prior, params, encode_text = build.load_prior(config.prior.path, config.prior.dtype)
     noise_fn = as_noise_fn(prior.model, prior.alphas_cumprod)
     batch = min(_BATCH, config.num_particles)
-    texts = {
-        name: {"text": jnp.broadcast_to(embedded, (batch, *embedded.shape[1:]))}
+    prompts = {
+        name: jnp.broadcast_to(embedded, (batch, *embedded.shape[1:]))
         for name, embedded in (
             ("text", jnp.asarray(encode_text([config.prompt]))),
-            ("empty", jnp.asarray(encode_text([""]))),
+            ("negative", jnp.asarray(encode_text([""]))),
         )
     }
-    scale = cell.settings["sample.guidance_scale"]
 
     @jax.jit
-    def draw(params, texts, key):
+    def draw(params, prompts, key):
         start, fresh = jax.random.split(key)
         latents = ddim_sample(
             noise_fn,
             params,
             jax.random.normal(start, (batch, *prior.latent_shape)),
-            texts["text"],
+            prompts,
             alphas_cumprod=prior.alphas_cumprod,
             num_steps=cell.settings["sample.num_steps"],
-            context_uncond=texts["empty"] if scale != 1.0 else None,
-            guidance_scale=scale,
-            x0_limit=config.vsd.x0_limit or None,
+            guidance_scale=cell.settings["sample.guidance_scale"],
+            guidance=Settings(config).guidance,
             eta=cell.settings["sample.eta"],
             key=fresh,
         )
@@ -156,7 +155,7 @@ def _sample(cell: Cell, folder: Path) -> None:
 
     starts = range(0, config.num_particles, batch)
     blocks = [
-        np.asarray(draw(params, texts, _key(config.seed, start)))
+        np.asarray(draw(params, prompts, _key(config.seed, start)))
         for start in progress.track(starts, "sampling", len(starts))
     ]
     images = np.concatenate(blocks)[: config.num_particles, None]

@@ -7,13 +7,13 @@ byte-pair encoding trained on the vocabulary itself, in CLIP's file format.
 """
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vsd_jax.program.folder import paths, writer
 from vsd_jax.program.prior import schedule
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -119,16 +119,22 @@ def write_tokenizer(folder: Path, words: list[str], length: int) -> int:
     """Writes CLIP tokenizer files; returns the vocabulary's size."""
     vocab, merges = _word_pieces(words)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False))
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), "utf-8")
+    (folder / "merges.txt").write_text(
+        "\n".join(["#version: 0.2", *merges]) + "\n", "utf-8"
+    )
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
     settings = special | {
         "tokenizer_class": "CLIPTokenizer",
         "model_max_length": length,
         "do_lower_case": True,
     }
-    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2))
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2))
+    (folder / "special_tokens_map.json").write_text(
+        json.dumps(special, indent=2), "utf-8"
+    )
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(settings, indent=2), "utf-8"
+    )
     return len(vocab)
 
 
@@ -140,13 +146,19 @@ def _adopt_tokenizer(folder: Path, start: str) -> int | None:
     Returns:
       The vocabulary's size, or None if neither has one.
     """
-    for source in (folder, *([Path(start)] if start else [])):
+    for source in (folder, *([paths.expand(start, "init_from")] if start else [])):
         vocab = source / "tokenizer" / "vocab.json"
         if vocab.exists():
             if source != folder:
-                shutil.copytree(vocab.parent, folder / "tokenizer", dirs_exist_ok=True)
-            return len(json.loads(vocab.read_text()))
+                _copy_files(vocab.parent, folder / "tokenizer")
+            return len(json.loads(vocab.read_text("utf-8")))
     return None
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    # Not `shutil`: it sets modes, which not every disk lets be set.
+    for file in filter(Path.is_file, source.iterdir()):
+        writer.write_bytes(target / file.name, file.read_bytes())
 
 
 def write_folder(folder: Path, config: Mapping[str, Any], words: list[str]) -> None:
@@ -172,4 +184,4 @@ def write_folder(folder: Path, config: Mapping[str, Any], words: list[str]) -> N
     }
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", "utf-8")

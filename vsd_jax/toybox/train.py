@@ -25,11 +25,12 @@ from ml_collections import config_flags
 from rich.progress import Progress
 
 from vsd_jax.diffusion import noise as diffusion
-from vsd_jax.particle import global_norm
-from vsd_jax.program.prior import diffusion_prior, schedule, weights
+from vsd_jax.program.folder import paths
+from vsd_jax.program.prior import diffusion_prior, schedule, text_tower, weights
 from vsd_jax.program.terminal import process
 from vsd_jax.toybox import batches, prior_files, sheets
 from vsd_jax.toybox.text import vocabulary
+from vsd_jax.trees import global_norm
 from vsd_jax.types import PyTree
 
 
@@ -134,7 +135,7 @@ def make_train_step(config, unet_fn, text_fn, alphas_cumprod):
 def init_params(config, unet, text_init) -> PyTree:
     """Random parameters of U-Net and text tower, or those of `config.init_from`."""
     if config["init_from"]:
-        folder = Path(config["init_from"])
+        folder = paths.expand(config["init_from"], "init_from")
         unet_shapes = diffusion_prior.unet_shapes(unet, config["text_length"])
         text_shapes = jax.eval_shape(text_init, jax.random.key(0))
         return {
@@ -172,13 +173,13 @@ def make_models(folder: Path) -> sheets.Models:
     unet_json = diffusion_prior.read_config(folder / "unet", "config.json")
     text_json = diffusion_prior.read_config(folder / "text_encoder", "config.json")
     unet = diffusion_prior.make_unet(unet_json, jnp.float32)
-    text_init, text_fn = diffusion_prior.make_text_encoder(text_json)
+    text_init, text_fn = text_tower.make_text_encoder(text_json)
     return sheets.Models(
         unet=unet,
         unet_fn=diffusion_prior.unet_apply(unet),
         text_init=text_init,
         text_fn=text_fn,
-        tokenize=diffusion_prior.load_tokenizer(folder / "tokenizer"),
+        tokenize=text_tower.load_tokenizer(folder / "tokenizer"),
         alphas_cumprod=schedule.noise_schedule(
             diffusion_prior.read_config(folder / "scheduler", "scheduler_config.json")
         ),
@@ -191,7 +192,8 @@ def train(config: Mapping[str, Any], workdir: Path) -> Path:
     Returns:
       The diffusers-format folder with the averaged weights.
     """
-    data = batches.open_dataset(config["data"])
+    data = config["data"] and str(paths.expand(config["data"], "config.data"))
+    data = batches.open_dataset(data)
     folder = workdir / "prior"
     prior_files.write_folder(folder, config, [*vocabulary(), ","])
     models = make_models(folder)
@@ -264,7 +266,7 @@ def main(argv: list[str]) -> None:
     if not flags.FLAGS.workdir:
         raise app.UsageError("--workdir is missing: where to keep the training.")
     process.reuse_freed_memory()
-    workdir = Path(flags.FLAGS.workdir)
+    workdir = paths.expand(flags.FLAGS.workdir, "--workdir")
     workdir.mkdir(parents=True, exist_ok=True)
     folder = train(flags.FLAGS.config.to_dict(), workdir)
     print(f"prior written to {folder}")

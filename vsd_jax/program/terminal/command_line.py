@@ -5,14 +5,16 @@ ml_collections answers an unknown key with a traceback, and a configuration file
 does not exist only when it is used.
 """
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags
 from ml_collections.config_flags import config_flags
 
 from vsd_jax.program.devices import hosts
+from vsd_jax.program.folder import paths
 from vsd_jax.program.run import session
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.terminal.errors import ConfigError
@@ -22,15 +24,14 @@ _HOSTS = hosts.Place._fields
 
 def define(values: flags.FlagValues) -> None:
     """Defines the program's flags in `values` (`flags.FLAGS` but for tests)."""
-    config_flags.DEFINE_config_file(
-        "config",
-        None,
+    about = (
         "Settings: configs/object.py, scene.py or image2d.py, with a variant after a"
         " colon (:sd21, :sd15, :smoke). Change a key with --config.KEY=VALUE; all keys"
-        " stand in configs/base.py. Only --mode=train needs it.",
-        lock_config=True,
-        flag_values=values,
+        " stand in configs/base.py. Only --mode=train needs it."
     )
+    options = {"lock_config": True, "flag_values": values}
+    with _flagfile_faults():  # ml_collections reads it now
+        config_flags.DEFINE_config_file("config", None, about, **options)
     about = "Folder of the run; the same one goes on with it."
     flags.DEFINE_string("workdir", "", about, flag_values=values)
     about = (
@@ -66,6 +67,8 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
     Raises:
       ConfigError: naming the key at fault and the nearest known ones.
     """
+    with _flagfile_faults():
+        argv = _expand(values.read_flags_from_files(list(argv), force_gnu=False))
     try:
         rest = values(list(argv))
     except (AttributeError, KeyError) as error:
@@ -81,6 +84,33 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
             ' spaces: --config.prompt="a red mushroom".'
         )
     return rest
+
+
+@contextlib.contextmanager
+def _flagfile_faults() -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"--flagfile is not in {error.encoding} ({error}); save it as UTF-8."
+            " (PYTHONUTF8=1 reads UTF-8, whatever the locale.)"
+        ) from error
+    except flags.Error as error:
+        raise ConfigError(f"--flagfile: {error}") from error
+
+
+def _expand(argv: Sequence[str]) -> list[str]:
+    """The arguments with `~` expanded in `--config`, which no shell does after `=`."""
+    argv = list(argv)
+    for place, argument in enumerate(argv[1:], 1):
+        name, _, value = argument.partition("=")
+        if fault := paths.fault(argument):
+            raise ConfigError(f"{argument!r} {fault}.")
+        if name.lstrip("-") == "config" and value.startswith("~"):
+            argv[place] = f"{name}={paths.expand(value, '--config')}"
+        elif argv[place - 1].lstrip("-") == "config" and argument.startswith("~"):
+            argv[place] = str(paths.expand(argument, "--config"))
+    return argv
 
 
 def read(values: flags.FlagValues) -> dict[str, Any]:
@@ -99,9 +129,10 @@ def read(values: flags.FlagValues) -> dict[str, Any]:
             f" or configs/image2d.py, seen from the current folder. ({error})"
         ) from error
     names = {"mode": "mode", "folder": "workdir", "overwrite": "overwrite"}
-    return {"config": config} | {
-        argument: values[flag].value for argument, flag in names.items()
-    }
+    found = {argument: values[flag].value for argument, flag in names.items()}
+    if found["folder"]:
+        found["folder"] = str(paths.expand(found["folder"], "--workdir"))
+    return {"config": config} | found
 
 
 def read_hosts(values: flags.FlagValues) -> hosts.Place | None:
