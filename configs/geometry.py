@@ -12,9 +12,9 @@ distances, follows SDS (on the embedded prior VSD) on renders of its normals.
 
 from ml_collections import ConfigDict
 
-from vsd_jax.program.settings import presets_as_configs
+from vsd_jax.program.settings import named
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The settings; `variant` is one of `presets.VARIANTS`."""
-    return presets_as_configs.make_config("geometry", variant)
+    return named.make_config("geometry", variant)

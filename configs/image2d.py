@@ -12,9 +12,9 @@ latent. Numbers of steps and particles are those of prolific_dreamer2d @f9c42d7.
 
 from ml_collections import ConfigDict
 
-from vsd_jax.program.settings import presets_as_configs
+from vsd_jax.program.settings import named
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The settings; `variant` is one of `presets.VARIANTS`."""
-    return presets_as_configs.make_config("image2d", variant)
+    return named.make_config("image2d", variant)

@@ -12,9 +12,9 @@ seconds. The numbers: `vsd_jax/presets/`.
 
 from ml_collections import ConfigDict
 
-from vsd_jax.program.settings import presets_as_configs
+from vsd_jax.program.settings import named
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The settings; `variant` is one of `presets.VARIANTS`."""
-    return presets_as_configs.make_config("object", variant)
+    return named.make_config("object", variant)

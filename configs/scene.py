@@ -10,9 +10,9 @@ A variant of `configs/object.py` follows after a comma: `scene.py:room,sd21`,
 
 from ml_collections import ConfigDict
 
-from vsd_jax.program.settings import presets_as_configs
+from vsd_jax.program.settings import named
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The settings; `variant` as above."""
-    return presets_as_configs.scene(variant)
+    return named.scene(variant)

@@ -12,9 +12,9 @@ came from, by VSD. `configs/textured_mesh.py` runs all stages. Variants as in
 
 from ml_collections import ConfigDict
 
-from vsd_jax.program.settings import presets_as_configs
+from vsd_jax.program.settings import named
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The settings; `variant` is one of `presets.VARIANTS`."""
-    return presets_as_configs.make_config("texture", variant)
+    return named.make_config("texture", variant)

@@ -12,9 +12,9 @@ so on. The same command goes on where it stopped. Variants as in `configs/object
 
 from ml_collections import ConfigDict
 
-from vsd_jax.program.settings import presets_as_configs
+from vsd_jax.program.settings import named
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The settings; `variant` as above."""
-    return presets_as_configs.textured_mesh(variant)
+    return named.textured_mesh(variant)

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from configs import object as object_config
 from vsd_jax.program.settings import config as config_lib
-from vsd_jax.program.settings import sections
+from vsd_jax.program.settings import config_rules, sections
 from vsd_jax.program.terminal.errors import ConfigError
 
 
@@ -159,4 +159,4 @@ def test_a_run_of_an_older_version_is_gone_on_with():
 )
 def test_unknown_keys_get_a_suggestion(key, wanted):
     known = config_lib.flatten(object_config.get_config())
-    assert wanted in config_lib.suggest(key, known)
+    assert wanted in config_rules.suggest(key, known)

@@ -27,6 +27,7 @@ from vsd_jax.program.folder import workdir, writer
 from vsd_jax.program.prior import weights
 from vsd_jax.program.run import pipeline
 from vsd_jax.program.settings import config as config_lib
+from vsd_jax.program.settings import config_rules
 from vsd_jax.program.terminal import progress
 from vsd_jax.program.terminal.errors import ConfigError, RunError
 from vsd_jax.toybox import classifier
@@ -55,7 +56,7 @@ def make_config(cell: Cell) -> ConfigDict:
         if key in known:
             config.update_from_flattened_dict({key: value})
         elif not key.startswith(("sample.", "exact.")):
-            raise ConfigError(config_lib.suggest(key, known))
+            raise ConfigError(config_rules.suggest(key, known))
     config.update(prompt=cell.prompt, seed=cell.seed)
     return config
 

@@ -6,7 +6,6 @@ ml_collections refuses unknown keys and wrong types by itself; what it lets thro
 faults at once, each in a sentence with key, value and remedy.
 """
 
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -66,7 +65,7 @@ def validate(config: ConfigDict) -> Config:
       ConfigError: with one sentence for each fault.
     """
     flat = flatten(config)
-    faults = [*config_rules.value_faults(flat)]
+    faults = [*config_rules.unknown_keys(flat), *config_rules.value_faults(flat)]
     # What goes together can only be judged when each value by itself is sound.
     faults = faults or [*config_rules.combination_faults(flat), *prompt_faults(flat)]
     if faults:
@@ -195,14 +194,3 @@ def differing_keys(
         if not key.startswith(free)
         and before.get(key, "(absent)") != after.get(key, "(absent)")
     }
-
-
-def suggest(key: str, known: Mapping[str, Any]) -> str:
-    """A sentence about an unknown key, with the nearest known ones."""
-    names = {name.rsplit(".", 1)[-1]: name for name in known}
-    near = difflib.get_close_matches(key, list(known), n=2, cutoff=0.6)
-    end = key.rsplit(".", 1)[-1]
-    last = difflib.get_close_matches(end, list(names), n=2, cutoff=0.7)
-    found = list(dict.fromkeys([*near, *(names[name] for name in last)]))
-    hint = f" Did you mean {' or '.join(found)}?" if found else ""
-    return f"There is no key {key!r}.{hint} All keys: vsd_jax/presets/numbers.py."

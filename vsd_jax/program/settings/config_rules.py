@@ -4,6 +4,7 @@
 Functions take the flat configuration `{"section.key": value}` and yield sentences.
 """
 
+import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -41,6 +42,25 @@ def _text_faults(flat: Flat) -> Iterator[str]:
             paths.expand(value, key)
         except ConfigError as error:
             yield str(error)
+
+
+def unknown_keys(flat: Flat) -> Iterator[str]:
+    """One sentence for each key that there is not, however it came in."""
+    known = sections.keys()
+    for key in flat:
+        if key not in known:
+            yield suggest(key, known)
+
+
+def suggest(key: str, known: Mapping[str, Any]) -> str:
+    """A sentence about an unknown key, with the nearest known ones."""
+    names = {name.rsplit(".", 1)[-1]: name for name in known}
+    near = difflib.get_close_matches(key, list(known), n=2, cutoff=0.6)
+    end = key.rsplit(".", 1)[-1]
+    last = difflib.get_close_matches(end, list(names), n=2, cutoff=0.7)
+    found = list(dict.fromkeys([*near, *(names[name] for name in last)]))
+    hint = f" Did you mean {' or '.join(found)}?" if found else ""
+    return f"There is no key {key!r}.{hint} All keys: docs/settings.md."
 
 
 def value_faults(flat: Flat) -> Iterator[str]:
