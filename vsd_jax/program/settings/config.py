@@ -37,6 +37,8 @@ YOUNGER = {
     "eval.prior_t_range": (0.4, 0.8),
     "log.inside": False,
     "log.tensorboard": False,
+    "log.checkpoint_minutes": 0.0,
+    "prior.image_size": 0,
     "render.early_size": 0,
     "render.early_steps": 0,
     "score.prompt": True,
