@@ -9,7 +9,7 @@ import pytest
 from configs import object as object_config
 from vsd_jax.program.export import export
 from vsd_jax.program.folder import writer
-from vsd_jax.program.judge import verdict
+from vsd_jax.program.judge import evaluation, verdict
 from vsd_jax.program.report import charts, mesh_data, report
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.types import Mesh
