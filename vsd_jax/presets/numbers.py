@@ -17,7 +17,7 @@ from vsd_jax.methods import METHODS, own_settings
 
 Layer = Mapping[str, Mapping[str, Any]]
 VARIANTS = ("", "sd21", "sd15", "smoke")
-"""Of every preset: the embedded prior, Stable Diffusion 2.1 and 1.5, in seconds."""
+"""Variants of every preset: embedded prior, Stable Diffusion 2.1 and 1.5, smoke."""
 
 
 class PartOf(NamedTuple):

@@ -47,7 +47,7 @@ def read_config(folder: str | pathlib.Path) -> Config:
     """The validated configuration of a run, of this version or an older one."""
     path = paths.expand(folder, "mesh.source")
     stored = config_lib.flatten(workdir.read_config(path))
-    filled = config_lib.nest(config_lib.YOUNGER | stored)
+    filled = config_lib.nest(config_lib.DEFAULTS_OF_OLD_RUNS | stored)
     return config_lib.validate(ConfigDict(filled))
 
 
