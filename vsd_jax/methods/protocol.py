@@ -69,7 +69,7 @@ class NoisedViews:
     def push(
         self, scale: float, guidance: Guidance = PLAIN, *, against: str
     ) -> jax.Array:
-        """Returns the guidance term s (eps(y) - eps(against)), clipped by `guidance`."""
+        """Returns the guidance term s (eps(y) - eps(against)), clipped if asked for."""
         pair = guide_away(
             **self._asked(None), scale=scale, guidance=guidance, against=against
         )
