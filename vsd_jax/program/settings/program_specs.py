@@ -68,14 +68,18 @@ class PriorSpec:
     Attributes:
       path: "toybox" (embedded), a local folder, or a hub id: owner/name[@revision].
       variant: which of its weight files: "fp16" halves what is downloaded.
+      image_size: side of its images, pixels, for one tuned to others; 0 = as its
+        settings say.
       sha256: checksum that the U-Net's weight file must have; "" = any.
-      dtype: type of its weights and activations.
+      dtype: type of its weights and activations; "float16" for GPUs without bfloat16
+        (T4). Softmax, norms, LoRA and scene stay in float32.
     """
 
     path: str
     variant: str
+    image_size: Annotated[int, Within(0, 4096)]
     sha256: str
-    dtype: Annotated[str, OneOf(("float32", "bfloat16"))]
+    dtype: Annotated[str, OneOf(("float32", "bfloat16", "float16"))]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,17 +162,26 @@ class LogSpec:
       metrics_every: steps between rows of metrics.jsonl.
       image_every: steps between contact sheets; 0 = never.
       checkpoint_every: steps between checkpoints; 0 = only at the end.
+      checkpoint_minutes: minutes after which one is written as well, where a runtime
+        may be lost at any time; in one process alone. 0 = by steps only.
       keep_checkpoints: number of checkpoints that are kept.
       best: one more is kept: that before which "residual/rms" or "score/loss" was
         lowest on average, since the checkpoint before it; "" = none.
       sheet_views: views of each particle on a contact sheet.
       sheet_size: side of a view on it, pixels.
+      inside: with each sheet a look inside the step: render, x_t, the prior's and the
+        score network's x_0 at three timesteps. Costs about three steps without their
+        gradients.
+      tensorboard: event files beside metrics.jsonl; needs tensorboardX.
     """
 
     metrics_every: Annotated[int, Within(1)]
     image_every: Annotated[int, Within(0)]
     checkpoint_every: Annotated[int, Within(0)]
+    checkpoint_minutes: Annotated[float, Within(0)]
     keep_checkpoints: Annotated[int, Within(1, 1000)]
     best: Annotated[str, OneOf(("", "residual/rms", "score/loss"))]
     sheet_views: Annotated[int, Within(1, 64)]
     sheet_size: Annotated[int, Within(8, 1024)]
+    inside: bool
+    tensorboard: bool
