@@ -298,7 +298,7 @@ def test_draw_follows_its_distributions():
         ({"camera_dropout": 1.5}, "camera_dropout"),
     ],
 )
-def test_refuses_what_cannot_be_meant(change, message):
+def test_refuses_impossible_values(change, message):
     with pytest.raises(ValueError, match=message):
         simple_step(
             make_scene(), make_prior(MODEL), SCORE, particles_per_step=1, **change

@@ -90,7 +90,7 @@ __all__ = [
 
 
 def load_prior(path: str = "toybox", **options):
-    """A prior from disk, its weights and its text encoder.
+    """Loads a diffusion prior, its weights and its text encoder.
 
     Args:
       path: "toybox" (embedded), a diffusers-format folder, or a hub id.

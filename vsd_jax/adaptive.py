@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cameras that adapt to the scene.
+"""Importance sampling of cameras: views whose residual is large are drawn more often.
 
 The paper names as a limit that its cameras ignore the scene's structure
 (arXiv:2305.16213, limitations). Here some cameras are drawn from the distribution that
@@ -38,7 +38,7 @@ SampleCamera = Callable[[jax.Array], Camera]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdaptSpec:
-    """Whether cameras adapt.
+    """Importance sampling of cameras.
 
     Attributes:
       adapt: what cameras follow: "residual", where the particle's residual has been
@@ -53,7 +53,7 @@ class AdaptSpec:
 def make_camera(
     sample_camera: SampleCamera, spec: AdaptSpec
 ) -> SampleCamera | AdaptiveCamera:
-    """The distribution of cameras, adapted to the particle if `spec` says so."""
+    """Makes the distribution of cameras importance-sampled if `spec` says so."""
     if spec.adapt == "residual":
         return by_residual(sample_camera, num_candidates=spec.adapt_candidates)
     return sample_camera
@@ -62,7 +62,7 @@ def make_camera(
 def draw_camera(
     sample_camera: SampleCamera | AdaptiveCamera, stats: PyTree, key: jax.Array
 ) -> Camera:
-    """A camera for a particle with these stats. key: consumed."""
+    """Draws a camera for a particle with these stats. key: consumed."""
     if isinstance(sample_camera, AdaptiveCamera):
         return sample_camera.sample(key, stats)
     return sample_camera(key)
@@ -74,7 +74,7 @@ def choose(
     interest: Callable[[Camera], jax.Array],
     num_candidates: int,
 ) -> Camera:
-    """One of `num_candidates` draws, by their interest (above). key: consumed.
+    """Resamples one of `num_candidates` cameras by their interest. key: consumed.
 
     Args:
       key: typed key.
@@ -91,7 +91,7 @@ def choose(
 
 
 def by_residual(sample_camera: SampleCamera, *, num_candidates: int) -> AdaptiveCamera:
-    """Cameras look more often where this particle's residual has been large.
+    """Draws cameras in proportion to the past residual of their direction.
 
     Interest: what the scene remembers of the bin of the direction in which the camera
     stands (its back). Needs `remember_views`.
@@ -123,7 +123,7 @@ def direction_bin(camera: Camera) -> jax.Array:
 
 
 def remember_views(scene: Scene) -> Scene:
-    """The scene, with a memory among its stats of where the residual was large.
+    """Wraps a scene so that its stats track the residual by camera direction.
 
     How large it is depends on t more than on anything else: what counts is its ratio to
     the running mean at such t, and what is kept is that ratio's running mean for each

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a step reports about itself."""
+"""Metrics of a training step."""
 
 import chex
 import jax
@@ -15,7 +15,7 @@ NUM_TIME_BINS = 4
 def summarize(
     batch: Batch, *, num_t: int, axis_name: str | None, devices_per_particle: int = 1
 ) -> Metrics:
-    """The metrics of one step.
+    """Summarizes a step as metrics.
 
     Scalars, averaged over the particles that were not skipped (0 if none is left):
     `residual/rms` root mean square of w(t) (noise_prior - noise_score) per latent

@@ -68,7 +68,7 @@ _SCORE_FOLD = 2**32 - 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Population:
-    """Which particles move in a step, and what becomes of lost ones.
+    """Which particles are updated in a step, and which are started anew.
 
     Attributes:
       particles_per_step: m <= n are updated, the others stand still; 0 = all.
@@ -87,7 +87,7 @@ EVERY_PARTICLE = Population()
 
 
 class Distillation(NamedTuple):
-    """What `distil` gives.
+    """Result of `distil`: pure functions.
 
     Attributes:
       init: `(key, prior_params, *, num_particles, start=None) -> VSDState`, see
@@ -112,7 +112,7 @@ def distil(
     population: Population = EVERY_PARTICLE,
     devices: Devices = ONE_DEVICE,
 ) -> Distillation:
-    """Joins a scene, a prior, a method, a score network and views.
+    """Makes the initialiser and the training step of score distillation.
 
     Args:
       scene: renders one particle.
@@ -124,7 +124,7 @@ def distil(
       views: distribution of the views of a step.
       tx: optimizer of one particle.
       regularizer: `(RenderOutput of one view, step) -> (loss, metrics)`.
-      population: which particles move.
+      population: which particles are updated in a step.
       devices: over which the step runs, only for `parallel.py`.
 
     Returns:
@@ -191,7 +191,7 @@ def init_state(
     num_particles: int,
     start: tuple[PyTree, PyTree] | None = None,
 ) -> VSDState:
-    """The state before the first step.
+    """Initialises the particles, the score network and their optimizers.
 
     Args:
       scene: the scene.
@@ -281,7 +281,7 @@ def _make_joint_step(
 def choose_particles(
     step_key: jax.Array, step: jax.Array, num_particles: int, num: int, *, subset: str
 ) -> jax.Array:
-    """Indices [num] of the particles to update in this step, without repetition.
+    """Chooses the particles [num] to update in this step, without repetition.
 
     Args:
       step_key: key of the step; folded, not consumed.

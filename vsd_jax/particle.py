@@ -57,7 +57,7 @@ class OptimSpec:
 
 
 def particle_optimizer(spec: OptimSpec) -> optax.GradientTransformation:
-    """Adam with a learning rate for each part of theta (a dict of parts)."""
+    """Makes Adam with a learning rate for each part of theta (a dict of parts)."""
     rates = {
         "table": spec.table_lr,
         "decoder": spec.decoder_lr,
@@ -82,7 +82,7 @@ def particle_optimizer(spec: OptimSpec) -> optax.GradientTransformation:
 def no_regularizer(
     output: RenderOutput, step: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The regulariser that is zero."""
+    """Returns zero: no regularisation."""
     del output, step
     return jnp.zeros(()), {}
 
@@ -90,7 +90,7 @@ def no_regularizer(
 def start_particle(
     params: PyTree, stats: PyTree, tx: optax.GradientTransformation
 ) -> Particles:
-    """One particle (unbatched) before its first update, at theta = `params`."""
+    """Makes the state of one particle (unbatched) at theta = `params`."""
     return Particles(
         params=params,
         opt_state=tx.init(params),
@@ -102,13 +102,13 @@ def start_particle(
 def init_particle(
     scene: Scene, tx: optax.GradientTransformation, key: jax.Array
 ) -> Particles:
-    """One particle (unbatched) as its scene draws it."""
+    """Draws one particle (unbatched) from its scene's initialisation."""
     params = scene.init(key)
     return start_particle(params, scene.init_stats(params), tx)
 
 
 def surrogate_loss(latents: jax.Array, residual: jax.Array) -> jax.Array:
-    """A scalar whose gradient in the latents is residual / B.
+    """Returns a scalar whose gradient with respect to the latents is residual / B.
 
     sum(latents * stop_gradient(residual)) / B; its value has no meaning.
 

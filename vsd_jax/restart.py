@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Particles that are lost start anew, inside the step.
+"""Reinitialises particles that stay non-finite, inside the training step.
 
 How often a particle was skipped in a row is part of the state, and its new start hangs
 on the run's key, its index and the step: a resumed run, or one on other devices, does
@@ -30,7 +30,7 @@ def make_restart(
     patience: int,
     map_particles: Callable[[Callable, int], Callable],
 ) -> Restart:
-    """Makes what gives lost particles a new theta, optimizer state and stats.
+    """Makes the reinitialisation of particles that stayed non-finite.
 
     Args:
       scene: draws the new theta.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the shared score network phi learns from the renders of one step.
+"""The shared score network phi, and its training on the renders of each step.
 
 phi <- phi - eta grad E |noise_score(x_t, t, c, y) - noise|^2 (arXiv:2305.16213, Sec.
 3.2), over all particles and views. No gradient reaches the particles from here, and
@@ -36,7 +36,7 @@ from vsd_jax.types import (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingSpec:
-    """How a score network is trained, whatever network it is.
+    """Training of a score network, of whatever architecture.
 
     Attributes:
       steps_per_step: K, updates of phi in a step.
@@ -64,7 +64,7 @@ class TrainingSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScoreSpec:
-    """A score network: either of the two kinds, and its training.
+    """Settings of a score network: LoRA or a small U-Net, and its training.
 
     Attributes:
       lora: for `lora`.
@@ -83,7 +83,7 @@ def lora(
     *,
     select_params: Callable[[PyTree], PyTree] = lambda params: params,
 ) -> Score:
-    """The frozen network of `base` with LoRA and a camera embedding (the paper's).
+    """Makes the paper's score network: `base` with LoRA and a camera embedding.
 
     Args:
       base: the prior, or another one of its family.
@@ -112,7 +112,7 @@ def lora(
 
 
 def small_unet(prior: Prior, spec: ScoreSpec) -> Score:
-    """A small U-Net from scratch; it reads the camera, not the text.
+    """Makes a small U-Net, trained from scratch, that reads the camera, not the text.
 
     Raises:
       ValueError: if its channels do not fit the prior's latents.
@@ -139,7 +139,7 @@ def small_unet(prior: Prior, spec: ScoreSpec) -> Score:
 def make_score(
     model: NoiseModel, init: Callable[[jax.Array, PyTree], PyTree], spec: TrainingSpec
 ) -> Score:
-    """A network with the way it is trained.
+    """Makes a score network of your own model, trained by AdamW.
 
     Args:
       model: over `(score_params, prior_params)`.
@@ -176,7 +176,7 @@ def make_score(
 
 
 def fixed_score(model: NoiseModel) -> Score:
-    """A score network that has nothing to learn, such as an exact one.
+    """Makes a score network without training, such as a closed-form one.
 
     Examples:
       >>> model = vsd.NoiseModel(lambda params, x, t, context: x, "epsilon")
@@ -202,7 +202,7 @@ def score_optimizer(
     b2: float,
     weight_decay: float,
 ) -> optax.GradientTransformation:
-    """AdamW (arXiv:1711.05101) with linear warm-up to a constant learning rate.
+    """Makes AdamW (arXiv:1711.05101) with linear warm-up to a constant rate.
 
     Its moments are one vector each: hundreds of small LoRA matrices would each have
     loops of their own to compile and to read from the cache (docs/performance.md).
@@ -223,7 +223,7 @@ def score_optimizer(
 
 
 def camera_vector(cam_to_world: jax.Array, keep: jax.Array) -> jax.Array:
-    """The score network's camera input: the row-major matrix, or zeros if dropped.
+    """Flattens cameras for the score network; dropped ones become zeros.
 
     Args:
       cam_to_world: [B, 4, 4].
@@ -247,7 +247,7 @@ def score_errors(
     alphas_cumprod: np.ndarray,
     sigma_floor: float,
 ) -> jax.Array:
-    """Training error of the score network per sample.
+    """Returns the denoising error of the score network for each sample.
 
     The denoising objective E |noise_score(x_t, t, c, y) - noise|^2 (arXiv:2305.16213,
     Sec. 3.2) in the network's own prediction type: the plain mean squared error for

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the fields of a settings dataclass may be, written as annotations.
+"""Types and bounds of settings dataclasses, written as annotations.
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class LoraSpec:
@@ -7,7 +7,7 @@
 
 A settings dataclass ("spec") stands beside the part that it describes: each field once,
 with meaning and unit in its docstring and its bounds here. The numbers themselves stand
-in `presets.py`.
+in `presets/`.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class OneOf:
 
 
 class FieldRule(NamedTuple):
-    """What one field may be.
+    """Type and bounds of one field.
 
     Attributes:
       type: `float`, `int`, `bool`, `str` or `tuple`.
@@ -51,13 +51,13 @@ class FieldRule(NamedTuple):
 
 
 def rules_of(spec: type) -> dict[str, FieldRule]:
-    """The rule of each field of a settings dataclass."""
+    """Returns type and bounds of each field of a settings dataclass."""
     hints = typing.get_type_hints(spec, include_extras=True)
     return {name: rule_of(hint) for name, hint in hints.items()}
 
 
 def rule_of(hint: Any) -> FieldRule:
-    """The rule that an annotation states."""
+    """Returns the type and bounds that an annotation states."""
     plain, rule = hint, None
     if typing.get_origin(hint) is typing.Annotated:
         plain, *notes = typing.get_args(hint)
@@ -67,7 +67,7 @@ def rule_of(hint: Any) -> FieldRule:
 
 
 def pick(spec: type[Spec], values: Mapping[str, Any]) -> Spec:
-    """A settings dataclass from a mapping that may hold more than its fields.
+    """Makes a settings dataclass from a mapping that may hold more than its fields.
 
     Raises:
       KeyError: if a field is missing.

@@ -21,7 +21,7 @@ from vsd_jax.types import TRange
 def two_stage_t_range(
     step: jax.Array, *, t_min: int, t_max: int, t_max_late: int, anneal_step: int
 ) -> tuple[jax.Array, jax.Array]:
-    """The paper's two-stage range: t_max, from `anneal_step` on t_max_late.
+    """Returns the paper's two-stage range of t: t_max, t_max_late from `anneal_step`.
 
     arXiv:2305.16213, Sec. 4. `step` is traced, so the change does not retrace.
 
@@ -49,7 +49,7 @@ def two_stage_t_range(
 def sqrt_t_range(
     step: jax.Array, *, t_min: int, t_max: int, num_steps: int
 ) -> tuple[jax.Array, jax.Array]:
-    """HiFA's schedule: one timestep that falls with the square root of the step.
+    """Returns HiFA's timestep, which falls with the square root of the step.
 
     t = t_max - (t_max - t_min) sqrt(step / num_steps) (arXiv:2305.18766, Sec. 3).
     Arguments and result as `two_stage_t_range`; lowest = highest.
@@ -69,7 +69,7 @@ def sqrt_t_range(
 def dreamtime_timesteps(
     alphas_cumprod: np.ndarray, num_steps: int, *, middle: float, width: float
 ) -> np.ndarray:
-    """DreamTime's falling timesteps, one for each training step (arXiv:2306.12422).
+    """Computes DreamTime's timestep of each training step (arXiv:2306.12422).
 
     t(i) is where the weight W(t) = sqrt((1 - abar_t) / abar_t) exp(-(t - m)^2 / 2 s^2),
     normalised and summed from T down, reaches i / N.
@@ -99,7 +99,7 @@ def dreamtime_timesteps(
 
 
 def table_t_range(step: jax.Array, *, table: np.ndarray) -> tuple[jax.Array, jax.Array]:
-    """The timestep of a training step from a table [N], as a range of one.
+    """Looks up the timestep of a training step in a table [N].
 
     Examples:
       >>> t, _ = vsd.timesteps.table_t_range(jnp.int32(1), table=np.array([980, 500]))
@@ -133,7 +133,7 @@ def uniform_t(
 
 
 def shares_to_range(shares: tuple[float, float], num_t: int) -> tuple[int, int]:
-    """(lowest, highest) timestep, inclusive, of two shares of `num_t`.
+    """Converts two shares of `num_t` to (lowest, highest) timestep, inclusive.
 
     Examples:
       >>> vsd.timesteps.shares_to_range((0.02, 0.98), 1000)
@@ -206,7 +206,7 @@ class TimestepSpec:
 
 
 def make_t_range(spec: TimestepSpec, alphas_cumprod: np.ndarray) -> TRange:
-    """The schedule that `spec` names, for a prior with these noise levels [T].
+    """Makes the schedule of t that `spec` names, for a prior's alphas_cumprod [T].
 
     Examples:
       >>> spec = vsd.presets.stable_diffusion("a pineapple").timesteps

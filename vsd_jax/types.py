@@ -27,7 +27,7 @@ Stats = PyTree
 
 
 class Context(TypedDict, total=False):
-    """What a network is conditioned on, one entry for each sample of a batch.
+    """Conditioning of a network, one entry for each sample of a batch.
 
     Attributes:
       text: [B, L, D] embedded prompts.
@@ -144,7 +144,7 @@ class ScoreState:
 
 @flax.struct.dataclass(kw_only=True)
 class VSDState:
-    """All that a run needs to go on.
+    """Complete training state, enough to resume exactly.
 
     Attributes:
       particles: the n scenes.
@@ -202,7 +202,7 @@ class Scene(NamedTuple):
 
 
 class NoiseModel(NamedTuple):
-    """A denoising network and what its output means.
+    """A denoising network and its prediction type.
 
     Attributes:
       apply: the network.
@@ -235,7 +235,7 @@ class Prior(NamedTuple):
 
 @flax.struct.dataclass(kw_only=True)
 class ScoreDraw:
-    """What one particle draws for K updates of the score network in one step.
+    """Random draws of one particle for K updates of the score network in one step.
 
     Attributes:
       t: [K, V] int32.
@@ -250,7 +250,7 @@ class ScoreDraw:
 
 @flax.struct.dataclass(kw_only=True)
 class Draw:
-    """What one particle draws for its V views in one step.
+    """Random draws of one particle for its V views in one step.
 
     Attributes:
       cameras: leaves [V, ...].
@@ -277,7 +277,7 @@ class Draw:
 
 @flax.struct.dataclass(kw_only=True)
 class Report:
-    """What the update of one particle tells of itself.
+    """Diagnostics of the update of one particle.
 
     Attributes:
       ok: bool, false if the update was skipped because it was not finite.
@@ -312,7 +312,7 @@ class Batch:
 
 
 class Score(NamedTuple):
-    """The score network phi and how it learns (`score_network.py`).
+    """The score network phi and its training (`score_network.py`).
 
     Attributes:
       model: over `(score_params, prior_params)`; its context has the camera as well.
@@ -334,7 +334,7 @@ class Score(NamedTuple):
 
 
 class ViewWeights(NamedTuple):
-    """How one camera uses the prompts of the views.
+    """Weights of the view prompts for one camera.
 
     Attributes:
       positive: [4] weights that sum to 1; the text is their combination.

@@ -22,7 +22,7 @@ from vsd_jax.timesteps import TimestepSpec, make_t_range, shares_to_range, unifo
 from vsd_jax.types import Draw, Prior, Prompts, PyTree, Score, ScoreDraw, Views
 
 ENVIRONMENT = (-1.0, -1.0, -1.0)
-"""The background that asks a scene for its learned environment (`scene/nerf/`)."""
+"""Background colour that selects a scene's learned environment (`scene/nerf/`)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class BackgroundSpec:
     background_shares: tuple[float, ...]
 
     def table(self) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """Colours [G, 3], probabilities [G] and words of those that can be drawn."""
+        """Returns colours [G, 3], probabilities [G] and words with probability > 0."""
         share = self.environment_share
         colors = [*self.background_colors, ENVIRONMENT]
         shares = [*((1 - share) * np.asarray(self.background_shares)), share]
@@ -78,7 +78,7 @@ class ViewsSpec:
 
 
 def make_views(spec: ViewsSpec) -> Views:
-    """The distribution that `spec` describes.
+    """Makes the distribution of views that `spec` describes.
 
     Examples:
       >>> views = vsd.views(vsd.presets.toybox("a red mushroom").views)
@@ -100,7 +100,7 @@ def make_views(spec: ViewsSpec) -> Views:
 def make_background_sampler(
     colors: Any, probabilities: Any
 ) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
-    """Draws one of some colours.
+    """Makes a categorical distribution of background colours.
 
     Args:
       colors: [G, 3] in [0, 1].
@@ -127,7 +127,7 @@ def make_background_sampler(
 
 
 def make_draw(prior: Prior, score: Score | None, views: Views) -> Callable[..., Draw]:
-    """Makes `(key, step, prompts, stats={}) -> Draw` of one particle; key: consumed.
+    """Makes the sampler `(key, step, prompts, stats={}) -> Draw` of one particle.
 
     Raises:
       ValueError: if there is no view, or the score network's numbers are out of range.

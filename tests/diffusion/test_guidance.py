@@ -69,9 +69,9 @@ def test_limited_x0_is_clipped_and_otherwise_unchanged(pair):
     x0, noisy, t = pair
     kept = noise.to_noise(x0, noisy, t, ALPHAS_CUMPROD, "sample")
     wide, limit = float(jnp.abs(x0).max()) + 1.0, 0.5
-    same = guidance.limit_x0(kept, noisy, t, ALPHAS_CUMPROD, limit=wide)
+    same = guidance.clip_x0(kept, noisy, t, ALPHAS_CUMPROD, limit=wide)
     np.testing.assert_allclose(same, kept, atol=1e-4)
-    clipped = guidance.limit_x0(kept, noisy, t, ALPHAS_CUMPROD, limit=limit)
+    clipped = guidance.clip_x0(kept, noisy, t, ALPHAS_CUMPROD, limit=limit)
     back = noise.to_x0(clipped, noisy, t, ALPHAS_CUMPROD, "epsilon")
     np.testing.assert_allclose(back, np.clip(x0, -limit, limit), atol=1e-3)
 

@@ -112,7 +112,7 @@ def test_init_draws_each_kernel_on_its_own(unet):
     assert len({float(value[0, 0]) for value in same_shape}) == len(same_shape) > 1
 
 
-def test_init_refuses_what_cannot_be_meant(unet):
+def test_init_refuses_impossible_values(unet):
     with pytest.raises(ValueError, match="rank"):
         lora.init_lora(jax.random.key(0), unet[1], rank=0)
     with pytest.raises(ValueError, match="No kernel"):

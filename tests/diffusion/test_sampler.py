@@ -50,7 +50,7 @@ def test_ddim_guidance_follows_the_condition():
     assert np.abs(x).max() <= 3.0
 
 
-def test_ddim_refuses_what_cannot_be_meant():
+def test_ddim_refuses_impossible_values():
     args = (exact.make_noise_fn(ALPHAS_CUMPROD), mixture(), jnp.zeros((1, *SHAPE)))
     context = exact.empty_context(1, 2)
     with pytest.raises(ValueError, match="num_steps"):

@@ -106,7 +106,7 @@ def test_the_tables_are_listed(capsys):
     assert "image2d" in said and "ablation" in said
 
 
-def test_flags_that_cannot_be_meant(tmp_path, capsys):
+def test_refuses_impossible_flags(tmp_path, capsys):
     with pytest.raises(ConfigError, match="is no experiment; there are plane"):
         start(tmp_path, "plan")
     with pytest.raises(ConfigError, match="--out"):

@@ -139,7 +139,7 @@ def test_a_key_of_another_version_differs():
 
 def test_a_run_of_an_older_version_is_gone_on_with():
     old = config_lib.flatten(object_config.get_config())
-    for key in config_lib.YOUNGER:
+    for key in config_lib.DEFAULTS_OF_OLD_RUNS:
         del old[key]
     old = config_lib.nest(old)
     assert config_lib.differing_keys(old, object_config.get_config()) == {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a prior itself thinks of a picture: the diffusion classifier.
+"""The diffusion classifier: which text explains an image best under a prior.
 
 Of several texts y the one that explains a picture x_0 best is that under which its
 noise is predicted best (diffusion classifier, arXiv:2303.16203, Eq. 4 to 6):

@@ -32,7 +32,7 @@ MixtureParams = dict[str, jax.Array]
 def gaussian_mixture(
     means: jax.Array, variances: jax.Array, weights: jax.Array
 ) -> MixtureParams:
-    """Parameters of a mixture with diagonal covariances.
+    """Makes the parameters of a Gaussian mixture with diagonal covariances.
 
     Args:
       means: [K, ...] e.g. [K, h, w, c].
@@ -63,7 +63,7 @@ def gaussian_mixture(
 
 
 def image_set(images: jax.Array, weights: jax.Array) -> MixtureParams:
-    """A finite set of images [K, ...] with weights [K] > 0: variances are zero.
+    """Makes a mixture of images [K, ...] with weights [K] > 0 and variances zero.
 
     Examples:
       >>> images = vsd.exact.image_set(jnp.zeros((5, 8, 8, 3)), jnp.ones(5))
@@ -74,7 +74,7 @@ def image_set(images: jax.Array, weights: jax.Array) -> MixtureParams:
 
 
 def empty_context(batch: int, num_components: int) -> Context:
-    """The context of the unconditional mixture.
+    """Makes the context of the unconditional mixture.
 
     Examples:
       >>> vsd.exact.empty_context(batch=2, num_components=5)["text"].shape
@@ -84,7 +84,7 @@ def empty_context(batch: int, num_components: int) -> Context:
 
 
 def restrict(batch: int, allowed: np.ndarray) -> Context:
-    """The context that allows only some components.
+    """Makes the context that conditions on some components.
 
     Args:
       batch: B.
@@ -113,7 +113,7 @@ def log_density(
     context: Context,
     alphas_cumprod: np.ndarray,
 ) -> jax.Array:
-    """log p_t(x_t) of the noised mixture.
+    """Returns log p_t(x_t) of the noised mixture.
 
     Args:
       params: see `MixtureParams`.
@@ -123,7 +123,7 @@ def log_density(
       alphas_cumprod: [T] float32.
 
     Returns:
-      [B] float32, up to nothing: the density is normalised.
+      [B] float32; the density is normalised.
 
     Examples:
       >>> levels = np.array([0.5], np.float32)
@@ -141,7 +141,7 @@ def log_density(
 
 
 def make_noise_fn(alphas_cumprod: np.ndarray) -> NoiseFn:
-    """The exact noise prediction -sigma_t grad log p_t of a mixture.
+    """Makes the exact noise prediction -sigma_t grad log p_t of a mixture.
 
     Written out (no autodiff): with responsibilities r_k = p(k | x_t),
     noise = sigma_t sum_k r_k (x_t - alpha_t mu_k) / (alpha_t^2 v_k + sigma_t^2).
@@ -175,7 +175,7 @@ def make_noise_fn(alphas_cumprod: np.ndarray) -> NoiseFn:
 
 
 def make_model(alphas_cumprod: np.ndarray) -> NoiseModel:
-    """`make_noise_fn` as a `NoiseModel` of prediction type "epsilon".
+    """Makes `make_noise_fn` a `NoiseModel` of prediction type "epsilon".
 
     Examples:
       >>> vsd.exact.make_model(np.array([0.75], np.float32)).prediction_type
@@ -187,7 +187,7 @@ def make_model(alphas_cumprod: np.ndarray) -> NoiseModel:
 def make_prior(
     alphas_cumprod: np.ndarray, *, latent_shape: tuple[int, int, int]
 ) -> Prior:
-    """A prior whose weights are `MixtureParams`; its latents are the renders.
+    """Makes a closed-form prior: weights are `MixtureParams`, latents the renders.
 
     Args:
       alphas_cumprod: [T] float32.

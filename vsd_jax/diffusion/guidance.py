@@ -32,7 +32,7 @@ from vsd_jax.types import NoiseFn, Prompts, PyTree
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Guidance:
-    """What is done to a guided prediction; the default is plain guidance.
+    """Options of classifier-free guidance; the default is plain guidance.
 
     Attributes:
       x0_limit: the implied x_0 is clipped to [-limit, limit]; 0 = not. For priors of
@@ -70,13 +70,13 @@ def guided_noise(
     guidance: Guidance = PLAIN,
     against: str = "negative",
 ) -> jax.Array:
-    """The guided noise prediction [B, h, w, c]; arguments as in `guide_away`.
+    """Returns the guided noise prediction [B, h, w, c]; arguments as in `guide_away`.
 
     At scale 1 without Perp-Neg only the prompt itself is evaluated.
     """
     if scale == 1.0 and "perp_text" not in prompts:
         noise_pred = noise_fn(params, noisy, t, {"text": prompts["text"]})
-        return limit_x0(noise_pred, noisy, t, alphas_cumprod, limit=guidance.x0_limit)
+        return clip_x0(noise_pred, noisy, t, alphas_cumprod, limit=guidance.x0_limit)
     return guide_away(
         noise_fn,
         params,
@@ -102,7 +102,7 @@ def guide_away(
     guidance: Guidance = PLAIN,
     against: str = "negative",
 ) -> Guided:
-    """The guided prediction and its base, all prompts in one batch of the network.
+    """Returns the guided prediction and its base, from one batch of the network.
 
     Args:
       noise_fn: noise prediction of the frozen prior.
@@ -129,7 +129,7 @@ def guide_away(
     else:
         guided = guide(base, text, strength)
     guided = rescale(guided, text, share=guidance.guidance_rescale)
-    guided = limit_x0(guided, noisy, t, alphas_cumprod, limit=guidance.x0_limit)
+    guided = clip_x0(guided, noisy, t, alphas_cumprod, limit=guidance.x0_limit)
     return Guided(guided, base)
 
 
@@ -202,7 +202,7 @@ def rescale(guided: jax.Array, noise_text: jax.Array, *, share: float) -> jax.Ar
     return guided * (share * ratio + 1.0 - share)
 
 
-def limit_x0(
+def clip_x0(
     noise_pred: jax.Array,
     noisy: jax.Array,
     t: jax.Array,
@@ -210,7 +210,7 @@ def limit_x0(
     *,
     limit: float,
 ) -> jax.Array:
-    """The noise whose implied x_0 is that of `noise_pred`, clipped to [-limit, limit].
+    """Clips the x_0 that a noise prediction implies to [-limit, limit].
 
     Static thresholding (Imagen, arXiv:2205.11487, Sec. 2.3): guidance pushes x_0 out of
     the range of the data, which images have and Stable Diffusion's latents have not.

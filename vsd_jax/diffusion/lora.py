@@ -59,7 +59,7 @@ def init_lora(
     rank: int,
     targets: Sequence[str] = ATTENTION_TARGETS,
 ) -> PyTree:
-    """One pair (down, up) for each dense kernel whose module is named in `targets`.
+    """Initialises a pair (down, up) for each dense kernel of the modules `targets`.
 
     Args:
       key: consumed.

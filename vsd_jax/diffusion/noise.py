@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The noise process, the three prediction types, and guidance.
+"""The noise process, the weight w(t) and the three prediction types.
 
-Notation (all of `score/` and `vsd.py`): `t` in [0, T) is a diffusion timestep,
+Notation (all of `diffusion/` and `methods/`): `t` in [0, T) is a diffusion timestep,
 `alphas_cumprod[t]` = alpha-bar_t, and
 
     alpha_t = sqrt(alpha-bar_t),  sigma_t = sqrt(1 - alpha-bar_t),
@@ -67,7 +67,7 @@ def add_noise(
 def w_t(
     t: jax.Array, alphas_cumprod: np.ndarray, *, weighting: str, ndim: int
 ) -> jax.Array:
-    """The weight w(t) of the distillation gradient, by name.
+    """Returns the weight w(t) of the distillation gradient, by name.
 
     `"sigma_squared"`: sigma_t^2 (DreamFusion, arXiv:2209.14988; ProlificDreamer's
     code). `"uniform"`: 1. `"alpha_sigma_squared"`: alpha_t sigma_t^2 (Fantasia3D,
@@ -162,7 +162,7 @@ def target(
     t: jax.Array,
     alphas_cumprod: np.ndarray,
 ) -> jax.Array:
-    """What a network of this type should output for (x_0, noise, t)."""
+    """Returns the training target of a network of this prediction type."""
     if prediction_type == "epsilon":
         return noise
     if prediction_type == "v_prediction":
@@ -174,7 +174,7 @@ def target(
 
 
 def as_noise_fn(model: NoiseModel, alphas_cumprod: np.ndarray) -> NoiseFn:
-    """Wraps a network so that it returns the noise, whatever it predicts itself.
+    """Wraps a network of any prediction type as a noise prediction.
 
     Raises:
       ValueError: if the model's prediction type is unknown.

@@ -110,7 +110,7 @@ def make_view_weights(
 def prompt_texts(
     spec: PromptSpec, *, extra: Sequence[str] = ()
 ) -> dict[str, list[list[str]]]:
-    """The texts of `Prompts`, by name: rows are the views, columns the backgrounds.
+    """Writes the texts of `Prompts`, by name: rows are views, columns backgrounds.
 
     Args:
       spec: the texts.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ancestral sampling of a prior: what distillation is compared with.
+"""DDIM and DDPM sampling of a prior.
 
 Notation as in `diffusion/noise.py`.
 """
@@ -26,7 +26,7 @@ def ddim_sample(
     eta: float = 0.0,
     key: jax.Array | None = None,
 ) -> jax.Array:
-    """Samples by DDIM (`eta` 0) or DDPM (`eta` 1) (arXiv:2010.02502, Eq. 12, 16).
+    """Samples latents by DDIM (`eta` 0) or DDPM (1) (arXiv:2010.02502, Eq. 12, 16).
 
     Each step adds fresh noise of standard deviation eta sqrt((1 - b) / (1 - a))
     sqrt(1 - a / b), where a and b are alpha-bar before and after it: none at `eta` 0,
@@ -114,7 +114,7 @@ def sample(
     guidance: Guidance = PLAIN,
     eta: float = 0.0,
 ) -> jax.Array:
-    """Images of a prior, by DDIM (`eta` 0) or DDPM (`eta` 1); see `ddim_sample`.
+    """Samples images of a prior by DDIM (`eta` 0) or DDPM (`eta` 1).
 
     Args:
       prior: the prior.

@@ -27,7 +27,7 @@ from vsd_jax.program.folder import workdir, writer
 from vsd_jax.program.prior import weights
 from vsd_jax.program.run import pipeline
 from vsd_jax.program.settings import config as config_lib
-from vsd_jax.program.settings import config_rules
+from vsd_jax.program.settings import config_rules, named
 from vsd_jax.program.terminal import progress
 from vsd_jax.program.terminal.errors import ConfigError, RunError
 from vsd_jax.toybox import classifier
@@ -39,19 +39,21 @@ _WEIGHTS = classifier.WEIGHTS.parent / "unet"
 
 
 def make_config(cell: Cell) -> ConfigDict:
-    """The cell's configuration, of the working folder's `configs/`.
+    """The cell's configuration; a preset's needs no file.
 
     Raises:
-      ConfigError: if the file is not there, or a setting is no key of it.
+      ConfigError: if its file is not there, or a setting is no key of it.
     """
+    path, _, variant = cell.config.partition(":")
+    name = Path(path).stem
     try:
-        config = config_flags.ConfigFileFlagParser("config").parse(cell.config)
+        if path == f"configs/{name}.py" and name in named.NAMED:
+            config = named.NAMED[name](variant)
+        else:
+            config = config_flags.ConfigFileFlagParser("config").parse(cell.config)
         known = config_lib.flatten(config)
     except OSError as error:
-        raise ConfigError(
-            f"{cell.config} is not there: start the experiments in the project's own"
-            f" folder, which has configs/ ({error})."
-        ) from error
+        raise ConfigError(f"{cell.config} is not there ({error}).") from error
     for key, value in cell.settings.items():
         if key in known:
             config.update_from_flattened_dict({key: value})

@@ -59,7 +59,7 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MethodSpec:
-    """Which method, and what all of them have.
+    """Settings that all methods have.
 
     Attributes:
       method: name of the method of distillation (`METHODS`).
@@ -73,7 +73,7 @@ class MethodSpec:
 
 
 def own_settings(name: str) -> dict[str, inspect.Parameter]:
-    """The parameters that the method of that name has beside the common ones.
+    """Returns the parameters of a method beside the common ones.
 
     Examples:
       >>> list(vsd.methods.own_settings("nfsd"))
@@ -86,7 +86,7 @@ def own_settings(name: str) -> dict[str, inspect.Parameter]:
 def make_method(
     spec: MethodSpec, guidance: Guidance, settings: Mapping[str, Any]
 ) -> Method:
-    """The method that `spec` names, with its own entries of `settings`.
+    """Makes the method that `spec` names, with its own entries of `settings`.
 
     Examples:
       >>> preset = vsd.presets.toybox("a red mushroom")

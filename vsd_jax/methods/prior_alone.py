@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Methods that compare predictions of the prior alone: no score network, no noise.
+"""Methods that use differences of the prior's own predictions: no score network.
 
 Notation: `paper.py`.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a method of score distillation is, and how it is bound to its networks.
+"""The interface of a method of score distillation.
 
 Notation: `paper.py`.
 """
@@ -26,7 +26,7 @@ SIGMA_SQUARED = "sigma_squared"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoisedViews:
-    """The V views of one particle in one step, and what the networks say of them.
+    """The V noised views of one particle in one step, and predictions of the networks.
 
     Only what a method asks for is computed; `at` asks at other noisy latents.
 
@@ -55,7 +55,7 @@ class NoisedViews:
     draw: Draw
 
     def prior(self, text: str, at: At | None = None) -> jax.Array:
-        """The prior's prediction for one prompt: "text", "negative", "empty", ..."""
+        """Returns the prior's noise prediction for "text", "negative", "empty", ..."""
         noisy, t = at or (self.noisy, self.t)
         context = {"text": self.draw.prompts[text]}
         return self.prior_fn(self.prior_params, noisy, t, context)
@@ -63,20 +63,20 @@ class NoisedViews:
     def guided(
         self, scale: float, guidance: Guidance = PLAIN, at: At | None = None
     ) -> jax.Array:
-        """The prior's guided prediction, away from the negative prompt."""
+        """Returns the prior's prediction with classifier-free guidance."""
         return guided_noise(**self._asked(at), scale=scale, guidance=guidance)
 
     def push(
         self, scale: float, guidance: Guidance = PLAIN, *, against: str
     ) -> jax.Array:
-        """What guidance adds: s (eps(y) - eps(against)), clipped as `guidance` says."""
+        """Returns the guidance term s (eps(y) - eps(against)), clipped if asked for."""
         pair = guide_away(
             **self._asked(None), scale=scale, guidance=guidance, against=against
         )
         return pair.noise - pair.base
 
     def score(self, *, camera: bool = True) -> jax.Array:
-        """The score network's prediction, with or without the camera."""
+        """Returns the score network's noise prediction, with or without the camera."""
         keep = jnp.full(self.t.shape, camera)
         context = {
             "text": self.draw.prompts["score"],
@@ -103,8 +103,8 @@ class Method(NamedTuple):
     Attributes:
       direction: `(NoisedViews) -> [V, h, w, c]`, before w(t).
       weighting: name of w(t).
-      trains_score: whether a score network is trained along.
-      texts: prompts that it asks for beside `text`, `negative` and `score`.
+      trains_score: whether a score network is trained.
+      texts: prompts that it needs beside `text`, `negative` and `score`.
     """
 
     direction: Callable[[NoisedViews], jax.Array]
@@ -119,7 +119,7 @@ without a gradient."""
 
 
 def bind(method: Method, prior: Prior, score: Score | None) -> Residual:
-    """A method bound to its networks.
+    """Makes the residual w(t) direction of a method for given networks.
 
     Raises:
       ValueError: for an unknown weighting or prediction type, or if the method needs a

@@ -96,7 +96,7 @@ class Settings:
 
     @property
     def background(self) -> BackgroundSpec:
-        """What is behind the scene."""
+        """The random backgrounds."""
         return pick(BackgroundSpec, self._values["render"])
 
     @property
@@ -135,7 +135,7 @@ class Settings:
 
     @property
     def guidance(self) -> Guidance:
-        """What is done to guided predictions, for every method and for `sample`."""
+        """Options of guidance, for every method and for `sample`."""
         return pick(Guidance, self._values["vsd"])
 
     @property
@@ -169,7 +169,7 @@ class Preset(Settings):
     """A preset: settings with what follows other numbers worked out."""
 
     def __init__(self, sections: Layer):
-        """Takes `{section: {key: value or PartOf}}`; the section "" is the top."""
+        """Resolves `{section: {key: value or PartOf}}`; the section "" is the top."""
         self._sections = sections
         super().__init__(_resolve(sections))
 
@@ -207,7 +207,7 @@ def _resolve(sections: Layer) -> dict[str, Any]:
 
 
 def join(*layers: Layer) -> dict[str, dict[str, Any]]:
-    """Layers as one; a later one counts.
+    """Merges layers of settings; later ones override.
 
     Raises:
       KeyError: if a later layer has a section or key that the first one lacks.
@@ -228,7 +228,7 @@ def join(*layers: Layer) -> dict[str, dict[str, Any]]:
 
 
 def preset(kind: str = "object", variant: str = "", *, prompt: str = "") -> Preset:
-    """A preset by its name.
+    """Makes a preset by its name.
 
     Args:
       kind: "object", "room", "object_in_scene", "geometry", "texture" or "image2d".
@@ -249,7 +249,7 @@ def preset(kind: str = "object", variant: str = "", *, prompt: str = "") -> Pres
 
 
 def toybox(prompt: str, kind: str = "object") -> Preset:
-    """For the embedded prior: a CPU, minutes.
+    """Makes a preset for the embedded prior (minutes on a CPU).
 
     Examples:
       >>> vsd.presets.toybox("a blue car")["vsd.guidance_scale"]
@@ -261,7 +261,7 @@ def toybox(prompt: str, kind: str = "object") -> Preset:
 def stable_diffusion(
     prompt: str, kind: str = "object", variant: str = "sd21"
 ) -> Preset:
-    """For Stable Diffusion, with the paper's settings: an accelerator, hours.
+    """Makes a preset for Stable Diffusion with the paper's settings (accelerators).
 
     Examples:
       >>> vsd.presets.stable_diffusion("a pineapple")["vsd.guidance_scale"]

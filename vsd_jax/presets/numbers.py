@@ -18,8 +18,8 @@ from vsd_jax.methods import METHODS, own_settings
 Layer = Mapping[str, Mapping[str, Any]]
 SMALL = ("sd15_256", "bk_sdm_small", "bk_sdm_tiny")
 VARIANTS = ("", "sd21", "sd15", *SMALL, "colab", "smoke")
-"""Of every preset: the embedded prior; Stable Diffusion 2.1 and 1.5; smaller ones of
-its family; what a free Colab finishes in an hour; in seconds."""
+"""Variants of every preset: the embedded prior; Stable Diffusion 2.1 and 1.5; smaller
+ones of its family; what a free Colab finishes in an hour; smoke, in seconds."""
 EMBEDDED_VARIANTS = ("", "smoke")
 
 

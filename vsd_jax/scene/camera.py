@@ -75,7 +75,7 @@ class CameraSpec:
 
 
 def make_camera_sampler(spec: CameraSpec) -> Callable[[jax.Array], Camera]:
-    """`(key) -> Camera` with the distribution that `spec` describes."""
+    """Makes the sampler `(key) -> Camera` of the distribution that `spec` describes."""
     ranges = {
         "fov_range_deg": spec.fov_deg,
         "elevation_range_deg": spec.elevation_deg,
@@ -231,13 +231,13 @@ def sample_elevation(
     area on the sphere (sin el uniform), else uniform in degrees (threestudio's mixture;
     there the two cover different bands of elevation, here the same one).
     """
-    key_law, key_overhead, key_value = jax.random.split(key, 3)
+    key_kind, key_overhead, key_value = jax.random.split(key, 3)
     low, high = elevation_range_deg
     share = jax.random.uniform(key_value)
     sine_low, sine_high = jnp.sin(jnp.deg2rad(jnp.array([low, high], jnp.float32)))
     by_area = jnp.rad2deg(jnp.arcsin(sine_low + share * (sine_high - sine_low)))
     by_degree = low + share * (high - low)
-    use_area = jax.random.bernoulli(key_law, area_uniform_share)
+    use_area = jax.random.bernoulli(key_kind, area_uniform_share)
     overhead = overhead_range_deg[0] + share * (
         overhead_range_deg[1] - overhead_range_deg[0]
     )

@@ -18,7 +18,7 @@ from vsd_jax.types import RenderOutput, Scene
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageSpec:
-    """A picture as theta.
+    """An image as theta.
 
     Attributes:
       init_std: standard deviation of a picture's Gaussian start.
@@ -28,7 +28,7 @@ class ImageSpec:
 
 
 def image(spec: ImageSpec, *, shape: tuple[int, int, int], latent: bool) -> Scene:
-    """The identity scene; arguments as in `make_image`, a latent without sigmoid.
+    """Makes the identity scene: theta is an image, or a latent (without sigmoid).
 
     Examples:
       >>> spec = vsd.presets.preset("image2d").image

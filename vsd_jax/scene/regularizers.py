@@ -59,7 +59,7 @@ OF_RENDERER = (
 
 
 def make_regularizer(spec: RegularizerSpec) -> Regularizer:
-    """The weighted sum of the regularisers that are switched on.
+    """Makes the weighted sum of the regularisers that are switched on.
 
     Examples:
       >>> preset = vsd.presets.toybox("a red mushroom")

@@ -75,7 +75,7 @@ def fitting(
     return dataclasses.replace(spec, prompt=used, negative_prompt=negative)
 
 
-def asks_prior(config: Config) -> bool:
+def uses_prior_check(config: Config) -> bool:
     """Whether the prior judges the views; not where several devices hold it."""
     return config.eval.prior_draws > 0 and config.num_shards == 1
 
@@ -88,7 +88,7 @@ def make_check_texts(config: Config, encode_text: Callable) -> jax.Array | None:
       none: flat scenes, and rooms seen from inside), then the negative prompt; all with
       the word of the background that is judged on. None if nothing is asked.
     """
-    if not asks_prior(config):
+    if not uses_prior_check(config):
         return None
     spec = fitting(config, encode_text)
     asked = [*_judged_texts(config, spec), spec.negative_prompt]
@@ -97,7 +97,7 @@ def make_check_texts(config: Config, encode_text: Callable) -> jax.Array | None:
 
 def _judged_texts(config: Config, spec: prompt.PromptSpec) -> list[str]:
     """The prompt in each view on the background that is judged on; [] if none is."""
-    if not asks_prior(config):
+    if not uses_prior_check(config):
         return []
     colors, _, words = Settings(config).background.table()
     judged = np.asarray(config.eval.background, np.float32)

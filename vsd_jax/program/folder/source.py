@@ -49,7 +49,7 @@ def read_config(folder: str | pathlib.Path) -> Config:
     stored = config_lib.flatten(workdir.read_config(path))
     if stored.get("mesh.source"):
         stored["mesh.source"] = origin.find(stored["mesh.source"], path)
-    filled = config_lib.nest(config_lib.YOUNGER | stored)
+    filled = config_lib.nest(config_lib.DEFAULTS_OF_OLD_RUNS | stored)
     return config_lib.validate(ConfigDict(filled))
 
 

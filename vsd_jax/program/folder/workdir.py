@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of a run: where what stands, who may use it, and with which settings.
+"""The folder of a run: its layout, its lock and its settings.
 
 config.json environment.json command.txt      what ran, with what, where
 settings_history.json at_step_XXXXXX/         what held before it went on (history.py)

@@ -187,7 +187,7 @@ def _reopen(
     if stages.stage_of(config).is_latent:
         run = build.build(config)
         shape = run.prior.latent_shape
-    elif mode == "evaluate" and texts.asks_prior(config):
+    elif mode == "evaluate" and texts.uses_prior_check(config):
         try:
             run = build.build(config)
         except RunError as error:

@@ -30,7 +30,7 @@ MAY_CHANGE = (
 """Keys that do not touch what is learned: they may differ when a run is resumed. What
 becomes of lost particles may too, since a run that they stopped tells to change it."""
 
-YOUNGER = {
+DEFAULTS_OF_OLD_RUNS = {
     "camera.adapt": "",
     "camera.adapt_candidates": 8,
     "eval.prior_draws": 0,
@@ -196,7 +196,7 @@ def differing_keys(
       `{key: (old value, new value)}` without those that may change; a key that
       one side lacks has "(absent)" there.
     """
-    before, after = YOUNGER | flatten(old), flatten(new)
+    before, after = DEFAULTS_OF_OLD_RUNS | flatten(old), flatten(new)
     off = {key for key, on in _SWITCHES.items() if not (before[on] or after.get(on))}
     kind = after.get("field.kind")
     free = (*MAY_CHANGE, *(STAGES[kind].may_change if kind in STAGES else ()))

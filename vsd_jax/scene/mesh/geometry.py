@@ -22,7 +22,7 @@ from vsd_jax.types import Params, Scene
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshSpec:
-    """A mesh on a tetrahedral grid, and room for what it may become.
+    """A mesh on a tetrahedral grid, and the static capacities of its lists.
 
     Attributes:
       resolution: cells of the tetrahedral grid along an axis.
@@ -50,7 +50,7 @@ class MeshSpec:
 
 
 def geometry(spec: MeshSpec, *, size: int, radius: float, near: float) -> Scene:
-    """The geometry stage, with the same theta at every size.
+    """Makes the scene of the geometry stage; its parameters fit every image size.
 
     Args:
       spec: see `MeshSpec`.

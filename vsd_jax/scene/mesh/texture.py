@@ -30,7 +30,7 @@ def texture(
     near: float,
     capacity: float,
 ) -> Scene:
-    """The texture stage with a hash grid as its field; the same theta at every size.
+    """Makes the scene of the texture stage, with a hash grid as its field.
 
     Args:
       spec: of the mesh.

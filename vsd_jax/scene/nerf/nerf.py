@@ -71,7 +71,7 @@ class NerfSpec:
 
 
 def nerf(spec: NerfSpec, *, size: int | None = None) -> Scene:
-    """The hash-grid NeRF that `spec` describes, with the same theta at every size.
+    """Makes a hash-grid NeRF; its parameters fit every image size.
 
     Args:
       spec: see `NerfSpec`.
