@@ -237,6 +237,9 @@ def _score() -> ConfigDict:
     score.rank = 4  # of LoRA, on every attention projection [O][T]
     score.zero_camera = False  # start the camera embedding at zero [O][T: no]
     score.lora_scale = 1.0  # factor of the LoRA update [O][T]
+    # LoRA also learns the variance, by channel, of what its frozen network cannot say
+    # (noise, for a network of coarse patches), and lets it through [P: no; ours].
+    score.pass_through = False
     score.channels = (128, 256, 384, 512)  # of "unet", by resolution [O]
     score.num_groups, score.num_heads = 32, 8  # of its norms and attention [ours]
     score.steps_per_step = 1  # score updates in each step [O][T]

@@ -31,9 +31,17 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.sigma2_floor = 0.05
     config.t_power = 1.5  # t / T = u^(1 / power), u uniform; 1 = uniform t
     config.snr_divisor = 8.0  # signal-to-noise ratio of Stable Diffusion / ours
+    config.first_snr_divisor = 0.5  # the same at t = 0, growing geometrically
+    # Loss weight with a refining head: 1 / min(scale (sigma / alpha)^(2 power), limit).
+    config.error_scale, config.error_power, config.error_limit = 0.013, 0.45, 0.3
+    config.train_only = ""  # "refine": the refining head alone
+    # Learning rates of the U-Net (but for its head) and the text tower, as shares of
+    # `learning_rate`.
+    config.unet_rate, config.text_rate = 1.0, 1.0
 
     config.text_dropout = 0.1  # empty prompt, for guidance (arXiv:2207.12598)
     config.view_dropout = 0.1  # captions without a view word
+    config.height_dropout = 0.4  # captions with a view word without its height
     config.colour_dropout = 0.08  # captions without the colour
     config.normal_fraction = 0.15  # of object images, shown as normal map
     config.overhead_fraction = 0.25  # of a batch, drawn from overhead views alone
@@ -49,6 +57,10 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.text_layers = 2
     config.text_length = 16
 
+    # The refining head (vsd_jax/diffusion/refine.py); 0 channels = none.
+    config.refine_channels, config.refine_depth = 48, 4
+    config.refine_factor = 2  # its patches: 2 x 2 pixels
+
     config.log_every = 50
     config.save_every = 2000
     config.sample_every = 8000
@@ -56,5 +68,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         config.num_steps, config.batch_size, config.warmup_steps = 3, 2, 1
         config.channels = (32, 32, 32)
         config.text_width, config.text_layers = 32, 1
+        config.refine_channels, config.refine_depth = 8, 1
         config.log_every = config.save_every = config.sample_every = 2
     return config

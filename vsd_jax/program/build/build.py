@@ -167,13 +167,17 @@ def make_score(
         prior_params = prior_params | {"score": {"unet": own["unet"]}}
         select = lambda params: params["score"]  # noqa: E731
     score = lora.make_score_model(
-        base.model, scale=config.score.lora_scale, select_params=select
+        base.model,
+        scale=config.score.lora_scale,
+        select_params=select,
+        alphas_cumprod=base.alphas_cumprod,
     )
     init = functools.partial(
         lora.init_score_params,
         params=select(prior_params)["unet"],
         rank=config.score.rank,
         zero_last=config.score.zero_camera,
+        pass_through=base.latent_shape[-1] if config.score.pass_through else 0,
     )
     return score, init, prior_params
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vsd_jax.diffusion.conv import SMALL_IMAGE, with_matmul_convs
-from vsd_jax.program.prior import hub, weights
+from vsd_jax.program.prior import hub, refined, weights
 from vsd_jax.program.prior.own_layers import own_layers
 from vsd_jax.program.prior.schedule import noise_schedule
 from vsd_jax.program.prior.weights import WeightsError
@@ -94,14 +94,58 @@ def unet_apply(unet: FlaxUNet2DConditionModel) -> Callable[..., jax.Array]:
 
 def unet_shapes(unet: FlaxUNet2DConditionModel, text_length: int) -> PyTree:
     """Tree of parameter shapes, without allocating them."""
+    return jax.eval_shape(_init_function(unet, text_length), jax.random.key(0))
+
+
+def unet_init(config: dict[str, Any], text_length: int) -> Callable[..., PyTree]:
+    """`(key) -> params` at random of what a `unet/config.json` describes."""
+    if not refined.is_refined(config):
+        return _init_function(make_unet(config, jnp.float32), text_length)
+    unet = make_unet(refined.unet_config(config), jnp.float32)
+    refiner_init = refined.init_function(refined.make_refiner(config), unet)
+    init = _init_function(unet, text_length)
+    return lambda key: init(key) | refiner_init(jax.random.fold_in(key, 1))
+
+
+def _init_function(unet: FlaxUNet2DConditionModel, text_length: int) -> Callable:
     size, channels = unet.sample_size, unet.in_channels
     sample = jnp.zeros((1, channels, size, size))
     text = jnp.zeros((1, text_length, unet.cross_attention_dim))
-    with jax.numpy_rank_promotion("allow"):
-        variables = jax.eval_shape(
-            unet.init, jax.random.key(0), sample, jnp.zeros(1, jnp.int32), text
+
+    def init(key):
+        with jax.numpy_rank_promotion("allow"):
+            return unet.init(key, sample, jnp.zeros(1, jnp.int32), text)["params"]
+
+    return init
+
+
+def make_model(
+    config: dict[str, Any], schedule: dict[str, Any], dtype: Any, text_length: int
+) -> tuple[NoiseModel, PyTree]:
+    """The denoiser that a folder's configurations describe, and its parameter shapes.
+
+    Args:
+      config: `unet/config.json`, diffusers' or with a refining head (`refined.py`).
+      schedule: `scheduler/scheduler_config.json`.
+      dtype: of the U-Net's activations.
+      text_length: tokens of a prompt.
+    """
+    kind = schedule.get("prediction_type", "epsilon")
+    if not refined.is_refined(config):
+        unet = make_unet(config, dtype)
+        return NoiseModel(unet_apply(unet), kind), unet_shapes(unet, text_length)
+    if kind != "sample":
+        raise WeightsError(
+            f"scheduler: prediction_type is {kind!r}; a U-Net with a refining head "
+            "predicts clean latents ('sample')."
         )
-    return variables["params"]
+    unet = make_unet(refined.unet_config(config), dtype)
+    refiner = refined.make_refiner(config)
+    apply = refined.refined_apply(
+        unet_apply(unet), refiner, noise_schedule(schedule), config
+    )
+    init = unet_init(config, text_length)
+    return NoiseModel(apply, kind), jax.eval_shape(init, jax.random.key(0))
 
 
 def make_text_encoder(config: dict[str, Any]) -> tuple[Callable, Callable]:
@@ -250,16 +294,15 @@ def load_prior(
     schedule = read_config(folder / "scheduler", "scheduler_config.json")
     read = _make_reader(variant, load_weights)
     encode_text = load_text(folder, read, load_weights=load_weights)
-    unet = make_unet(config, dtype)
     length = encode_text([""]).shape[1]
     if sha256 and load_weights:
         weights.check_digest(weights.find_files(folder / "unet", variant)[0], sha256)
-    shapes = unet_shapes(unet, length)
+    model, shapes = make_model(config, schedule, dtype, length)
     params = read(folder / "unet", shapes, dtype=dtype, component="unet")
     encode, decode, vae_params, image_size = _latent_codec(folder, config, dtype, read)
     size = config["sample_size"]
     prior = Prior(
-        model=NoiseModel(unet_apply(unet), schedule.get("prediction_type", "epsilon")),
+        model=model,
         encode=encode,
         decode=decode,
         alphas_cumprod=noise_schedule(schedule),

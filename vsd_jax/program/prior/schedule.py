@@ -37,7 +37,7 @@ def noise_schedule(config: dict[str, Any]) -> np.ndarray:
     return alphas_cumprod.astype(np.float32)
 
 
-def less_signal(alphas_cumprod: np.ndarray, factor: float) -> np.ndarray:
+def less_signal(alphas_cumprod: np.ndarray, factor: float | np.ndarray) -> np.ndarray:
     """The same schedule with every signal-to-noise ratio divided by `factor`.
 
     Images with large even areas need more noise than Stable Diffusion's latents before
@@ -45,7 +45,7 @@ def less_signal(alphas_cumprod: np.ndarray, factor: float) -> np.ndarray:
 
     Args:
       alphas_cumprod: [T].
-      factor: above 0; 1 changes nothing.
+      factor: above 0, one or [T]; 1 changes nothing.
 
     Returns:
       [T] float64, at least 2^-24 (see `_zero_terminal_snr`).
