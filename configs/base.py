@@ -202,6 +202,10 @@ def _vsd(num_steps) -> ConfigDict:
     vsd.view_prompts = True  # append ", front view" and so on for the prior [P]
     vsd.overhead_deg = 60.0  # above this elevation: "overhead view" [O][T]
     vsd.front_half_angle_deg = 30.0  # half width of front and back [O][T]
+    # Words for the camera's elevation before the view's (", low front view"), from
+    # below upwards, and up to which elevation each but the last holds [P: none; ours].
+    vsd.height_words = ()
+    vsd.height_limits_deg = ()
     vsd.perp_neg = False  # Perp-Neg guidance against several faces (arXiv:2304.04968)
     # Its weights a exp(-b r) + c, as (a, b, c) [T].
     vsd.front_over_side = (4.0, 0.5, -2.426)

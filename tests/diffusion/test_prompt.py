@@ -53,6 +53,27 @@ def test_hard_views(azimuth, elevation, view):
     assert weights.negative is None
 
 
+def test_heights_follow_the_four_views():
+    texts = prompt.view_prompts("a chair", ("low", "high"))
+    assert texts[:4] == prompt.view_prompts("a chair")
+    assert texts[4:] == [
+        f"a chair, {height} {view} view"
+        for height in ("low", "high")
+        for view in ("front", "side", "back")
+    ]
+    views = partial(hard, height_limits_deg=(20.0,), num_heights=2)
+    for azimuth, elevation, text in (
+        (0, 0, "low front"),
+        (90, 20, "low side"),
+        (180, 20.1, "high back"),
+        (-90, 60, "high side"),
+        (90, 60.1, "overhead"),
+    ):
+        weights = views(jnp.float32(azimuth), jnp.float32(elevation)).positive
+        assert texts[int(weights.argmax())] == f"a chair, {text} view"
+        np.testing.assert_array_equal(np.sort(weights), [0] * 9 + [1])
+
+
 def test_select_context_takes_view_and_background():
     keys = jax.random.split(jax.random.key(0), 3)
     contexts = {

@@ -64,6 +64,8 @@ def changed(**changes) -> ConfigDict:
         ({"camera__law": "inside"}, ["view_prompts=False"]),
         ({"camera__target": (0.0, 3.0, 0.0)}, ["camera.target", "no point"]),
         ({"vsd__perp_neg": True, "vsd__view_prompts": False}, ["perp_neg"]),
+        ({"vsd__height_words": ("low", "high")}, ["height_limits_deg", "1 rising"]),
+        ({"vsd__height_words": ("low",), "vsd__perp_neg": True}, ["height_words"]),
         ({"score__steps_per_step": 2, "vsd__method": "sds"}, ["no meaning"]),
         ({"prompt": "a read mushroom"}, ["'read'", "red", "Stable Diffusion"]),
         ({"prompt": "a red mushroom, side view"}, ["adds those words itself"]),

@@ -77,7 +77,7 @@ def test_captions_say_what_is_seen(data):
     for image, caption in zip(images, captions, strict=True):
         if not caption:
             continue
-        prompt = parse(caption)
+        prompt = parse(caption, heights=True)
         if prompt.normal_map:
             assert prompt.kind == "car" and np.allclose(image, 128 / 255)
         elif prompt.kind == "car":
@@ -99,7 +99,7 @@ def test_what_is_left_out_has_the_stated_shares(data):
     dropped["height_dropout"] = 0.6
     _, captions = draw(data, batch_size=3000, normal_fraction=0.5, **dropped)
     assert captions.count("") / 3000 == pytest.approx(0.2, abs=0.03)
-    cars = [parse(c) for c in captions if "car" in c]
+    cars = [parse(c, heights=True) for c in captions if "car" in c]
     for share, found in (
         (0.3, [p.view is None for p in cars]),
         (0.4, [p.colour is None for p in cars]),
@@ -113,7 +113,7 @@ def test_what_is_left_out_has_the_stated_shares(data):
 def test_every_caption_of_the_table_is_read_back(data):
     words = Words()
     table = batches.training_set(data, words, ()).captions
-    read = [parse(text) for text in set(words.texts) if text]
+    read = [parse(text, heights=True) for text in set(words.texts) if text]
     # 16 kinds, 9 colours and 3 views of 4 heights each, from above or unnamed: alone in
     # 4 looks, or in 9 rooms; and 9 rooms alone. The unnamed ones count among them.
     assert len(read) == 16 * 9 * (3 * 4 + 2) * (4 + 9) + 9

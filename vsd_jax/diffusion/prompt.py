@@ -9,7 +9,8 @@ the score network sees the plain prompt y and the camera itself (arXiv:2305.1621
                 "negative": [V, G, L, D],  its negative (or empty) prompt
                 "score": [V, G, L, D]}     the score network's plain prompt
 
-with V = 4 views in the order of `VIEWS` and G backgrounds. Everything below is
+with V = 4 views in the order of `VIEWS` and G backgrounds. With H words for the height
+of a view, 3 H more follow: front, side and back of each height. Everything below is
 unbatched: one camera.
 
 Perp-Neg (arXiv:2304.04968): with D(y) = noise(y) - noise(unc), the prediction is
@@ -21,6 +22,7 @@ so a negative prompt can never cancel what the prompt itself asks for. The text 
 interpolated between neighbouring views by azimuth, and the weights w_i follow it.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import chex
@@ -51,9 +53,16 @@ class ViewWeights(NamedTuple):
     negative: jax.Array | None
 
 
-def view_prompts(prompt: str) -> list[str]:
-    """The prompt with the words of each view, e.g. "a chair, front view"."""
-    return [f"{prompt}, {view} view" for view in VIEWS]
+def view_prompts(prompt: str, heights: Sequence[str] = ()) -> list[str]:
+    """The prompt with the words of each view, e.g. "a chair, front view".
+
+    Args:
+      prompt: plain.
+      heights: words for the camera's elevation: after the four views also
+        "a chair, low front view" and so on, three for each word.
+    """
+    views = [*VIEWS, *(f"{word} {view}" for word in heights for view in VIEWS[:3])]
+    return [f"{prompt}, {view} view" for view in views]
 
 
 def view_index(
@@ -86,15 +95,31 @@ def hard_views(
     *,
     overhead_deg: float,
     front_half_angle_deg: float,
+    height_limits_deg: Sequence[float] = (),
+    num_heights: int = 0,
 ) -> ViewWeights:
-    """One view per camera, with the thresholds of `view_index`."""
+    """One view per camera, with the thresholds of `view_index`.
+
+    Args:
+      azimuth_deg: scalar.
+      elevation_deg: scalar.
+      overhead_deg: of `view_index`.
+      front_half_angle_deg: of `view_index`.
+      height_limits_deg: up to which elevation each word for height but the last holds,
+        rising; the last holds up to `overhead_deg`.
+      num_heights: words for height; 0 = none, the four views alone.
+    """
     index = view_index(
         azimuth_deg,
         elevation_deg,
         overhead_deg=overhead_deg,
         front_half_angle_deg=front_half_angle_deg,
     )
-    return ViewWeights(jax.nn.one_hot(index, len(VIEWS)), None)
+    if num_heights:
+        above = [elevation_deg > limit for limit in height_limits_deg]
+        height = sum(above, start=jnp.zeros((), jnp.int32))
+        index = jnp.where(index == OVERHEAD, index, len(VIEWS) + 3 * height + index)
+    return ViewWeights(jax.nn.one_hot(index, len(VIEWS) + 3 * num_heights), None)
 
 
 def perp_neg_views(

@@ -66,8 +66,7 @@ HELD_OUT_PAIRS = (
 
 GRAMMAR = (
     "[a normal map of] a [colour] object|room [in a [colour] room] "
-    "[, [low|raised|high] front|side|back view | , overhead view] "
-    "[, white|grey|black background]"
+    "[, front|side|back|overhead view] [, white|grey|black background]"
 )
 _ARTICLES = ("a", "an", "the")
 _FUNCTION_WORDS = ("a", "an", "in", "of", "normal", "map", "view", "background")
@@ -150,14 +149,17 @@ class Prompt:
         return text
 
 
-def parse(text: str) -> Prompt:
+def parse(text: str, *, heights: bool = False) -> Prompt:
     """Reads a text; case, articles, spaces and a final full stop do not matter.
 
     Args:
       text: e.g. "a red mushroom in a blue room, side view".
+      heights: whether words for height may stand in it. The weights in the package were
+        trained without them (docs/model_card.md); a training's captions have them.
 
     Returns:
-      The Prompt; `parse(prompt.text()) == prompt` for every prompt with a kind.
+      The Prompt; `parse(prompt.text(), heights=True) == prompt` for every prompt with a
+      kind.
 
     Raises:
       UnknownPromptError: the text is outside the grammar; names the word at fault.
@@ -167,6 +169,10 @@ def parse(text: str) -> Prompt:
     for word in (w for clause in words for w in clause):
         if word not in vocabulary() and word not in _ARTICLES:
             raise UnknownPromptError(_unknown_word(text, word))
+        if word in HEIGHTS and not heights:
+            raise UnknownPromptError(
+                _message(text, f"its weights were trained without the word '{word}'")
+            )
     fields = _parse_things(text, words[0])
     fields |= _parse_suffixes(text, words[1:])
     if fields.get("normal_map") and "background" in fields:
@@ -247,7 +253,7 @@ def _check_word(field: str, word: str | None, known: tuple) -> None:
 def _unknown_word(text: str, word: str) -> str:
     plain = re.sub(r"[^a-z]", "", word)
     near = difflib.get_close_matches(plain, vocabulary(), n=3, cutoff=0.5)
-    near = [w for w in near if w not in _FUNCTION_WORDS]
+    near = [w for w in near if w not in (*_FUNCTION_WORDS, *HEIGHTS)]
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
     return _message(text, f"it does not know the word '{word}'{hint}")
 

@@ -33,17 +33,18 @@ def make_contexts(config: Config, encode_text: Callable) -> PyTree:
     """The embedded prompts, leaves [V, G, L, D] (`diffusion/prompt.py`)."""
     _, _, words = build_scene.make_backgrounds(config)
     wanted = config.prompt_prefix + config.prompt
-    plain = [wanted] * len(prompt.VIEWS)
-    seen = prompt.view_prompts(wanted) if config.vsd.view_prompts else plain
+    seen = prompt.view_prompts(wanted, config.vsd.height_words)
+    plain = [wanted] * len(seen)
+    seen = seen if config.vsd.view_prompts else plain
     texts = {
         "text": [[text + word for word in words] for text in seen],
         "score": [
             [(text + word) * config.score.prompt for word in words] for text in plain
         ],
-        "negative": [[config.negative_prompt] * len(words)] * len(prompt.VIEWS),
+        "negative": [[config.negative_prompt] * len(words)] * len(seen),
     }
     if config.vsd.method in FAMILY:
-        texts["empty"] = [[""] * len(words)] * len(prompt.VIEWS)
+        texts["empty"] = [[""] * len(words)] * len(seen)
         texts["source"] = [
             [text + config.family.source_words + word for word in words]
             for text in plain
@@ -98,6 +99,8 @@ def make_views(config: Config) -> Callable[[jax.Array, jax.Array], prompt.ViewWe
         prompt.hard_views,
         overhead_deg=vsd_config.overhead_deg,
         front_half_angle_deg=vsd_config.front_half_angle_deg,
+        height_limits_deg=vsd_config.height_limits_deg,
+        num_heights=len(vsd_config.height_words),
     )
 
 

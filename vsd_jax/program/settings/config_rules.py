@@ -101,6 +101,7 @@ def combination_faults(flat: Flat) -> Iterator[str]:
     yield from _time_faults(flat)
     yield from _scene_faults(flat)
     yield from _camera_faults(flat)
+    yield from _height_faults(flat)
     if flat["field.kind"] in ("image", "latent"):
         yield from _image_faults(flat)
     if flat["field.kind"] in ("geometry", "texture"):
@@ -211,6 +212,20 @@ def _scene_faults(flat: Flat) -> Iterator[str]:
         yield (
             f"render.capacity={flat['render.capacity']} skips samples, which needs an"
             " occupancy grid; set render.occupancy_resolution=32, or capacity to 1."
+        )
+
+
+def _height_faults(flat: Flat) -> Iterator[str]:
+    words, limits = flat["vsd.height_words"], flat["vsd.height_limits_deg"]
+    between = max(len(words) - 1, 0)
+    if len(limits) != between or list(limits) != sorted(limits):
+        yield (
+            f"vsd.height_limits_deg={limits} must be {between} rising angles, one"
+            " between each two of vsd.height_words."
+        )
+    if words and flat["vsd.perp_neg"]:
+        yield (
+            "vsd.perp_neg=True blends the four views alone; leave vsd.height_words out."
         )
 
 
