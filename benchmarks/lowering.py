@@ -55,7 +55,7 @@ def make_step(size: str, dtype: str, layout: str):
         changes |= {"num_shards": 2}
     _, run = sd_ours.build_run(size, **changes)
     state, step = jax.eval_shape(run.init), run.step
-    arguments = (run.prior_params, run.contexts)
+    arguments = (run.prior_params, run.prompts)
     if layout == "sharded":
         step = parallel.sharded_step(step, 2)
     elif layout == "several":

@@ -17,6 +17,8 @@ if os.environ.get("OMP_WAIT_POLICY", "").lower() != "passive":
     # comparison would be worthless.
     sys.exit("Run with OMP_WAIT_POLICY=passive in the environment.")
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +26,7 @@ import optax
 import torch
 
 from benchmarks import measure, torch_nerf
+from vsd_jax import presets
 from vsd_jax.scene import camera
 from vsd_jax.scene.nerf import field, nerf, sampling
 from vsd_jax.scene.nerf.encoding import hash_grid
@@ -46,18 +49,18 @@ def make_grid(work):
 
 def make_scene(work, *, hidden=64, **skip):
     """The scene of a piece of work."""
+    spec = dataclasses.replace(
+        presets.toybox("a red mushroom").render,
+        size=work["size"],
+        num_samples=work["samples"],
+        **({"occupancy_resolution": 0, "capacity": 1.0} | skip),
+    )
     return nerf.make_nerf(
-        image_size=work["size"],
+        spec,
         grid=make_grid(work),
         hidden=hidden,
         density_bias=field.blob_bias(strength=10.0, radius=0.5),
-        density_noise=0.0,
         environment=False,
-        num_samples=work["samples"],
-        num_fine_samples=0,
-        half_extent=1.0,
-        near=0.1,
-        **skip,
     )
 
 

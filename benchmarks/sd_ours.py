@@ -108,11 +108,11 @@ def run_step(size: str, steps: int = 2, dtype: str = "float32") -> dict:
     config, run = build_run(size, **{"prior.dtype": dtype})
     begin = time.perf_counter()
     abstract = jax.eval_shape(run.init)
-    step = run.step.lower(abstract, run.prior_params, run.contexts).compile()
+    step = run.step.lower(abstract, run.prior_params, run.prompts).compile()
     report = {"compile_s": time.perf_counter() - begin}
     needs = preflight.needs_of(step, abstract, run.prior_params)
     frozen = fill_frozen(run.prior_params)
-    contexts = fill_contexts(run.contexts)
+    contexts = fill_contexts(run.prompts)
     before, state = digest(frozen), run.init()
     # Copies: a view of the state would keep the step from reusing its buffers.
     start = jax.tree.map(np.array, _parts_of_state(state))

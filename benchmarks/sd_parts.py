@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict
 
 from benchmarks import sd_models, sd_ours
 from vsd_jax.program.build import build
+from vsd_jax.program.build.stages import make_scene
 from vsd_jax.program.prior import weights
 from vsd_jax.scene import camera
 
@@ -27,17 +28,15 @@ image; render and its gradient to theta."""
 def make_part(size: str, name: str) -> tuple[Callable[[], dict], float]:
     """(`run()`, which returns named arrays when they are there; compile seconds)."""
     config, run = sd_ours.build_run(size)
-    score, init_score, _ = build.make_score(
-        config, run.prior, run.prior_params, run.contexts
-    )
+    score, _ = build.make_score(config, run.prior, run.prior_params)
     needed = NEEDS[name]
     frozen = {needed: run.prior_params[needed]} if needed else {}
-    phi = jax.eval_shape(init_score, jax.random.key(0))
+    phi = jax.eval_shape(score.init, jax.random.key(0), run.prior_params)
     given = jax.tree.map(jnp.asarray, sd_models.inputs(size))
     if name == "render":
-        fn = make_render(build.make_scene(config, run.prior))
+        fn = make_render(make_scene(config, size=config.render.size))
     else:
-        fn = make_networks(run.prior, score)[name]
+        fn = make_networks(run.prior, score.model)[name]
     begin = time.perf_counter()
     # Before the weights are there: the compiler's memory is not that of the part.
     compiled = jax.jit(fn).lower(frozen, phi, given).compile()

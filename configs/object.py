@@ -6,14 +6,14 @@
 
 `object.py` uses the embedded prior (a CPU, minutes), `object.py:sd21` and
 `object.py:sd15` Stable Diffusion with the paper's settings, `object.py:smoke` runs the
-same code in seconds. Every key: `configs/base.py`.
+same code in seconds. The numbers: `vsd_jax/presets/`.
 """
 
 from ml_collections import ConfigDict
 
-from configs import base
+from vsd_jax.program.settings import named
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The settings; `variant` is one of `base.VARIANTS`."""
-    return base.get_config(variant)
+    """The settings; `variant` is one of `presets.VARIANTS`."""
+    return named.make_config("object", variant)

@@ -7,35 +7,14 @@
 NeRF -> geometry -> texture (arXiv:2305.16213, Sec. 4), each a run of its own in
 WORKDIR/nerf, WORKDIR/geometry and WORKDIR/texture, with the settings of
 `configs/object.py`, `geometry.py` and `texture.py`: --config.geometry.num_steps=800 and
-so on. The same command goes on where it stopped. Variants as in `configs/base.py`.
+so on. The same command goes on where it stopped. Variants as in `configs/object.py`.
 """
 
 from ml_collections import ConfigDict
 
-from configs import geometry, object, texture
-
-SHARED = (
-    "prompt",
-    "negative_prompt",
-    "seed",
-    "num_particles",
-    "num_devices",
-    "num_shards",
-)
-"""Keys that are the same in all stages."""
-
-STAGES = {"nerf": object, "geometry": geometry, "texture": texture}
+from vsd_jax.program.settings import named
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The settings; `variant` is one of `base.VARIANTS`."""
-    stages = {name: module.get_config(variant) for name, module in STAGES.items()}
-    config = ConfigDict()
-    for key in SHARED:
-        config[key] = stages["nerf"][key]
-    for name, stage in stages.items():
-        for key in SHARED:
-            stage[key] = config.get_ref(key)
-        config[name] = stage
-    config.stages = tuple(STAGES)  # what is run, in this order
-    return config
+    """The settings; `variant` as above."""
+    return named.textured_mesh(variant)

@@ -21,9 +21,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import jax  # noqa: E402
 
-_CACHE = os.environ.get(
-    "JAX_COMPILATION_CACHE_DIR",
-    str(pathlib.Path.home() / ".cache" / "vsd_jax" / "xla"),
+_CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(
+    pathlib.Path.home() / ".cache" / "vsd_jax" / "xla"
 )
 jax.config.update("jax_compilation_cache_dir", _CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

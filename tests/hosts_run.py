@@ -22,10 +22,10 @@ import optax  # noqa: E402
 
 from vsd_jax import main, parallel  # noqa: E402
 from vsd_jax.diffusion import exact  # noqa: E402
-from vsd_jax.program.build import build, build_scene  # noqa: E402
+from vsd_jax.presets import Settings  # noqa: E402
+from vsd_jax.program.build import build, stages  # noqa: E402
 from vsd_jax.program.devices import devices  # noqa: E402
 from vsd_jax.program.run import products  # noqa: E402
-from vsd_jax.step import init_state  # noqa: E402
 from vsd_jax.types import NoiseModel  # noqa: E402
 
 SHAPE = (8, 8, 3)
@@ -36,9 +36,9 @@ def make_run(config) -> build.Run:
     # Late: it makes arrays, which must not be before the processes have joined.
     import simple_scene
 
-    scene = build_scene.make_scene(config, size=SHAPE[0])
+    scene = stages.make_scene(config, size=SHAPE[0])
     txs = {
-        "particle_tx": build_scene.make_particle_optimizer(config),
+        "particle_tx": Settings(config).tx,
         "score_tx": optax.adam(0.01),
     }
     score = NoiseModel(
@@ -52,7 +52,7 @@ def make_run(config) -> build.Run:
         prior,
         score,
         particles_per_step=config.num_particles,
-        axis_name=parallel.AXIS if config.num_devices > 1 else None,
+        devices=(parallel.AXIS,) if config.num_devices > 1 else (),
         **txs,
     )
     means = jnp.stack([jnp.full(SHAPE, 0.2), jnp.full(SHAPE, 0.8)])
@@ -60,7 +60,7 @@ def make_run(config) -> build.Run:
         means, jnp.full(means.shape, 0.04), jnp.array([0.25, 0.75])
     )
     init = functools.partial(
-        init_state,
+        simple_scene.init_state,
         jax.random.key(config.seed),
         scene,
         {"scale": jnp.full(SHAPE, 0.5)},

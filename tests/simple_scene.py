@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vsd_jax import particle, vsd
+from vsd_jax import methods, parallel, particle, timesteps
 from vsd_jax.diffusion import exact, prompt
-from vsd_jax.residuals import make_residual
-from vsd_jax.step import make_step
-from vsd_jax.types import Camera, Prior, RenderOutput, Scene
+from vsd_jax.distil import Distillation, Population, distil
+from vsd_jax.distil import init_state as distil_state
+from vsd_jax.types import Camera, NoiseModel, Prior, RenderOutput, Scene, Score, Views
+from vsd_jax.views import make_background_sampler
 
 T = 100
 BETAS = np.linspace(0.00085**0.5 * 3, 0.012**0.5 * 3, T) ** 2
@@ -70,36 +71,83 @@ def make_contexts(num_components, num_backgrounds=1):
     return {"text": text, "negative": text, "score": text}
 
 
-DEFAULTS = {
-    "sample_camera": sample_camera,
-    "sample_background": particle.make_background_sampler(np.ones((1, 3)), [1.0]),
-    "views": partial(prompt.hard_views, overhead_deg=60.0, front_half_angle_deg=45.0),
-    "regularizer": particle.no_regularizer,
-    "t_range": partial(
-        vsd.two_stage_t_range,
-        t_min=2,
-        t_max=T - 2,
-        t_max_late=T // 2,
-        anneal_step=10**6,
+two_stage = partial(
+    timesteps.two_stage_t_range,
+    t_min=2,
+    t_max=T - 2,
+    t_max_late=T // 2,
+    anneal_step=10**6,
+)
+VIEWS = Views(
+    sample_camera=sample_camera,
+    sample_background=make_background_sampler(np.ones((1, 3)), [1.0]),
+    weigh_prompts=partial(
+        prompt.hard_views, overhead_deg=60.0, front_half_angle_deg=45.0
     ),
-    "score_t_range": (0, T - 1),
-    "num_views": 1,
-    "score_steps": 1,
-    "camera_dropout": 0.1,
-    "sigma_floor": 0.05,
-    "subset": "rotating",
-    "particle_tx": optax.sgd(0.1),
-    "score_tx": optax.identity(),
-}
+    make_t_range=lambda alphas_cumprod: two_stage,
+    num=1,
+)
 
 
-def simple_step(scene, prior, score, **overrides):
-    """`make_step` with small defaults."""
-    residual = make_residual(
-        prior, score, guidance_scale=1.0, weighting="sigma_squared"
+def make_score(model, phi=None, **changes) -> Score | None:
+    """A score network with small defaults; None for none."""
+    if model is None:
+        return None
+    score = Score(
+        model=model,
+        init=lambda key, weights: {} if phi is None else phi,
+        tx=optax.identity(),
+        updates=1,
+        t_range=(0.0, 1.0),
+        camera_dropout=0.1,
+        sigma_floor=0.05,
     )
-    options = {"residual": residual, **DEFAULTS, **overrides}
-    return make_step(scene, prior, score, **options)
+    return score._replace(**changes)
+
+
+def simple_run(scene, prior, model, *, phi=None, **options) -> Distillation:
+    """`distil` with small defaults: SDS without a score network, else VSD.
+
+    Options: those of `Views` and `Population`, `score_steps`, `score_tx`,
+    `camera_dropout`, `regularizer`, `particle_tx`, `t_range`, `devices`.
+    """
+    found = {name: options.pop(name) for name in [*options] if name in Views._fields}
+    t_range = options.pop("t_range", two_stage)
+    found.setdefault("make_t_range", lambda alphas_cumprod: t_range)
+    changes = {
+        field: options.pop(name)
+        for name, field in (
+            ("score_steps", "updates"),
+            ("score_tx", "tx"),
+            ("camera_dropout", "camera_dropout"),
+        )
+        if name in options
+    }
+    make = methods.vsd if model else methods.sds
+    tx, devices = options.pop("particle_tx", optax.sgd(0.1)), options.pop("devices", ())
+    regularizer = options.pop("regularizer", particle.no_regularizer)
+    return distil(
+        scene,
+        prior,
+        make(guidance_scale=1.0),
+        make_score(model, phi, **changes),
+        VIEWS._replace(**found),
+        tx=tx,
+        regularizer=regularizer,
+        population=Population(**options),
+        devices=parallel.Devices(*devices),
+    )
+
+
+def simple_step(scene, prior, model, **options):
+    """The step of `simple_run`."""
+    return simple_run(scene, prior, model, **options).step
+
+
+def init_state(key, scene, phi, *, num_particles, particle_tx, score_tx):
+    """A state of `simple_run`, phi given."""
+    score = make_score(NoiseModel(None, "sample"), phi, tx=score_tx)
+    return distil_state(scene, score, particle_tx, key, {}, num_particles=num_particles)
 
 
 def mixture():

@@ -6,18 +6,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from simple_scene import (
-    DEFAULTS,
+    VIEWS,
+    init_state,
     make_contexts,
     make_prior,
     make_scene,
     mixture,
     simple_step,
 )
-from test_step import MODEL, PHI, SCORE, TXS
+from test_distil import MODEL, PHI, SCORE, TXS
 
 from vsd_jax import adaptive
 from vsd_jax.scene.camera import orbit_camera
-from vsd_jax.step import init_state
 
 
 def two_sides(key):
@@ -92,7 +92,7 @@ def test_where_the_residual_was_large_is_looked_at_more_often():
 
 def test_a_step_remembers_what_each_particle_saw():
     scene = adaptive.remember_views(make_scene())
-    law = adaptive.by_residual(DEFAULTS["sample_camera"], num_candidates=4)
+    law = adaptive.by_residual(VIEWS.sample_camera, num_candidates=4)
     step = simple_step(
         scene,
         make_prior(MODEL),

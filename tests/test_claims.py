@@ -17,13 +17,13 @@ from simple_scene import (
     ALPHAS_CUMPROD,
     SHAPE,
     T,
+    init_state,
     make_prior,
     make_scene,
     simple_step,
 )
 
 from vsd_jax.diffusion import exact
-from vsd_jax.step import init_state
 from vsd_jax.types import NoiseModel
 
 NUM = 64

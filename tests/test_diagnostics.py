@@ -4,16 +4,22 @@ import numpy as np
 import pytest
 
 from vsd_jax.diagnostics import NUM_TIME_BINS, summarize
+from vsd_jax.types import Batch, Draw, Report
 
-BATCH = {
-    "ok": jnp.array([True, True, False]),
-    "t": jnp.array([[0, 24], [25, 99], [50, 60]]),
-    "residual_ms": jnp.array([[1.0, 3.0], [4.0, 9.0], [jnp.nan, 1.0]]),
-    "opacity": jnp.array([0.2, 0.4, jnp.nan]),
-    "grad_norm": jnp.array([1.0, 2.0, jnp.inf]),
-    "regularizer": {"entropy": jnp.array([1.0, 3.0, 5.0])},
-    "render": {"overflow": jnp.array([0.0, 1.0, 7.0])},
-}
+REPORT = Report(
+    ok=jnp.array([True, True, False]),
+    residual_ms=jnp.array([[1.0, 3.0], [4.0, 9.0], [jnp.nan, 1.0]]),
+    opacity=jnp.array([0.2, 0.4, jnp.nan]),
+    grad_norm=jnp.array([1.0, 2.0, jnp.inf]),
+    regularizer={"entropy": jnp.array([1.0, 3.0, 5.0])},
+    render={"overflow": jnp.array([0.0, 1.0, 7.0])},
+)
+T = jnp.array([[0, 24], [25, 99], [50, 60]])
+BATCH = Batch(
+    draw=Draw(t=T, **dict.fromkeys(set(Draw.__dataclass_fields__) - {"t"})),
+    latents=None,
+    report=REPORT,
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +55,7 @@ def test_per_particle_values_hide_nothing(metrics):
 
 
 def test_nothing_left_gives_zero_not_nan():
-    none = {**BATCH, "ok": jnp.zeros(3, bool)}
+    none = BATCH.replace(report=REPORT.replace(ok=jnp.zeros(3, bool)))
     metrics = summarize(none, num_t=100, axis_name=None)
     assert metrics["skipped"] == 3
     for name in ("residual/rms", "opacity", "t/mean", "residual/rms_t0"):

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from configs import base
+from configs import object as object_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 WEIGHTS = ROOT / "vsd_jax" / "toybox" / "weights" / "unet"
@@ -22,7 +22,9 @@ def blocks(text: str, language: str) -> list[str]:
 
 def known_keys(config=None, prefix="") -> set[str]:
     found = set()
-    for key, value in (base.get_config() if config is None else config).items():
+    for key, value in (
+        object_config.get_config() if config is None else config
+    ).items():
         nested = hasattr(value, "items")
         found |= known_keys(value, f"{prefix}{key}.") if nested else {prefix + key}
     return found

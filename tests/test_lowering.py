@@ -9,11 +9,14 @@ import pytest
 
 from benchmarks import lowering, sd_ours
 from vsd_jax.diffusion import lora, noise, prompt
-from vsd_jax.program.build import build_scene
-from vsd_jax.scene.camera import orbit_camera
+from vsd_jax.presets import Settings
+from vsd_jax.program.build import stages
+from vsd_jax.scene.camera import make_camera_sampler, orbit_camera
 from vsd_jax.scene.mesh import geometry
 from vsd_jax.scene.mesh.raster import RasterSizes
 from vsd_jax.scene.mesh.surface import MeshSizes
+from vsd_jax.scene.regularizers import make_regularizer
+from vsd_jax.types import ViewWeights
 
 
 @pytest.mark.slow
@@ -72,9 +75,11 @@ def shapes_of(scene):
 def test_radiance_field_is_rendered_in_full_precision(tmp_path):
     penalties = {"regularize.orientation": 1.0, "regularize.z_variance": 1.0}
     config = sd_ours.make_config(tmp_path, "tiny", **penalties)
-    scene = build_scene.make_scene(config, size=16, latent_shape=(8, 8, 4))
-    view = with_gradient(scene, jnp.full(3, -1.0), build_scene.make_regularizer(config))
-    sample = build_scene.make_camera_sampler(config)
+    scene = stages.make_scene(config, size=16, latent_shape=(8, 8, 4))
+    settings = Settings(config)
+    regularizer = make_regularizer(settings.regularizer)
+    view = with_gradient(scene, jnp.full(3, -1.0), regularizer)
+    sample = make_camera_sampler(settings.views.camera)
 
     def look(params, stats, key):
         camera_key, key = jax.random.split(key)
@@ -111,9 +116,9 @@ def test_schedule_camera_and_prompts_are_in_full_precision():
     )
     text = lowered(lora.camera_embedding, mlp, jnp.ones((2, 16)))
     assert text.count("HIGHEST, HIGHEST") == 2
-    views = prompt.ViewWeights(jnp.ones(4) / 4, None)
+    views = ViewWeights(jnp.ones(4) / 4, None)
     contexts = {"text": jnp.ones((4, 1, 5, 6))}
-    select = lambda contexts: prompt.select_context(contexts, views, jnp.int32(0))  # noqa: E731
+    select = lambda contexts: prompt.select_prompts(contexts, views, jnp.int32(0))  # noqa: E731
     text = lowered(select, contexts)
     assert text.count("HIGHEST, HIGHEST") == 1 and not lowering.rounded_products(text)
 

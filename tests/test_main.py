@@ -7,6 +7,8 @@ import pytest
 from absl import flags
 
 from vsd_jax import main
+from vsd_jax.program.settings import config as config_lib
+from vsd_jax.program.settings import named
 from vsd_jax.program.terminal import command_line
 from vsd_jax.program.terminal.errors import ConfigError
 
@@ -140,3 +142,45 @@ def test_flags_of_hosts_that_do_not_go_together(arguments, words):
     assert "\n" not in str(error.value)
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize("name", named.NAMED)
+def test_presets_are_found_by_name_from_any_folder(name, parse, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()  # another package of that name
+    (tmp_path / "configs" / "__init__.py").touch()
+    found = parse(f"--config={name}:smoke")["config"]
+    assert found.prompt and found.to_dict() == named.NAMED[name]("smoke").to_dict()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("config.promt = 'x'", ["'promt'", "Did you mean prompt"]),
+        ("config.vsd.guidence = 3", ["'vsd.guidence'", "vsd.guidance_scale"]),
+        ("undefined", ["NameError", "mine.py, line 4"]),
+        ("config.nothing.at_all", ["AttributeError", "mine.py, line 4"]),
+        ("raise ValueError('no such thing')", ["--config: no such thing"]),
+    ],
+)
+def test_a_users_file_is_checked_like_the_command_line(line, words, parse, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from vsd_jax.program.settings.named import make_config\n"
+        "def get_config(variant=''):\n"
+        "    config = make_config('object', 'smoke')\n"
+        f"    {line}\n"
+        "    return config\n"
+    )
+    with pytest.raises(ConfigError) as error:
+        config_lib.validate(parse(f"--config={tmp_path / 'mine.py'}")["config"])
+    assert "Traceback" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["object:smoek", "scene:room,smoek", "objekt"])
+def test_an_unknown_name_or_variant_is_a_sentence(name, parse):
+    with pytest.raises(ConfigError) as error:
+        parse(f"--config={name}")
+    assert "Traceback" not in str(error.value)
+    assert "smoke" in str(error.value) or "textured_mesh" in str(error.value)

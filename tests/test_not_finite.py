@@ -6,10 +6,15 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
-from simple_scene import make_contexts, make_prior, make_scene, mixture, simple_step
-from test_step import MODEL, PHI, SCORE, TXS, latents
-
-from vsd_jax.step import init_state
+from simple_scene import (
+    init_state,
+    make_contexts,
+    make_prior,
+    make_scene,
+    mixture,
+    simple_step,
+)
+from test_distil import MODEL, PHI, SCORE, TXS, latents
 
 
 @cache

@@ -12,6 +12,7 @@ import pytest
 from simple_scene import (
     ALPHAS_CUMPROD,
     SHAPE,
+    init_state,
     make_contexts,
     make_prior,
     make_scene,
@@ -21,7 +22,6 @@ from simple_scene import (
 
 from vsd_jax import parallel
 from vsd_jax.diffusion import exact
-from vsd_jax.step import init_state
 from vsd_jax.types import NoiseModel
 
 NUM = 8
@@ -43,7 +43,7 @@ def step_for(axis_name, particles_per_step=NUM):
         make_prior(MODEL),
         SCORE,
         particles_per_step=particles_per_step,
-        axis_name=axis_name,
+        devices=(axis_name,),
         **TXS,
     )
 
@@ -95,7 +95,7 @@ def test_only_the_gradient_of_the_score_network_crosses_devices():
         step = simple_step(
             *(scene, make_prior(zero_model(), shape), score),
             particles_per_step=NUM,
-            axis_name=parallel.AXIS,
+            devices=(parallel.AXIS,),
             **TXS,
         )
         phi = {"phi": jnp.full(num_phi, 1e-3)}
@@ -128,7 +128,7 @@ def all_reduce_sizes(text: str) -> list[int]:
 @pytest.mark.parametrize(("num", "devices", "views"), [(1, 2, 2), (2, 8, 4)])
 def test_shared_views_give_what_one_device_gives(num, devices, views):
     copies = devices // num
-    options = {"particles_per_step": num, "num_views": views, "score_steps": 2, **TXS}
+    options = {"particles_per_step": num, "num": views, "score_steps": 2, **TXS}
     parts = (make_scene(), make_prior(MODEL), SCORE)
     txs = {name: TXS[name] for name in ("particle_tx", "score_tx")}
 
@@ -140,9 +140,7 @@ def test_shared_views_give_what_one_device_gives(num, devices, views):
         return state.replace(particles=state.particles.replace(params=first))
 
     single, state = simple_step(*parts, **options), fresh()
-    step = simple_step(
-        *parts, **options, axis_name=parallel.AXIS, devices_per_particle=copies
-    )
+    step = simple_step(*parts, **options, devices=(parallel.AXIS, copies))
     step, many = parallel.parallel_step(step), parallel.split_state(fresh(), devices)
     fixed = parallel.replicate((mixture(), make_contexts(2)), devices)
     for _ in range(3):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from simple_scene import make_prior
 
-from vsd_jax import particle
+from vsd_jax import particle, trees
 from vsd_jax.diffusion import exact
+from vsd_jax.views import make_background_sampler
 
 
 def test_over_axis_of_length_one_equals_vmap():
@@ -16,25 +17,23 @@ def test_over_axis_of_length_one_equals_vmap():
         return {"sum": x + tree["y"].sum()}
 
     x, tree = jnp.ones((1, 3)), {"y": jnp.arange(2.0).reshape(1, 2)}
-    found = particle.over_axis(fn, 1)(x, tree)
+    found = trees.over_axis(fn, 1)(x, tree)
     expected = jax.vmap(fn)(x, tree)
     np.testing.assert_array_equal(found["sum"], expected["sum"])
-    wide = particle.over_axis(fn, 2)(jnp.ones((2, 3)), {"y": jnp.ones((2, 2))})
+    wide = trees.over_axis(fn, 2)(jnp.ones((2, 3)), {"y": jnp.ones((2, 2))})
     np.testing.assert_array_equal(wide["sum"], np.full((2, 3), 3.0))
 
 
 def test_all_finite():
     good = {"a": jnp.ones(2), "b": jnp.zeros(())}
-    assert particle.all_finite(good) and particle.all_finite({})
+    assert trees.all_finite(good) and trees.all_finite({})
     for bad in (jnp.nan, jnp.inf, -jnp.inf):
-        assert not particle.all_finite({**good, "c": jnp.array([0.0, bad])})
+        assert not trees.all_finite({**good, "c": jnp.array([0.0, bad])})
 
 
 def test_global_norm():
-    assert (
-        float(particle.global_norm({"a": jnp.array([3.0]), "b": jnp.full(1, 4.0)})) == 5
-    )
-    assert float(particle.global_norm({})) == 0.0
+    assert float(trees.global_norm({"a": jnp.array([3.0]), "b": jnp.full(1, 4.0)})) == 5
+    assert float(trees.global_norm({})) == 0.0
 
 
 def test_renders_are_resized_to_what_the_prior_expects():
@@ -50,12 +49,10 @@ def test_renders_are_resized_to_what_the_prior_expects():
 
 def test_backgrounds_come_with_their_index():
     colors = np.array([[1, 1, 1], [0.5, 0.5, 0.5], [0, 0, 0]], np.float32)
-    sample = jax.jit(
-        jax.vmap(particle.make_background_sampler(colors, [0.5, 0.5, 0.0]))
-    )
+    sample = jax.jit(jax.vmap(make_background_sampler(colors, [0.5, 0.5, 0.0])))
     color, index = sample(jax.random.split(jax.random.key(0), 400))
     np.testing.assert_array_equal(color, colors[np.asarray(index)])
     shares = np.bincount(index, minlength=3) / 400
     np.testing.assert_allclose(shares, [0.5, 0.5, 0.0], atol=0.08)
     with pytest.raises(ValueError, match="do not fit"):
-        particle.make_background_sampler(colors, [1.0])
+        make_background_sampler(colors, [1.0])

@@ -34,7 +34,7 @@ def test_early_step_renders_smaller_and_takes_the_same_state():
     with jax.numpy_rank_promotion("allow"):
         _, run = sd_ours.build_run("tiny", **{"render.early_size": 4})
         state = jax.eval_shape(run.init)
-        arguments = (state, run.prior_params, run.contexts)
+        arguments = (state, run.prior_params, run.prompts)
         full, early = (
             jax.make_jaxpr(step)(*arguments) for step in (run.step, run.early_step)
         )
@@ -55,7 +55,7 @@ def test_shapes_are_those_of_stable_diffusion():
     assert parameters["vae"] == 83_653_863
     assert run.prior.image_size == config.render.size == 512
     assert run.prior.latent_shape == (64, 64, 4)
-    assert run.contexts["score"].shape[-2:] == (77, 1024)
+    assert run.prompts["score"].shape[-2:] == (77, 1024)
 
 
 def test_numbers_depend_on_their_name_and_keep_their_size():

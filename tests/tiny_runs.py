@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """A tiny prior on disk; runs without any prior, whose step is a few operations."""
 
+import json
 import pathlib
 
+import golden_models as golden
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import FrozenConfigDict
+from safetensors.numpy import save_file
 
 from configs import toybox_prior
 from vsd_jax.particle import init_particle, start_particle
-from vsd_jax.program.build import build, build_scene
-from vsd_jax.program.prior import diffusion_prior
+from vsd_jax.presets import Settings
+from vsd_jax.program.build import build, stages
+from vsd_jax.program.prior import diffusion_prior, text_tower
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.toybox import prior_files, train
 from vsd_jax.toybox.text import vocabulary
@@ -25,7 +29,7 @@ def write_prior(path: pathlib.Path) -> pathlib.Path:
     prior_files.write_folder(path, config, [*vocabulary(), ","])
     read = diffusion_prior.read_config
     unet = diffusion_prior.make_unet(read(path / "unet", "config.json"), jnp.float32)
-    text = diffusion_prior.make_text_encoder(read(path / "text_encoder", "config.json"))
+    text = text_tower.make_text_encoder(read(path / "text_encoder", "config.json"))
     shapes = {
         "unet": diffusion_prior.unet_shapes(unet, config["text_length"]),
         "text": jax.eval_shape(text[0], jax.random.key(0)),
@@ -36,12 +40,41 @@ def write_prior(path: pathlib.Path) -> pathlib.Path:
     return path
 
 
+def write_stable_diffusion(name: str, folder: pathlib.Path) -> pathlib.Path:
+    """The folder of one of `golden_models.ARCHITECTURES`, as a hub would hold it."""
+    config = toybox_prior.get_config("smoke").to_dict()
+    config["text_length"] = golden.TEXT_LENGTH
+    prior_files.write_folder(folder, config, [*vocabulary(), ","])
+    written = json.loads((folder / "text_encoder" / "config.json").read_text())
+    kept = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
+    configs = {
+        "unet": golden.ARCHITECTURES[name]["unet"]
+        | {"_class_name": "UNet2DConditionModel"},
+        "text_encoder": golden.ARCHITECTURES[name]["text"]
+        | {key: written[key] for key in kept if key in written},
+        "vae": golden.VAE | {"_class_name": "AutoencoderKL"},
+    }
+    stems = {"text_encoder": "model"}
+    for component, shapes in golden.read_names(name).items():
+        (folder / component).mkdir(exist_ok=True)
+        (folder / component / "config.json").write_text(json.dumps(configs[component]))
+        tensors = {
+            key: golden.tensor(f"{component}.{key}", tuple(shape))
+            for key, shape in shapes.items()
+        }
+        stem = stems.get(component, "diffusion_pytorch_model")
+        save_file(tensors, folder / component / f"{stem}.safetensors")
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(golden.schedule(name)))
+    return folder
+
+
 def make_run(config, *, step=None) -> build.Run:
     """A run whose step adds 1e-3 to theta and to phi; `step` may replace it."""
     if not isinstance(config, FrozenConfigDict):
         config = config_lib.validate(config)
-    scene = build_scene.make_scene(config, size=config.render.size)
-    tx = build_scene.make_particle_optimizer(config)
+    scene = stages.make_scene(config, size=config.render.size)
+    tx = Settings(config).tx
     n = config.num_particles
 
     def init(start=None) -> VSDState:

@@ -2,27 +2,29 @@
 """Cameras that adapt to the scene.
 
 The paper names as a limit that its cameras ignore the scene's structure
-(arXiv:2305.16213, limitations). Here some cameras are drawn from the law of the
-configuration, whatever it is, and one of them is kept with a probability in proportion
-to its interest I:
+(arXiv:2305.16213, limitations). Here some cameras are drawn from the distribution that
+was asked for, and one of them is kept with a probability in proportion to its interest
+I:
 
     P(c_k) = I(c_k) / sum_j I(c_j),   k = 1 ... K
 
-which tends to the law p(c) I(c) as K grows. The interest: where the residual of this
-particle has been large. (How far a camera sees was measured too, and made rooms worse:
-`docs/experiments.md`.)
+which tends to the distribution p(c) I(c) as K grows. The interest: where the residual
+of this particle has been large. (How far a camera sees was measured too, and made rooms
+worse: `docs/experiments.md`.)
 
-A law that adapts stands in the place of a plain `(key) -> Camera`. What a scene has
+An `AdaptiveCamera` stands in the place of a plain `(key) -> Camera`. What a scene has
 learned of its views is a part of the particle's stats (`Scene.observe`).
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
-from vsd_jax.types import Camera, PyTree, Scene
+from vsd_jax.spec import OneOf, Within
+from vsd_jax.types import AdaptiveCamera, Camera, PyTree, Scene
 
 AZIMUTHS, ELEVATIONS = 8, 3
 """Bins of directions, the heights evenly in area."""
@@ -34,23 +36,36 @@ _T_WIDTH, _T_BINS = 100, 10  # timesteps of a bin; the last one has what is left
 SampleCamera = Callable[[jax.Array], Camera]
 
 
-class AdaptiveLaw(NamedTuple):
-    """A camera law that depends on the particle.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaptSpec:
+    """Whether cameras adapt.
 
     Attributes:
-      sample: `(key, stats) -> Camera`, of one particle's stats.
+      adapt: "residual", where the particle's residual has been large, or "", not at
+        all, as in the paper.
+      adapt_candidates: K, cameras of which one is kept.
     """
 
-    sample: Callable[[jax.Array, PyTree], Camera]
+    adapt: Annotated[str, OneOf(("", "residual"))]
+    adapt_candidates: Annotated[int, Within(1, 64)]
+
+
+def make_camera(
+    sample_camera: SampleCamera, spec: AdaptSpec
+) -> SampleCamera | AdaptiveCamera:
+    """The distribution of cameras, adapted to the particle if `spec` says so."""
+    if spec.adapt == "residual":
+        return by_residual(sample_camera, num_candidates=spec.adapt_candidates)
+    return sample_camera
 
 
 def draw_camera(
-    law: SampleCamera | AdaptiveLaw, stats: PyTree, key: jax.Array
+    sample_camera: SampleCamera | AdaptiveCamera, stats: PyTree, key: jax.Array
 ) -> Camera:
     """A camera for a particle with these stats. key: consumed."""
-    if isinstance(law, AdaptiveLaw):
-        return law.sample(key, stats)
-    return law(key)
+    if isinstance(sample_camera, AdaptiveCamera):
+        return sample_camera.sample(key, stats)
+    return sample_camera(key)
 
 
 def choose(
@@ -63,9 +78,9 @@ def choose(
 
     Args:
       key: typed key.
-      sample_camera: the law of the candidates.
+      sample_camera: the distribution of the candidates.
       interest: of one camera, a scalar >= 0; if all are 0, each is as likely.
-      num_candidates: K >= 1; with 1 the law is left as it is.
+      num_candidates: K >= 1; with 1 the distribution stays as it is.
     """
     draw_key, choice_key = jax.random.split(key)
     cameras = jax.vmap(sample_camera)(jax.random.split(draw_key, num_candidates))
@@ -75,14 +90,14 @@ def choose(
     return jax.tree.map(lambda leaf: leaf[index], cameras)
 
 
-def by_residual(sample_camera: SampleCamera, *, num_candidates: int) -> AdaptiveLaw:
+def by_residual(sample_camera: SampleCamera, *, num_candidates: int) -> AdaptiveCamera:
     """Cameras look more often where this particle's residual has been large.
 
     Interest: what the scene remembers of the bin of the direction in which the camera
     stands (its back). Needs `remember_views`.
 
     Args:
-      sample_camera: the law of the candidates.
+      sample_camera: the distribution of the candidates.
       num_candidates: see `choose`.
     """
 
@@ -95,7 +110,7 @@ def by_residual(sample_camera: SampleCamera, *, num_candidates: int) -> Adaptive
             num_candidates,
         )
 
-    return AdaptiveLaw(sample)
+    return AdaptiveCamera(sample)
 
 
 def direction_bin(camera: Camera) -> jax.Array:

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from vsd_jax.parallel import mean_shares, sum_devices
-from vsd_jax.types import PyTree
+from vsd_jax.types import Batch
 
 Metrics = dict[str, jax.Array]
 NUM_TIME_BINS = 4
 
 
 def summarize(
-    batch: PyTree, *, num_t: int, axis_name: str | None, devices_per_particle: int = 1
+    batch: Batch, *, num_t: int, axis_name: str | None, devices_per_particle: int = 1
 ) -> Metrics:
     """The metrics of one step.
 
@@ -27,12 +27,13 @@ def summarize(
     `particle/grad_norm`. The step adds `particle/index` and `particle/restarted`.
 
     Args:
-      batch: leaves [m, ...] or [m, V, ...].
+      batch: of all particles that were updated.
       num_t: T.
       axis_name: device axis, or None.
       devices_per_particle: devices that each hold a share of a particle's views.
     """
-    ok, t = batch["ok"], batch["t"]
+    report, t = batch.report, batch.draw.t
+    ok = report.ok
     valid = jnp.broadcast_to(ok[:, None], t.shape)
 
     def mean(values, mask):
@@ -41,7 +42,7 @@ def summarize(
         total, count = sum_devices((total, jnp.sum(mask)), axis_name)
         return total / jnp.maximum(count, 1), count
 
-    residual_ms = batch["residual_ms"]
+    residual_ms = report.residual_ms
     metrics = {
         "residual/rms": jnp.sqrt(mean(residual_ms, valid)[0]),
         "t/mean": mean(t, valid)[0],
@@ -51,17 +52,18 @@ def summarize(
         mean_square, count = mean(residual_ms, in_bin)
         metrics[f"residual/rms_t{i}"] = jnp.sqrt(mean_square)
         metrics[f"residual/count_t{i}"] = count
-    metrics["opacity"] = mean(batch["opacity"], ok)[0]
-    metrics["particle_grad_norm"] = mean(batch["grad_norm"], ok)[0]
+    metrics["opacity"] = mean(report.opacity, ok)[0]
+    metrics["particle_grad_norm"] = mean(report.grad_norm, ok)[0]
     metrics["skipped"] = sum_devices(jnp.sum(~ok), axis_name) // devices_per_particle
-    for group in ("regularizer", "render"):
-        for name, values in batch[group].items():
+    groups = {"regularizer": report.regularizer, "render": report.render}
+    for group, numbers in groups.items():
+        for name, values in numbers.items():
             metrics[f"{group}/{name}"] = mean(values, ok)[0]
     return metrics | {
         "particle/skipped": (~ok).astype(jnp.int32),
         "particle/residual_rms": jnp.sqrt(
             mean_shares(jnp.mean(residual_ms, axis=1), devices_per_particle, axis_name)
         ),
-        "particle/opacity": batch["opacity"],
-        "particle/grad_norm": batch["grad_norm"],
+        "particle/opacity": report.opacity,
+        "particle/grad_norm": report.grad_norm,
     }

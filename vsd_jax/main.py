@@ -8,30 +8,27 @@ python -m vsd_jax.main --config=configs/object.py --workdir=runs/mushroom \
 import sys
 import traceback
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from vsd_jax.program.devices import hosts, supervisor
 from vsd_jax.program.run import pipeline
-from vsd_jax.program.terminal import command_line, process
+from vsd_jax.program.terminal import command_line, process, streams
 from vsd_jax.program.terminal.errors import RunError
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Called by absl with the flags parsed."""
-    del argv
-    logging.set_verbosity(logging.WARNING)
     arguments = command_line.read(flags.FLAGS)
     place = command_line.read_hosts(flags.FLAGS)
-    process.enable_compilation_cache()
-    process.reuse_freed_memory()
+    if place is not None and not supervisor.is_child():
+        command = [sys.executable, *sys.orig_argv[1:]]
+        sys.exit(supervisor.supervise(command, arguments["folder"]))
+    process.prepare()
     arguments["command"] = ["python", "-m", "vsd_jax.main", *sys.argv[1:]]
     if place is None:
         pipeline.start(**arguments)
-    elif supervisor.is_child():
-        _start_one_of_several(place, arguments)
     else:
-        command = [sys.executable, *sys.orig_argv[1:]]
-        sys.exit(supervisor.supervise(command, arguments["folder"]))
+        _start_one_of_several(place, arguments)
 
 
 def _start_one_of_several(place: hosts.Place, arguments: dict) -> None:
@@ -50,8 +47,9 @@ def _start_one_of_several(place: hosts.Place, arguments: dict) -> None:
 
 def run() -> None:
     """Entry point: faults of the user are sentences, faults of ours tracebacks."""
-    command_line.define(flags.FLAGS)
+    streams.protect()
     try:
+        command_line.define(flags.FLAGS)
         app.run(main, flags_parser=command_line.parse)
     except RunError as error:
         print(f"vsd_jax: {error}", file=sys.stderr)

@@ -9,7 +9,8 @@ The devices may belong to several hosts (processes that `jax.distributed` joined
 counts them all; each host holds the block of particles of its own devices, and a
 leading axis has the D / hosts entries of this host.
 
-    step = parallel_step(make_step(..., axis_name=AXIS))
+    run = distil(..., devices=Devices(axis_name=AXIS))
+    step = parallel_step(run.step)
     state = split_state(state, num_devices)
     prior_params, contexts = replicate((prior_params, contexts), num_devices)
     state, metrics = step(state, prior_params, contexts)
@@ -17,6 +18,7 @@ leading axis has the D / hosts entries of this host.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -29,6 +31,22 @@ _SHARDS = "shards"
 _SMALLEST_CUT = 4096  # elements: less is not worth an exchange
 VOTES = "votes"
 """Name of the metric that sums the votes of all devices."""
+
+
+class Devices(NamedTuple):
+    """How a step that is made for several devices shares them.
+
+    Attributes:
+      axis_name: device axis, `AXIS`; None = one device.
+      per_particle: devices that share one particle; each renders as many of its views,
+        and holds a copy.
+    """
+
+    axis_name: str | None = None
+    per_particle: int = 1
+
+
+ONE_DEVICE = Devices()
 
 
 def parallel_step(step: Callable) -> Callable:
@@ -78,7 +96,7 @@ def split_state(state: VSDState, num_devices: int) -> VSDState:
     """Splits the particles over the devices and replicates the rest.
 
     Args:
-      state: as from `init_state`, n particles; the same on every host.
+      state: as from `distil`, n particles; the same on every host.
       num_devices: D, over all hosts; divides n, or is a multiple of it: then each
         particle has D / n copies, on devices that share its views.
 
@@ -256,7 +274,7 @@ def first_particle(
 
     Args:
       num_local: particles on this device.
-      num: particles that the step updates, over all devices.
+      num: particles that the step updates, over all devices; 0 = all.
       axis_name: device axis, or None.
       devices_per_particle: devices that share one particle's views.
 
@@ -267,7 +285,7 @@ def first_particle(
     if axis_name is None:
         return 0
     total = num_local * jax.lax.psum(1, axis_name) // devices_per_particle
-    if num != total:
+    if num not in (0, total):
         raise ValueError(
             "On several devices all particles are updated in each step: set "
             f"particles_per_step={total}, not {num}."

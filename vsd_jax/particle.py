@@ -1,42 +1,82 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The update of one particle: draw views, render, distil, step its optimizer.
+"""The update of one particle: render, distil, step its optimizer.
 
-Everything here is unbatched over particles; `step.py` maps it. The leading axis V is
+Everything here is unbatched over particles; `distil.py` maps it. The leading axis V is
 the views of this particle in this step.
 """
 
-import functools
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated
 
 import chex
 import jax
 import jax.numpy as jnp
 import optax
 
-from vsd_jax import adaptive, vsd
-from vsd_jax.diffusion.prompt import ViewWeights, select_context
-from vsd_jax.types import Particles, Prior, PyTree, RenderOutput, Scene
+from vsd_jax.methods import Residual
+from vsd_jax.spec import Within
+from vsd_jax.trees import all_finite, global_norm, over_axis, select_tree
+from vsd_jax.types import (
+    Draw,
+    Particles,
+    Prior,
+    PyTree,
+    Regularizer,
+    RenderOutput,
+    Report,
+    Scene,
+)
 
-Draw = dict[str, PyTree]
-"""What one particle draws in one step: `cameras` (leaves [V, ...]), `backgrounds`
-[V, 3], `context` (leaves [V, ...], see `prompt.select_context`), `t` [V], `noise` and
-`encode_noise` [V, h, w, c], `render_keys` [V], `stats_key`, and for K steps of the
-score network `score_t` [K, V], `score_noise` [K, V, h, w, c], `score_keep` [K, V]."""
 
-TRange = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
-"""`(step) -> (lowest, highest)` timestep, both inclusive."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimSpec:
+    """Adam for theta, with a learning rate for each part of it.
 
-Views = Callable[[jax.Array, jax.Array], ViewWeights]
-"""`(azimuth_deg, elevation_deg) -> weights` of the prompts, of one camera."""
+    Attributes:
+      table_lr: of the hash grid's table.
+      decoder_lr: of the field's decoder.
+      environment_lr: of the learned background.
+      sdf_lr: of signed distances.
+      offset_lr: of the moves of grid vertices.
+      image_lr: of pixels, where theta is an image or latent.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      tiny: Adam's epsilon.
+    """
 
-Residual = Callable[[jax.Array, Draw, PyTree, PyTree], jax.Array]
-"""`(latents, draw, score_params, prior_params) -> direction`, both [V, h, w, c]."""
+    table_lr: Annotated[float, Within(0, 10)]
+    decoder_lr: Annotated[float, Within(0, 10)]
+    environment_lr: Annotated[float, Within(0, 10)]
+    sdf_lr: Annotated[float, Within(0, 10)]
+    offset_lr: Annotated[float, Within(0, 10)]
+    image_lr: Annotated[float, Within(0, 10)]
+    b1: Annotated[float, Within(0, 1)]
+    b2: Annotated[float, Within(0, 1)]
+    tiny: Annotated[float, Within(0, 1)]
 
-Regularizer = Callable[
-    [RenderOutput, jax.Array], tuple[jax.Array, dict[str, jax.Array]]
-]
-"""`(output of one view, step) -> (loss, metrics)`; averaged over the views."""
+
+def particle_optimizer(spec: OptimSpec) -> optax.GradientTransformation:
+    """Adam with a learning rate for each part of theta (a dict of parts)."""
+    rates = {
+        "table": spec.table_lr,
+        "decoder": spec.decoder_lr,
+        "environment": spec.environment_lr,
+        "pixels": spec.image_lr,
+        "sdf": spec.sdf_lr,
+        "offsets": spec.offset_lr,
+    }
+
+    def adam(rate: float) -> optax.GradientTransformation:
+        return optax.adam(rate, b1=spec.b1, b2=spec.b2, eps=spec.tiny)
+
+    def label(params: PyTree) -> PyTree:
+        return {
+            part: jax.tree.map(lambda _, part=part: part, tree)
+            for part, tree in params.items()
+        }
+
+    return optax.multi_transform({k: adam(rate) for k, rate in rates.items()}, label)
 
 
 def no_regularizer(
@@ -67,150 +107,68 @@ def init_particle(
     return start_particle(params, scene.init_stats(params), tx)
 
 
-def make_background_sampler(
-    colors: Any, probabilities: Any
-) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
-    """Random-background augmentation with a fixed set of colours.
+def surrogate_loss(latents: jax.Array, residual: jax.Array) -> jax.Array:
+    """A scalar whose gradient in the latents is residual / B.
+
+    sum(latents * stop_gradient(residual)) / B; its value has no meaning.
 
     Args:
-      colors: [G, 3] in [0, 1].
-      probabilities: [G], sum 1.
+      latents: [B, h, w, c], differentiable.
+      residual: [B, h, w, c].
 
     Returns:
-      `(key) -> (color [3], index int32)`; the index selects the matching prompt.
-
-    Raises:
-      ValueError: if the two do not fit together.
+      Scalar.
     """
-    colors, probabilities = jnp.asarray(colors), jnp.asarray(probabilities)
-    if colors.shape != (*probabilities.shape, 3):
-        raise ValueError(
-            f"Backgrounds {colors.shape} and probabilities {probabilities.shape} do "
-            "not fit: [G, 3] and [G] are needed."
-        )
-
-    def sample(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        index = jax.random.choice(key, colors.shape[0], (), p=probabilities)
-        return colors[index], index.astype(jnp.int32)
-
-    return sample
+    chex.assert_equal_shape([latents, residual])
+    return jnp.sum(latents * jax.lax.stop_gradient(residual)) / latents.shape[0]
 
 
-def make_draw(
-    prior: Prior,
-    *,
-    sample_camera: adaptive.SampleCamera | adaptive.AdaptiveLaw,
-    sample_background: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
-    views: Views,
-    t_range: TRange,
-    score_t_range: tuple[int, int],
-    num_views: int,
-    score_steps: int,
-    camera_dropout: float,
-) -> Callable[..., Draw]:
-    """Makes `(key, step, contexts, stats={}) -> Draw`; arguments: `step.make_step`."""
-
-    def draw(
-        key: jax.Array, step: jax.Array, contexts: PyTree, stats: PyTree = None
-    ) -> Draw:
-        # Few draws, since each is slow to compile: one split for all keys, one array of
-        # normal and one of uniform numbers.
-        keys = jax.random.split(key, 4 + 3 * num_views)
-        camera_keys, background_keys, render_keys = keys[4:].reshape(3, num_views)
-        camera_law = functools.partial(adaptive.draw_camera, sample_camera, stats)
-        cameras = jax.vmap(camera_law)(camera_keys)
-        backgrounds, background_index = jax.vmap(sample_background)(background_keys)
-
-        def select(azimuth: jax.Array, elevation: jax.Array, index: jax.Array):
-            return select_context(contexts, views(azimuth, elevation), index)
-
-        noise = jax.random.normal(
-            keys[0], (1 + score_steps, num_views, *prior.latent_shape)
-        )
-        unit = jax.random.uniform(keys[1], (1 + 2 * score_steps, num_views))
-        return {
-            "cameras": cameras,
-            "backgrounds": backgrounds,
-            "context": jax.vmap(select)(
-                cameras.azimuth_deg, cameras.elevation_deg, background_index
-            ),
-            "t": vsd.uniform_t(unit[0], t_range(step)),
-            "noise": noise[0],
-            "render_keys": render_keys,
-            # Not drawn by the compiled program where the encoder has no use for it.
-            "encode_noise": jax.random.normal(keys[2], noise.shape[1:]),
-            "stats_key": keys[3],
-            "score_t": vsd.uniform_t(unit[1 : 1 + score_steps], score_t_range),
-            "score_noise": noise[1:],
-            "score_keep": unit[1 + score_steps :] >= camera_dropout,
-        }
-
-    return draw
-
-
-def take_views(draw: Draw, part: jax.Array, num_parts: int) -> Draw:
-    """One of the equal parts of a draw's views, for a device that renders only these.
-
-    Args:
-      draw: of V views.
-      part: scalar int32 in [0, num_parts).
-      num_parts: divides V.
-    """
-
-    def take(leaf: jax.Array) -> jax.Array:
-        return leaf.reshape((num_parts, -1) + leaf.shape[1:])[part]
-
-    def take_each(leaf: jax.Array) -> jax.Array:  # of K score steps
-        return leaf.reshape((leaf.shape[0], num_parts, -1) + leaf.shape[2:])[:, part]
-
-    whole = {"stats_key": draw["stats_key"]}
-    return whole | {
-        name: jax.tree.map(take_each if name.startswith("score_") else take, value)
-        for name, value in draw.items()
-        if name not in whole
-    }
+ParticleUpdate = Callable[
+    [Particles, Draw, jax.Array, PyTree, PyTree], tuple[Particles, jax.Array, Report]
+]
 
 
 def make_particle_update(
     scene: Scene,
     prior: Prior,
-    *,
     residual: Residual,
+    *,
     regularizer: Regularizer,
     tx: optax.GradientTransformation,
     mean_shares: Callable[[PyTree], PyTree] = lambda tree: tree,
-) -> Callable[..., tuple[Particles, PyTree, PyTree]]:
+) -> ParticleUpdate:
     """Makes the update of one particle (unbatched).
 
     Args:
       scene: the scene.
       prior: encodes the renders.
-      residual: from `residuals.py`.
-      regularizer: see `Regularizer`.
+      residual: a method bound to its networks (`methods.bind`).
+      regularizer: see `types.Regularizer`.
       tx: optimizer of the particle.
       mean_shares: mean over the devices that each render a share of its views.
 
     Returns:
-      `(particle, draw, step, *, networks) -> (particle, latents, report)`;
-      `networks` = (score_params, prior_params), latents [V, h, w, c], `report["ok"]`
-      false if the update was skipped.
+      `(particle, draw, step, score_params, prior_params) -> (particle, latents [V, h,
+      w, c], report)`.
     """
 
-    def loss_fn(params, stats, draw, step, *, networks):
+    def loss_fn(params, stats, draw, step, networks):
+        score_params, prior_params = networks
         outputs = _render_views(scene, params, stats, draw)
         images = fit_images(outputs.rgb, prior.image_size)
-        latents = prior.encode(networks[1], images, draw["encode_noise"])
-        direction = residual(latents, draw, *networks)
+        latents = prior.encode(prior_params, images, draw.encode_noise)
+        direction = residual(latents, draw, score_params, prior_params)
         penalty, terms = jax.vmap(regularizer, in_axes=(0, None))(outputs, step)
-        loss = vsd.surrogate_loss(latents, direction) + jnp.mean(penalty)
+        loss = surrogate_loss(latents, direction) + jnp.mean(penalty)
         return loss, (latents, direction, outputs, terms)
 
-    def update(particle, draw, step, *, networks):
+    def update(particle, draw, step, score_params, prior_params):
         stats = scene.update_stats(
-            particle.params, particle.stats, step, draw["stats_key"]
+            particle.params, particle.stats, step, draw.stats_key
         )
+        networks = (score_params, prior_params)
         grads, (latents, direction, outputs, terms) = jax.grad(loss_fn, has_aux=True)(
-            particle.params, stats, draw, step, networks=networks
+            particle.params, stats, draw, step, networks
         )
         grads = mean_shares(grads)
         updates, opt_state = tx.update(grads, particle.opt_state, particle.params)
@@ -221,63 +179,28 @@ def make_particle_update(
             ok, (params, opt_state), (particle.params, particle.opt_state)
         )
         residual_ms = jnp.mean(direction**2, axis=(1, 2, 3))
-        stats = scene.observe(stats, draw["cameras"], draw["t"], residual_ms)
+        stats = scene.observe(stats, draw.cameras, draw.t, residual_ms)
         after = Particles(params=params, opt_state=opt_state, stats=stats, skips=skips)
-        report = {
-            "ok": ok,
-            "residual_ms": residual_ms,
-            "t": draw["t"],
-            "opacity": mean_shares(jnp.mean(outputs.opacity)),
-            "grad_norm": global_norm(grads),
-            "regularizer": jax.tree.map(jnp.mean, terms),
-            "render": jax.tree.map(jnp.mean, outputs.extras),
-        }
+        report = Report(
+            ok=ok,
+            residual_ms=residual_ms,
+            opacity=mean_shares(jnp.mean(outputs.opacity)),
+            grad_norm=global_norm(grads),
+            regularizer=jax.tree.map(jnp.mean, terms),
+            render=jax.tree.map(jnp.mean, outputs.extras),
+        )
         return after, latents, report
 
     return update
 
 
-def all_finite(tree: PyTree) -> jax.Array:
-    """True if every element of every leaf is finite; true for an empty tree."""
-    return jnp.array(True) & jax.tree.reduce(
-        jnp.logical_and, jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree), True
-    )
-
-
-def select_tree(condition: jax.Array, new: PyTree, old: PyTree) -> PyTree:
-    """`new` where the scalar condition holds, else `old`, leaf by leaf."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
-
-
-def global_norm(tree: PyTree) -> jax.Array:
-    """Euclidean norm over all leaves; 0 for an empty tree."""
-    squares = jax.tree.map(lambda leaf: jnp.sum(leaf**2), tree)
-    return jnp.sqrt(jax.tree.reduce(jnp.add, squares, jnp.zeros(())))
-
-
-def _render_views(scene, params, stats, draw) -> RenderOutput:
+def _render_views(scene, params, stats, draw: Draw) -> RenderOutput:
     def render(camera, background, key):
         return scene.render(params, stats, camera, background, key, train=True)
 
-    return over_axis(render, len(draw["render_keys"]))(
-        draw["cameras"], draw["backgrounds"], draw["render_keys"]
+    return over_axis(render, len(draw.render_keys))(
+        draw.cameras, draw.backgrounds, draw.render_keys
     )
-
-
-def over_axis(fn: Callable, num: int) -> Callable:
-    """`vmap` of `fn`, or a plain call when the mapped axis has length one.
-
-    XLA's gathers and convolutions with a batch axis of one are slower on CPU than
-    those without it, and one particle or one view is the common case.
-    """
-    if num != 1:
-        return jax.vmap(fn)
-
-    def single(*args):
-        out = fn(*jax.tree.map(lambda leaf: leaf[0], args))
-        return jax.tree.map(lambda leaf: leaf[None], out)
-
-    return single
 
 
 def fit_images(images: jax.Array, size: int) -> jax.Array:

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vsd_jax.particle import init_particle, select_tree
+from vsd_jax.particle import init_particle
+from vsd_jax.trees import select_tree
 from vsd_jax.types import Particles, Scene
 
 # Folded into a particle's key of the step, which is otherwise only split.

@@ -14,18 +14,55 @@ key = `fold_in(step_key, particle_index)`; so a resumed run repeats the straight
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import flax.struct
 import jax
 import numpy as np
+import optax
 
 PyTree = Any
 Params = PyTree
 Stats = PyTree
-Context = dict[str, jax.Array]
-"""`{"text": [B, L, D]}`; for the score network also `"camera": [B, 16]`, the row-major
-`cam_to_world` (all zeros = camera dropped)."""
+
+
+class Context(TypedDict, total=False):
+    """What a network is conditioned on, one entry for each sample of a batch.
+
+    Attributes:
+      text: [B, L, D] embedded prompts.
+      camera: [B, 16], for the score network alone: the row-major `cam_to_world` (all
+        zeros = camera dropped).
+    """
+
+    text: jax.Array
+    camera: jax.Array
+
+
+class Prompts(TypedDict, total=False):
+    """Embedded prompts (`diffusion/prompt.py`).
+
+    All of a run: leaves [4, G, L, D], by view and background. Those of the views of one
+    particle in one step: [V, L, D].
+
+    Attributes:
+      text: the prior's prompt, with its view words.
+      negative: what guidance moves away from; the empty prompt if nothing is given.
+      score: the plain prompt that the score network reads.
+      empty: no text; only where the method asks for it.
+      source: what the renders look like at present; likewise.
+      perp_text: [V, 2, L, D] prompts that Perp-Neg pushes away from.
+      perp_weights: [V, 2] >= 0, their weights.
+    """
+
+    text: jax.Array
+    negative: jax.Array
+    score: jax.Array
+    empty: jax.Array
+    source: jax.Array
+    perp_text: jax.Array
+    perp_weights: jax.Array
+
 
 NoiseFn = Callable[[PyTree, jax.Array, jax.Array, Context], jax.Array]
 """`(params, latents [B, h, w, c], t [B] int32, context) -> epsilon prediction`."""
@@ -192,3 +229,154 @@ class Prior(NamedTuple):
     alphas_cumprod: np.ndarray
     latent_shape: tuple[int, int, int]
     image_size: int
+
+
+@flax.struct.dataclass(kw_only=True)
+class ScoreDraw:
+    """What one particle draws for K updates of the score network in one step.
+
+    Attributes:
+      t: [K, V] int32.
+      noise: [K, V, h, w, c] standard normal.
+      keep: [K, V] bool, whether the network sees the camera.
+    """
+
+    t: jax.Array
+    noise: jax.Array
+    keep: jax.Array
+
+
+@flax.struct.dataclass(kw_only=True)
+class Draw:
+    """What one particle draws for its V views in one step.
+
+    Attributes:
+      cameras: leaves [V, ...].
+      backgrounds: [V, 3].
+      prompts: leaves [V, ...].
+      t: [V] int32.
+      noise: [V, h, w, c] standard normal.
+      encode_noise: [V, h, w, c] standard normal, for the encoder.
+      render_keys: [V] typed keys.
+      stats_key: typed key, for the scene's statistics.
+      score: for the training of the score network.
+    """
+
+    cameras: Camera
+    backgrounds: jax.Array
+    prompts: Prompts
+    t: jax.Array
+    noise: jax.Array
+    encode_noise: jax.Array
+    render_keys: jax.Array
+    stats_key: jax.Array
+    score: ScoreDraw
+
+
+@flax.struct.dataclass(kw_only=True)
+class Report:
+    """What the update of one particle tells of itself.
+
+    Attributes:
+      ok: bool, false if the update was skipped because it was not finite.
+      residual_ms: [V] mean square of the residual w(t) (...).
+      opacity: mean over views and pixels.
+      grad_norm: Euclidean norm of the gradient in theta.
+      regularizer: weighted terms, by name.
+      render: the scene's own numbers (`RenderOutput.extras`), by name.
+    """
+
+    ok: jax.Array
+    residual_ms: jax.Array
+    opacity: jax.Array
+    grad_norm: jax.Array
+    regularizer: dict[str, jax.Array]
+    render: dict[str, jax.Array]
+
+
+@flax.struct.dataclass(kw_only=True)
+class Batch:
+    """One step of all particles: leaves have the leading axis m of those updated.
+
+    Attributes:
+      draw: what was drawn.
+      latents: [m, V, h, w, c] encoded renders.
+      report: what became of them.
+    """
+
+    draw: Draw
+    latents: jax.Array
+    report: Report
+
+
+class Score(NamedTuple):
+    """The score network phi and how it learns (`score_network.py`).
+
+    Attributes:
+      model: over `(score_params, prior_params)`; its context has the camera as well.
+      init: `(key, prior_params) -> score_params`; reads shapes alone. key: consumed.
+      tx: optimizer.
+      updates: of phi in a step, K >= 1, each with fresh t and noise.
+      t_range: (low, high) of its training, shares of the number of timesteps.
+      camera_dropout: probability that it does not see a view's camera, in [0, 1].
+      sigma_floor: see `score_network.score_errors`.
+    """
+
+    model: NoiseModel
+    init: Callable[[jax.Array, PyTree], PyTree]
+    tx: optax.GradientTransformation
+    updates: int
+    t_range: tuple[float, float]
+    camera_dropout: float
+    sigma_floor: float
+
+
+class ViewWeights(NamedTuple):
+    """How one camera uses the prompts of the views.
+
+    Attributes:
+      positive: [4] weights that sum to 1; the text is their combination.
+      negative: [2] >= 0, Perp-Neg weights of front and side, or None for plain
+        guidance.
+    """
+
+    positive: jax.Array
+    negative: jax.Array | None
+
+
+class AdaptiveCamera(NamedTuple):
+    """A distribution of cameras that depends on the particle (`adaptive.py`).
+
+    Attributes:
+      sample: `(key, stats) -> Camera`, of one particle's stats.
+    """
+
+    sample: Callable[[jax.Array, PyTree], Camera]
+
+
+TRange = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+"""`(step) -> (lowest, highest)` timestep, both inclusive, int32 scalars."""
+
+
+class Views(NamedTuple):
+    """The distribution of one particle's views in a step (`views.py`).
+
+    Attributes:
+      sample_camera: `(key) -> Camera`, or one that adapts.
+      sample_background: `(key) -> (color [3], index)`; the index selects the prompt.
+      weigh_prompts: `(azimuth_deg, elevation_deg) -> ViewWeights`.
+      make_t_range: `(alphas_cumprod [T]) -> TRange`.
+      num: V, views of each particle in a step.
+    """
+
+    sample_camera: Callable[[jax.Array], Camera] | AdaptiveCamera
+    sample_background: Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+    weigh_prompts: Callable[[jax.Array, jax.Array], ViewWeights]
+    make_t_range: Callable[[np.ndarray], TRange]
+    num: int
+
+
+Regularizer = Callable[
+    [RenderOutput, jax.Array], tuple[jax.Array, dict[str, jax.Array]]
+]
+"""`(output of one view, step) -> (loss, metrics)`; averaged over the views."""

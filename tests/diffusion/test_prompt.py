@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vsd_jax.diffusion import noise, prompt
+from vsd_jax.diffusion import prompt
 
 hard = partial(prompt.hard_views, overhead_deg=60.0, front_half_angle_deg=45.0)
 # threestudio's decays, as an example of numbers that a configuration would give.
@@ -53,38 +53,17 @@ def test_hard_views(azimuth, elevation, view):
     assert weights.negative is None
 
 
-def test_heights_follow_the_four_views():
-    texts = prompt.view_prompts("a chair", ("low", "high"))
-    assert texts[:4] == prompt.view_prompts("a chair")
-    assert texts[4:] == [
-        f"a chair, {height} {view} view"
-        for height in ("low", "high")
-        for view in ("front", "side", "back")
-    ]
-    views = partial(hard, height_limits_deg=(20.0,), num_heights=2)
-    for azimuth, elevation, text in (
-        (0, 0, "low front"),
-        (90, 20, "low side"),
-        (180, 20.1, "high back"),
-        (-90, 60, "high side"),
-        (90, 60.1, "overhead"),
-    ):
-        weights = views(jnp.float32(azimuth), jnp.float32(elevation)).positive
-        assert texts[int(weights.argmax())] == f"a chair, {text} view"
-        np.testing.assert_array_equal(np.sort(weights), [0] * 9 + [1])
-
-
-def test_select_context_takes_view_and_background():
+def test_select_prompts_takes_view_and_background():
     keys = jax.random.split(jax.random.key(0), 3)
     contexts = {
         name: jax.random.normal(key, (4, 3, 2, 5))
         for name, key in zip(("text", "negative", "score"), keys, strict=True)
     }
-    here = prompt.select_context(contexts, hard(jnp.float32(180), jnp.float32(0)), 1)
+    here = prompt.select_prompts(contexts, hard(jnp.float32(180), jnp.float32(0)), 1)
     for name, leaf in contexts.items():
         np.testing.assert_allclose(here[name], leaf[prompt.BACK, 1], atol=1e-6)
     assert "perp_text" not in here
-    there = prompt.select_context(contexts, soft(jnp.float32(45), jnp.float32(0)), 2)
+    there = prompt.select_prompts(contexts, soft(jnp.float32(45), jnp.float32(0)), 2)
     text = contexts["text"][:, 2]
     np.testing.assert_allclose(there["text"], (text[0] + text[1]) / 2, atol=1e-6)
     np.testing.assert_array_equal(there["perp_text"], text[:2])
@@ -114,44 +93,23 @@ def test_perp_neg_weights_are_proper(azimuth):
     assert (weights.positive >= 0).all() and (weights.negative >= 0).all()
 
 
-@pytest.fixture
-def predictions():
-    keys = jax.random.split(jax.random.key(1), 3)
-    uncond, text = (jax.random.normal(k, (3, 2, 2, 4)) for k in keys[:2])
-    return uncond, text, jax.random.normal(keys[2], (3, 2, 2, 2, 4))
+def test_shorten_takes_whole_words_from_the_end():
+    text = "a castle, with  towers;\nand flags"
+    for letters, expected in {
+        99: (text, ""),
+        25: ("a castle, with towers", "and flags"),
+        14: ("a castle, with", "towers; and flags"),
+        9: ("a castle", "with towers; and flags"),
+        8: ("a", "castle, with towers; and flags"),
+        0: ("", "a castle, with towers; and flags"),
+    }.items():
+        assert prompt.shorten(text, lambda part, n=letters: len(part) <= n) == expected
+    assert prompt.shorten("", lambda part: True) == ("", "")
 
 
-def test_perp_neg_equals_numpy(predictions):
-    uncond, text, negative = (np.asarray(x, np.float64) for x in predictions)
-    weights = np.array([[0.5, 0.0], [1.0, 2.0], [0.0, 0.3]])
-    expected = np.empty_like(text)
-    for b in range(3):
-        main = text[b] - uncond[b]
-        push = 0
-        for m in range(2):
-            other = negative[b, m] - uncond[b]
-            along = np.vdot(other, main) / np.vdot(main, main)
-            push = push + weights[b, m] * (other - along * main)
-        expected[b] = uncond[b] + 7.5 * (main - push)
-    found = prompt.perp_neg(*predictions, jnp.asarray(weights), scale=7.5)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_perp_neg_keeps_what_the_prompt_asks_for(predictions):
-    uncond, text, negative = predictions
-    found = prompt.perp_neg(uncond, text, negative, jnp.ones((3, 2)), scale=1.0)
-    main = np.asarray(text - uncond).reshape(3, -1)
-    along = (np.asarray(found - uncond).reshape(3, -1) * main).sum(1)
-    np.testing.assert_allclose(along / (main**2).sum(1), np.ones(3), atol=1e-4)
-
-
-def test_perp_neg_without_weights_is_guidance(predictions):
-    uncond, text, negative = predictions
-    found = prompt.perp_neg(uncond, text, negative, jnp.zeros((3, 2)), scale=7.5)
-    np.testing.assert_allclose(found, noise.guide(uncond, text, 7.5), atol=1e-5)
-
-
-def test_perp_neg_is_finite_for_equal_predictions(predictions):
-    uncond, _, negative = predictions
-    found = prompt.perp_neg(uncond, uncond, negative, jnp.ones((3, 2)), scale=7.5)
-    assert np.isfinite(found).all()
+def test_shorten_asks_seldom():
+    asked = []
+    text = "word " * 4000
+    used, lost = prompt.shorten(text, lambda part: asked.append(0) or len(part) <= 999)
+    assert used.count("word") == 200 and lost.count("word") == 3800
+    assert len(asked) < 15

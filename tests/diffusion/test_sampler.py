@@ -6,6 +6,7 @@ import pytest
 from simple_scene import ALPHAS_CUMPROD, SHAPE, mixture
 
 from vsd_jax.diffusion import exact, sampler
+from vsd_jax.diffusion.guidance import Guidance
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
@@ -39,12 +40,11 @@ def test_ddim_guidance_follows_the_condition():
         exact.make_noise_fn(ALPHAS_CUMPROD),
         params,
         start,
-        context,
+        {**context, "negative": exact.empty_context(num, 2)["text"]},
         alphas_cumprod=ALPHAS_CUMPROD,
         num_steps=25,
-        context_uncond=exact.empty_context(num, 2),
         guidance_scale=2.0,
-        x0_limit=3.0,
+        guidance=Guidance(x0_limit=3.0),
     )
     assert (np.asarray(x)[..., 0] < 0).all()
     assert np.abs(x).max() <= 3.0
@@ -55,7 +55,7 @@ def test_ddim_refuses_what_cannot_be_meant():
     context = exact.empty_context(1, 2)
     with pytest.raises(ValueError, match="num_steps"):
         sampler.ddim_sample(*args, context, alphas_cumprod=ALPHAS_CUMPROD, num_steps=0)
-    with pytest.raises(ValueError, match="context_uncond"):
+    with pytest.raises(ValueError, match="negative prompt"):
         sampler.ddim_sample(
             *args,
             context,
@@ -89,7 +89,7 @@ def test_ddpm_noise_is_that_of_the_posterior():
             spy,
             {},
             start,
-            {},
+            {"text": None},
             alphas_cumprod=ALPHAS_CUMPROD,
             num_steps=2,
             eta=1.0,

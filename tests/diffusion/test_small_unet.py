@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from simple_scene import ALPHAS_CUMPROD
 
-from vsd_jax import vsd
+from vsd_jax import score_network
 from vsd_jax.diffusion.small_unet import make_small_unet, sinusoidal_embedding
 
 OPTIONS = {
@@ -53,12 +53,13 @@ def test_learns_and_uses_every_input(network, batch):
     latents, draw, context = batch
 
     def loss_fn(params):
-        return vsd.score_errors(
+        return score_network.score_errors(
             model,
             (params, {}),
             latents,
-            draw,
-            context,
+            draw["t"],
+            draw["noise"],
+            context=context,
             alphas_cumprod=ALPHAS_CUMPROD,
             sigma_floor=0.1,
         ).mean()

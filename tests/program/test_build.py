@@ -7,15 +7,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from simple_scene import make_prior
+from simple_scene import make_prior, make_score
 
-from configs import base, geometry, image2d, scene
+from configs import geometry, image2d, scene
 from configs import object as object_config
 from vsd_jax.diffusion import prompt
-from vsd_jax.program.build import build, build_field, build_method, build_scene
+from vsd_jax.methods import METHODS, bind
+from vsd_jax.presets import Settings
+from vsd_jax.program.build import build, stages, texts
 from vsd_jax.program.settings import config as config_lib
-from vsd_jax.program.settings import config_ranges
+from vsd_jax.program.settings import sections
 from vsd_jax.program.terminal.errors import RunError
+from vsd_jax.scene.camera import make_camera_sampler
+from vsd_jax.scene.nerf.field import make_density_bias
+from vsd_jax.scene.regularizers import make_regularizer
+from vsd_jax.timesteps import make_t_range
 from vsd_jax.types import NoiseModel
 
 
@@ -30,7 +36,7 @@ def code(text):
 
 def test_contexts_hold_the_right_text_for_view_and_background():
     config = config_lib.validate(object_config.get_config())
-    contexts = build_method.make_contexts(config, encode_text)
+    contexts = texts.make_prompts(config, encode_text)
     assert contexts["text"].shape == (4, 3, 1, 1)
     side, grey = prompt.SIDE, 1
     expected = code("a red mushroom, side view, grey background")
@@ -42,7 +48,7 @@ def test_contexts_hold_the_right_text_for_view_and_background():
 def test_the_prefix_stands_before_every_prompt_but_the_negative():
     config = geometry.get_config()
     config.mesh.source = "somewhere"
-    contexts = build_method.make_contexts(config_lib.validate(config), encode_text)
+    contexts = texts.make_prompts(config_lib.validate(config), encode_text)
     # A normal map is on black by itself: no background is named.
     assert contexts["text"].shape == (4, 1, 1, 1)
     front = code("a normal map of a red mushroom, front view")
@@ -53,14 +59,13 @@ def test_the_prefix_stands_before_every_prompt_but_the_negative():
 
 
 def test_environment_is_one_more_background():
-    config = config_lib.validate(base.get_config("sd21"))
-    colors, shares, words = build_scene.make_backgrounds(config)
+    config = config_lib.validate(object_config.get_config("sd21"))
+    colors, shares, words = Settings(config).background.table()
     assert colors.shape == (4, 3) and words[-1] == ""
     assert (colors[-1] < 0).all()
     np.testing.assert_allclose(shares, [1 / 6, 1 / 6, 1 / 6, 1 / 2], rtol=1e-5)
-    colors, shares, _ = build_scene.make_backgrounds(
-        config_lib.validate(object_config.get_config())
-    )
+    config = config_lib.validate(object_config.get_config())
+    colors, shares, _ = Settings(config).background.table()
     assert (colors >= 0).all() and shares.sum() == pytest.approx(1)
 
 
@@ -75,7 +80,7 @@ def test_environment_is_one_more_background():
 )
 def test_cameras_follow_the_configuration(config, low, high):
     config = config_lib.validate(config)
-    sample = build_scene.make_camera_sampler(config)
+    sample = make_camera_sampler(Settings(config).views.camera)
     cameras = jax.vmap(sample)(jax.random.split(jax.random.key(0), 64))
     offset = cameras.cam_to_world[:, :3, 3] - np.array(config.camera.target)[None]
     distance = np.linalg.norm(offset, axis=-1)
@@ -87,7 +92,7 @@ def test_each_part_of_theta_has_its_learning_rate():
     config = object_config.get_config("smoke")
     config.optim.update(table_lr=0.5, decoder_lr=0.25)
     config = config_lib.validate(config)
-    tx = build_scene.make_particle_optimizer(config)
+    tx = Settings(config).tx
     params = {"table": jnp.zeros(2), "decoder": {"out": jnp.zeros(2)}}
     updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
     np.testing.assert_allclose(updates["table"], -0.5, rtol=1e-4)
@@ -97,8 +102,9 @@ def test_each_part_of_theta_has_its_learning_rate():
 def test_regularizers_that_are_off_cost_nothing_and_others_add_up():
     config = object_config.get_config()
     config.regularize.update(sparsity=2.0, entropy=3.0, opaque=1.0, opaque_start=10)
-    regularizer = build_scene.make_regularizer(config_lib.validate(config))
-    tiny_scene = build_scene.make_scene(
+    settings = Settings(config_lib.validate(config))
+    regularizer = make_regularizer(settings.regularizer)
+    tiny_scene = stages.make_scene(
         config_lib.validate(image2d.get_config("smoke")), size=4
     )
     output = tiny_scene.render(
@@ -115,7 +121,8 @@ def test_regularizers_that_are_off_cost_nothing_and_others_add_up():
 def test_time_range_is_annealed_as_configured():
     config = object_config.get_config()
     config.update(num_steps=100)
-    t_range = build_method.make_t_range(config_lib.validate(config), np.ones(1000))
+    spec = Settings(config_lib.validate(config)).timesteps
+    t_range = make_t_range(spec, np.ones(1000))
     assert tuple(map(int, t_range(jnp.int32(65)))) == (20, 980)
     assert tuple(map(int, t_range(jnp.int32(66)))) == (20, 500)
 
@@ -125,32 +132,36 @@ def test_dreamtime_gives_one_falling_timestep():
     config.update(num_steps=50)
     config.vsd.t_schedule = "dreamtime"
     abar = np.cumprod(1 - np.linspace(1e-4, 2e-2, 1000))
-    t_range = build_method.make_t_range(config_lib.validate(config), abar)
+    t_range = make_t_range(Settings(config_lib.validate(config)).timesteps, abar)
     pairs = [tuple(map(int, t_range(jnp.int32(step)))) for step in (0, 25, 49, 60)]
     assert all(low == high for low, high in pairs)
     assert pairs[0] > pairs[1] > pairs[2] == pairs[3]
 
 
 def test_every_method_that_may_be_named_is_built():
-    known = {"vsd", "sds", *build_method.FAMILY}
-    assert set(config_ranges.CHOICES["vsd.method"]) == known
-    for method in build_method.FAMILY:
+    assert sections.choices()["vsd.method"] == tuple(METHODS)
+    for name in METHODS:
         config = object_config.get_config("sd21")
-        config.vsd.method = method
+        config.vsd.method = name
         config = config_lib.validate(config)
         prior = make_prior(NoiseModel(None, "epsilon"))
-        assert callable(build_method.make_residual(config, prior, None))
-        contexts = build_method.make_contexts(config, encode_text)
-        assert contexts["empty"][0, 0, 0, 0] == 0.0
-        words = config.family.source_words
-        assert contexts["source"][0, 0, 0, 0] == code(config.prompt + words)
+        method = Settings(config).method
+        score = make_score(prior.model) if method.trains_score else None
+        assert callable(bind(method, prior, score))
+        prompts = texts.make_prompts(config, encode_text)
+        assert {"text", "negative", "score", *method.texts} == set(prompts)
+        if "empty" in method.texts:
+            assert prompts["empty"][0, 0, 0, 0] == 0.0
+        if "source" in method.texts:
+            words = config.family.source_words
+            assert prompts["source"][0, 0, 0, 0] == code(config.prompt + words)
 
 
 @pytest.mark.parametrize("init", ["object", "scene", "object_in_scene"])
 def test_density_starts_as_the_paper_says(init):
-    config = base.get_config("sd21")
+    config = object_config.get_config("sd21")
     config.field.init = init
-    bias = build_field.make_density_bias(config_lib.validate(config))
+    bias = make_density_bias(Settings(config_lib.validate(config)).field)
     middle, edge = bias(jnp.array([[0.0, 0.0, 0.0], [0.9, 0.0, 0.0]]))
     assert float(middle) == (-10 if init == "scene" else 10)
     assert float(edge) == pytest.approx(-8 if init == "object" else -6.4, rel=1e-4)
@@ -161,10 +172,10 @@ def test_walls_of_a_room_are_opaque_from_the_start(what):
     config = scene.get_config(what)
     config.field.update(num_levels=2, log2_table_size=8, max_resolution=32, hidden=8)
     config = config_lib.validate(config)
-    built = build_scene.make_scene(config, size=16)
+    built = stages.make_scene(config, size=16)
     params = built.init(jax.random.key(0))
     stats = built.init_stats(params)
-    sample = build_scene.make_camera_sampler(config)
+    sample = make_camera_sampler(Settings(config).views.camera)
 
     @jax.jit
     def opacity(key):
@@ -184,23 +195,21 @@ def test_score_network_from_scratch(prior_folder):
     config = object_config.get_config("smoke")
     config.prior.path = str(prior_folder)
     config.score.kind = "unet"
-    prior, params, encode = build.load_prior(config.prior.path, "float32")
-    contexts = build_method.make_contexts(config, encode)
-    score, init, unchanged = build.make_score(config, prior, params, contexts)
-    assert score.prediction_type == "sample" and unchanged is params
-    assert jax.tree.leaves(jax.eval_shape(init, jax.random.key(0)))
+    prior, params, _ = build.load_prior(config.prior.path, "float32")
+    score, unchanged = build.make_score(config, prior, params)
+    assert score.model.prediction_type == "sample" and unchanged is params
+    assert jax.tree.leaves(jax.eval_shape(score.init, jax.random.key(0), params))
     config.score.channels = (8, 9)
     with pytest.raises(RunError, match=r"score\.channels"):
-        build.make_score(config, prior, params, contexts)
+        build.make_score(config, prior, params)
 
 
 def test_score_network_on_another_prior(prior_folder, tmp_path):
     config = object_config.get_config("smoke")
     config.prior.path = str(prior_folder)
     config.score.path = shutil.copytree(prior_folder, tmp_path / "other").as_posix()
-    prior, params, encode = build.load_prior(config.prior.path, "float32")
-    contexts = build_method.make_contexts(config, encode)
-    _, init, params = build.make_score(config, prior, params, contexts)
+    prior, params, _ = build.load_prior(config.prior.path, "float32")
+    score, params = build.make_score(config, prior, params)
     assert set(params) == {"unet", "vae", "score"}
-    found = jax.eval_shape(init, jax.random.key(0))
+    found = jax.eval_shape(score.init, jax.random.key(0), params)
     assert found["lora"] and found["camera"]

@@ -6,10 +6,9 @@ import json
 import pytest
 from ml_collections import ConfigDict
 
-from configs import base
 from configs import object as object_config
 from vsd_jax.program.settings import config as config_lib
-from vsd_jax.program.settings import config_ranges
+from vsd_jax.program.settings import config_rules, sections
 from vsd_jax.program.terminal.errors import ConfigError
 
 
@@ -64,8 +63,6 @@ def changed(**changes) -> ConfigDict:
         ({"camera__law": "inside"}, ["view_prompts=False"]),
         ({"camera__target": (0.0, 3.0, 0.0)}, ["camera.target", "no point"]),
         ({"vsd__perp_neg": True, "vsd__view_prompts": False}, ["perp_neg"]),
-        ({"vsd__height_words": ("low", "high")}, ["height_limits_deg", "1 rising"]),
-        ({"vsd__height_words": ("low",), "vsd__perp_neg": True}, ["height_words"]),
         ({"score__steps_per_step": 2, "vsd__method": "sds"}, ["no meaning"]),
         ({"prompt": "a read mushroom"}, ["'read'", "red", "Stable Diffusion"]),
         ({"prompt": "a red mushroom, side view"}, ["adds those words itself"]),
@@ -92,11 +89,11 @@ def test_any_text_goes_with_another_prior():
 
 
 def test_every_number_has_bounds():
-    flat = config_lib.flatten(base.get_config())
+    flat = config_lib.flatten(object_config.get_config())
     numbers = {key for key, value in flat.items() if type(value) in (int, float)}
     free = {"field.object_strength", "field.scene_strength"}
-    assert numbers - free == set(config_ranges.RANGES)
-    assert set(config_ranges.PAIRS) | set(config_ranges.CHOICES) <= set(flat)
+    assert numbers - free == set(sections.ranges())
+    assert set(sections.pairs()) | set(sections.choices()) <= set(flat)
 
 
 @pytest.mark.parametrize(
@@ -161,5 +158,5 @@ def test_a_run_of_an_older_version_is_gone_on_with():
     ],
 )
 def test_unknown_keys_get_a_suggestion(key, wanted):
-    known = config_lib.flatten(base.get_config())
-    assert wanted in config_lib.suggest(key, known)
+    known = config_lib.flatten(object_config.get_config())
+    assert wanted in config_rules.suggest(key, known)

@@ -11,7 +11,13 @@ import pytest
 
 from configs import toybox_prior
 from vsd_jax.diffusion import attention
-from vsd_jax.program.prior import diffusion_prior, hub, schedule, weights
+from vsd_jax.program.prior import (
+    diffusion_prior,
+    hub,
+    schedule,
+    text_tower,
+    weights,
+)
 from vsd_jax.toybox import prior_files, train
 from vsd_jax.toybox.text import vocabulary
 
@@ -24,7 +30,7 @@ def folder(tmp_path_factory):
     prior_files.write_folder(path, config, [*vocabulary(), ","])
     read = diffusion_prior.read_config
     unet = diffusion_prior.make_unet(read(path / "unet", "config.json"), jnp.float32)
-    text = diffusion_prior.make_text_encoder(read(path / "text_encoder", "config.json"))
+    text = text_tower.make_text_encoder(read(path / "text_encoder", "config.json"))
     with jax.numpy_rank_promotion("allow"):
         params = train.init_params(config, unet, text[0])
     train.save_prior(path, params)
@@ -83,7 +89,7 @@ def test_attention_in_slices_changes_nothing(folder, monkeypatch):
 
 
 def test_every_known_word_is_one_token(folder):
-    tokenize = diffusion_prior.load_tokenizer(folder[0] / "tokenizer")
+    tokenize = text_tower.load_tokenizer(folder[0] / "tokenizer")
     ids = tokenize([*vocabulary(), ","])
     end = ids[0, -1]
     assert (np.sum(ids != end, axis=1) == 2).all()

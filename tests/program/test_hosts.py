@@ -36,7 +36,9 @@ SETTINGS = {
 }
 
 
-def start(folder, num: int, *, slow: float = 0.0) -> list[subprocess.Popen]:
+def start(
+    folder, num: int, *, slow: float = 0.0, session: bool = False
+) -> list[subprocess.Popen]:
     """Starts the processes of a run; their stderr goes to `folder/../ID.txt`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -54,6 +56,7 @@ def start(folder, num: int, *, slow: float = 0.0) -> list[subprocess.Popen]:
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=log(folder, i).open("w"),
+            start_new_session=session,
         )
         for i in range(num)
     ]
@@ -131,6 +134,41 @@ def test_two_hosts_stop_together_and_go_on_to_what_one_gives(tmp_path, config, a
     assert steps[-1] == int(said[0][0]) < STEPS
     finish(folder, start(folder, 2))
     assert_same(folder, config, alone)
+
+
+def test_a_lost_session_stops_all_processes_with_their_state(tmp_path, config):
+    folder = tmp_path / "run"
+    processes = start(folder, 2, slow=0.5, session=True)
+    wait_for_steps(folder, 2)
+    for _ in range(2):  # of the terminal and of the shell, to supervisor and child
+        os.killpg(processes[0].pid, signal.SIGHUP)
+    assert [process.wait(timeout=300) for process in processes] == [75, 75]
+    said = re.findall(r"Stopped at step (\d+) of", log(folder, 0).read_text())
+    steps = checkpoint.list_steps(folder / "checkpoints")
+    assert len(said) == 1 and steps[-1] == int(said[0]) < STEPS
+
+
+def test_one_process_stops_with_its_state_when_its_session_is_lost(tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, str(SCRIPT), f"--workdir={folder}"]
+    command += [f"--config={ROOT / 'configs' / 'image2d.py'}:smoke"]
+    command += [f"--config.{key}={value}" for key, value in SETTINGS.items()]
+    program = subprocess.Popen(
+        command,
+        env={**os.environ, "SLOW": "0.5"},
+        stdout=subprocess.PIPE,
+        stderr=log(folder, 0).open("w"),
+        start_new_session=True,
+    )
+    program.stdout.readline()
+    program.stdout.close()  # `| head -1`, too
+    wait_for_steps(folder, 2)
+    os.killpg(program.pid, signal.SIGHUP)
+    os.killpg(program.pid, signal.SIGHUP)
+    assert program.wait(timeout=300) == 75
+    said = re.findall(r"Stopped at step (\d+) of", log(folder, 0).read_text())
+    assert len(said) == 1
+    assert checkpoint.list_steps(folder / "checkpoints")[-1] == int(said[0])
 
 
 def test_a_killed_host_stops_all_and_any_number_goes_on(tmp_path, config, alone):

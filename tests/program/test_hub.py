@@ -76,12 +76,22 @@ def test_revision_and_chosen_files_are_asked_for(monkeypatch, tmp_path):
     assert asked[2] == where | {"local_files_only": True}  # what is cached, unasked
 
 
+def test_without_a_home_nothing_is_kept_in_a_folder_called_tilde(monkeypatch):
+    from huggingface_hub import constants
+
+    # What its library makes of "~" when there is no HOME.
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "~/.cache/huggingface/hub")
+    with pytest.raises(WeightsError, match="HOME is not set; HF_HOME=FOLDER"):
+        hub.resolve("a/b")
+
+
 @pytest.mark.parametrize("path", ["nowhere", "/no/where", "./a/b", "~/a/b", "a/b/c"])
 def test_neither_folder_nor_id(path):
     with pytest.raises(WeightsError, match="no such folder"):
         hub.resolve(path)
 
 
+STEM = "diffusion_pytorch_model"
 NAMES = [
     "unet/diffusion_pytorch_model.bin",
     "unet/diffusion_pytorch_model.safetensors",
@@ -134,3 +144,23 @@ def test_licence_is_told(tmp_path):
     hub.describe("a/b", tmp_path, lines.append)
     hub.describe("toybox", tmp_path, lines.append)
     assert "not stated" in lines[0] and "openrail++" in lines[1] and len(lines) == 2
+
+
+def test_a_repository_of_other_variants_names_them(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    names = [name for name in NAMES if not name.startswith("unet/")]
+    names += ["unet/config.json", f"unet/{STEM}.bf16.safetensors"]
+
+    class Api:
+        def list_repo_files(self, **where):
+            return names
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda **options: str(tmp_path)
+    )
+    with pytest.raises(WeightsError, match="unet has only .*set prior.variant='bf16'"):
+        hub.resolve("a/b")
+    assert hub.resolve("a/b", variant="bf16") == tmp_path

@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 
 from configs import geometry, image2d, scene, texture
 from configs import object as object_config
-from vsd_jax.program.build import build_method, build_scene
+from vsd_jax.presets import Settings
+from vsd_jax.program.build import stages
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.terminal.errors import ConfigError
+from vsd_jax.scene.camera import make_camera_sampler
+from vsd_jax.views import make_views
 
 MAKERS = {
     "object": (object_config, "smoke"),
@@ -74,12 +77,13 @@ def mutate(name, changes):
 def check_use(config):
     """What a run makes of its configuration before it computes anything."""
     shape = (8, 8, 4)
-    made = build_scene.make_scene(config, size=8, latent_shape=shape)
+    found = Settings(config)
+    made = stages.make_scene(config, size=8, latent_shape=shape)
     theta = jax.eval_shape(made.init, jax.random.key(0))
-    jax.eval_shape(build_scene.make_particle_optimizer(config).init, theta)
-    jax.eval_shape(build_scene.make_camera_sampler(config), jax.random.key(0))
-    build_method.make_views(config)
-    build_scene.make_backgrounds(config)
+    jax.eval_shape(found.tx.init, theta)
+    jax.eval_shape(make_camera_sampler(found.views.camera), jax.random.key(0))
+    make_views(found.views)
+    assert found.method and found.score and found.prompt
 
 
 @seed(0)

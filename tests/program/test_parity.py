@@ -2,55 +2,23 @@
 """Against PyTorch diffusers and transformers: numbers of `tools/record_golden.py`."""
 
 import functools
-import json
 
 import golden_models as golden
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_runs
 from flax import traverse_util
-from safetensors.numpy import save_file
 
-from configs import toybox_prior
-from vsd_jax import residuals
+from vsd_jax import methods
 from vsd_jax.diffusion import lora, noise
-from vsd_jax.program.prior import diffusion_prior
-from vsd_jax.toybox import prior_files
-from vsd_jax.toybox.text import vocabulary
-from vsd_jax.types import Camera
+from vsd_jax.program.prior import diffusion_prior, text_tower
+from vsd_jax.score_network import fixed_score
+from vsd_jax.types import Camera, Draw
 
 NAMES = list(golden.ARCHITECTURES)
 TOLERANCE = 2e-4
-
-
-def write_folder(name, folder):
-    """The diffusers-format folder of an architecture, as a hub would hold it."""
-    config = toybox_prior.get_config("smoke").to_dict()
-    config["text_length"] = golden.TEXT_LENGTH
-    prior_files.write_folder(folder, config, [*vocabulary(), ","])
-    written = json.loads((folder / "text_encoder" / "config.json").read_text())
-    kept = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
-    configs = {
-        "unet": golden.ARCHITECTURES[name]["unet"]
-        | {"_class_name": "UNet2DConditionModel"},
-        "text_encoder": golden.ARCHITECTURES[name]["text"]
-        | {key: written[key] for key in kept if key in written},
-        "vae": golden.VAE | {"_class_name": "AutoencoderKL"},
-    }
-    stems = {"text_encoder": "model"}
-    for component, shapes in golden.read_names(name).items():
-        (folder / component).mkdir(exist_ok=True)
-        (folder / component / "config.json").write_text(json.dumps(configs[component]))
-        tensors = {
-            key: golden.tensor(f"{component}.{key}", tuple(shape))
-            for key, shape in shapes.items()
-        }
-        stem = stems.get(component, "diffusion_pytorch_model")
-        save_file(tensors, folder / component / f"{stem}.safetensors")
-    file = folder / "scheduler" / "scheduler_config.json"
-    file.write_text(json.dumps(golden.schedule(name)))
-    return folder
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -60,7 +28,7 @@ def name(request):
 
 @pytest.fixture(scope="module")
 def folder(name, tmp_path_factory):
-    return write_folder(name, tmp_path_factory.mktemp(name))
+    return tiny_runs.write_stable_diffusion(name, tmp_path_factory.mktemp(name))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +46,7 @@ def nhwc(array):
 
 
 def test_tokens(folder, recorded):
-    tokenize = diffusion_prior.load_tokenizer(folder / "tokenizer")
+    tokenize = text_tower.load_tokenizer(folder / "tokenizer")
     ids = tokenize(golden.TEXTS)
     np.testing.assert_array_equal(ids, recorded["ids"])
     assert ids.shape[1] == golden.TEXT_LENGTH  # padded and cut
@@ -133,22 +101,28 @@ def score_params(loaded):
 
 def make_draw(recorded):
     text, angle = jnp.asarray(recorded["text"]), jnp.zeros(2)
-    return {
-        "t": jnp.asarray(recorded["t"], jnp.int32),
-        "noise": jnp.asarray(nhwc(recorded["noise"])),
-        "cameras": Camera(
+    noise_ = jnp.asarray(nhwc(recorded["noise"]))
+    return Draw(
+        t=jnp.asarray(recorded["t"], jnp.int32),
+        noise=noise_,
+        cameras=Camera(
             cam_to_world=jnp.asarray(recorded["camera"]).reshape(2, 4, 4),
             fov_deg=angle,
             azimuth_deg=angle,
             elevation_deg=angle,
             radius=angle,
         ),
-        "context": {
+        prompts={
             "text": text[jnp.array([2, 0])],
             "negative": text[jnp.array([1, 1])],
             "score": text[jnp.array([0, 0])],
         },
-    }
+        backgrounds=None,
+        encode_noise=noise_,
+        render_keys=None,
+        stats_key=None,
+        score=None,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -158,20 +132,19 @@ def computed(loaded, recorded, score_params):
     score = lora.make_score_model(
         prior.model, scale=1.0, select_params=lambda params: {"unet": params["unet"]}
     )
-    options = {"guidance_scale": 7.5, "weighting": "sigma_squared"}
-    vsd, sds = (
-        residuals.make_residual(prior, network, **options) for network in (score, None)
-    )
+    options = {"guidance_scale": 7.5}
+    vsd = methods.bind(methods.vsd(**options), prior, fixed_score(score))
+    sds = methods.bind(methods.sds(**options), prior, None)
 
     @jax.jit
     def compute(latents, draw, params, prior_params):
-        noisy = noise.add_noise(latents, draw["noise"], draw["t"], prior.alphas_cumprod)
-        seen = {"text": draw["context"]["score"]}
-        seen["camera"] = draw["cameras"].cam_to_world.reshape(2, 16)
-        at = (noisy, draw["t"])
+        noisy = noise.add_noise(latents, draw.noise, draw.t, prior.alphas_cumprod)
+        seen = {"text": draw.prompts["score"]}
+        seen["camera"] = draw.cameras.cam_to_world.reshape(2, 16)
+        at = (noisy, draw.t)
         return {
             "noisy": noisy,
-            "unet": prior.model.apply(prior_params, *at, draw["context"]),
+            "unet": prior.model.apply(prior_params, *at, draw.prompts),
             "score": score.apply((params, prior_params), *at, seen),
             "vsd": vsd(latents, draw, params, prior_params),
             "sds": sds(latents, draw, params, prior_params),

@@ -92,6 +92,36 @@ def test_a_finished_stage_is_not_passed_off_as_another(trained, config):
         start(config, trained)
 
 
+@pytest.mark.filterwarnings("ignore:os.fork")
+def test_a_run_of_one_stage_gives_way_to_several_and_back(
+    tmp_path, config, nerf_config, flat_config
+):
+    start(nerf_config, tmp_path)
+    with pytest.raises(ConfigError, match="holds a run of one stage.*--overwrite"):
+        start(config, tmp_path)
+    config.stages = ("nerf",)
+    start(config, tmp_path, overwrite=True)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {".lock", "nerf", "stages.json", "report.html"}
+    with pytest.raises(RunError, match="holds several stages.*--overwrite"):
+        start(flat_config, tmp_path)
+    start(flat_config, tmp_path, overwrite=True)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert "views_00.png" in left and not left & {"nerf", "stages.json"}
+
+
+def test_overwrite_also_replaces_a_finished_stage_of_other_settings(
+    trained, config, monkeypatch
+):
+    done = []
+    monkeypatch.setattr(pipeline.session, "start", lambda *a, **o: done.append(a))
+    monkeypatch.setattr(pipeline, "_begin", lambda *arguments, **options: None)
+    monkeypatch.setattr(pipeline, "write_overview", lambda *arguments: "")
+    config.geometry.optim.sdf_lr = 0.5
+    start(config, trained, overwrite=True)
+    assert len(done) == 3
+
+
 @pytest.mark.parametrize("mode", ["render", "export"])
 def test_modes_name_the_stage_to_give(trained, config, mode):
     with pytest.raises(ConfigError, match="--workdir"):

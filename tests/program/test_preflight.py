@@ -62,7 +62,7 @@ def test_memory_is_that_of_the_step_itself(nerf_config, prior_folder):
     needs = preflight.measure(config)
     run = build.build(config)
     state = run.init()
-    arguments = (state, run.prior_params, run.contexts)
+    arguments = (state, run.prior_params, run.prompts)
     real = run.step.lower(*arguments).compile().memory_analysis()
     held = sum(
         leaf.size * leaf.dtype.itemsize

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import simple_scene
 
-from vsd_jax.program.build import build_method
+from vsd_jax.program.build import texts
 from vsd_jax.program.judge import prior_check
 from vsd_jax.program.run import renders
 from vsd_jax.program.settings import config as config_lib
@@ -77,10 +77,10 @@ def test_what_is_asked(nerf_config, flat_config):
 
     said = []
     for config in (nerf_config, flat_config):
-        assert build_method.make_check_texts(config, encode) is None  # smoke
+        assert texts.make_check_texts(config, encode) is None  # smoke
         config.eval.update(prior_draws=1, background=(0.0, 0.0, 0.0))
         config.negative_prompt = "a blur"
-        build_method.make_check_texts(config, encode)
+        texts.make_check_texts(config, encode)
     views_of = [f"a red mushroom, {v} view" for v in ("front", "side", "back")]
     assert said[0][:3] == [text + ", black background" for text in views_of]
     assert said[0][-1] == "a blur"

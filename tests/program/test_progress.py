@@ -15,6 +15,17 @@ def test_duration(seconds, text):
     assert progress.duration(seconds) == text
 
 
+def test_a_bar_that_cannot_be_shown_is_lines(monkeypatch, capsys):
+    def refuse(self):
+        raise progress.LiveError("Only one live display may be active at once")
+
+    monkeypatch.setattr(progress.streams, "is_terminal", lambda stream: True)
+    monkeypatch.setattr(progress.Progress, "start", refuse)
+    with progress.Meter("training", 1) as meter:
+        meter.update(1)
+    assert capsys.readouterr().out == "training 1/1\n"
+
+
 def test_the_first_unit_does_not_count_as_speed(monkeypatch, capsys):
     now = [0.0]
     clock = SimpleNamespace(monotonic=lambda: now[0])

@@ -12,8 +12,8 @@ import pytest
 from configs import toybox_prior
 from vsd_jax.diffusion import lora, refine
 from vsd_jax.diffusion.noise import as_noise_fn
-from vsd_jax.program.prior import diffusion_prior, hub, refined
-from vsd_jax.program.prior.weights import WeightsError
+from vsd_jax.program.prior import diffusion_prior, hub, refined, text_tower
+from vsd_jax.program.prior.json_files import WeightsError
 from vsd_jax.toybox import prior_files, train
 from vsd_jax.toybox.text import vocabulary
 
@@ -150,7 +150,7 @@ def test_other_prediction_types_are_refused(folders):
 
 def test_new_words_leave_old_texts_and_weights_as_they_are(tmp_path):
     """The committed tokenizer plus words: same ids, new rows behind the old ones."""
-    old = diffusion_prior.load_tokenizer(hub.TOYBOX / "tokenizer")
+    old = text_tower.load_tokenizer(hub.TOYBOX / "tokenizer")
     folder = tmp_path / "tokenizer"
     folder.mkdir()
     for file in (hub.TOYBOX / "tokenizer").iterdir():
@@ -158,7 +158,7 @@ def test_new_words_leave_old_texts_and_weights_as_they_are(tmp_path):
     before = json.loads((folder / "vocab.json").read_text())
     vocab = prior_files.add_words(folder, ["zebra", "red"])
     assert before.items() <= vocab.items() and len(vocab) > len(before)
-    new = diffusion_prior.load_tokenizer(folder)
+    new = text_tower.load_tokenizer(folder)
     texts = ["a red mushroom in a blue room, front view", "a normal map of a tree", ""]
     np.testing.assert_array_equal(old(texts), new(texts))
     ids = new(["a zebra"])[0]

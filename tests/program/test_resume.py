@@ -54,7 +54,7 @@ def test_any_split_of_the_steps_gives_the_same_bits(
 
     def go_on(state, steps):
         for _ in range(steps):
-            state, metrics = run.step(state, run.prior_params, run.contexts)
+            state, metrics = run.step(state, run.prior_params, run.prompts)
             assert not metrics["skipped"]
         return state
 

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """All modes on a small NeRF and on images; the prior is replaced by nothing."""
 
+import concurrent.futures
+import os
+import shutil
+
 import imageio.v3 as imageio
 import numpy as np
 import pytest
@@ -103,7 +107,7 @@ def test_the_prior_is_asked_if_it_is_at_hand(
         ("prompt", "a mushroom"),
         ("prompt", "a red mushroom in a blue room"),
         ("prior.path", "sd21"),
-        ("field.kind", "mesh"),
+        ("field.kind", "geometry"),
         ("camera.law", "inside"),
     ],
 )
@@ -160,6 +164,80 @@ def test_overwrite_starts_anew(tmp_path, flat_config):
     flat_config.seed = 3
     start("train", flat_config, tmp_path, overwrite=True)
     assert writer.read_json(tmp_path / "config.json")["seed"] == 3
+
+
+@pytest.mark.filterwarnings("ignore:os.fork")
+def test_overwrite_leaves_nothing_of_a_run_of_another_kind(
+    tmp_path, nerf_config, flat_config, monkeypatch, fake_run
+):
+    monkeypatch.setattr(build, "build", lambda config: with_lora(fake_run(config)))
+    start("train", nerf_config, tmp_path)
+    of_another = files(tmp_path)
+    for name in ("lora", "mesh", "turntable_00.gif"):
+        assert any(path.startswith(name) for path in of_another), name
+    monkeypatch.setattr(build, "build", fake_run)
+    start("train", flat_config, tmp_path / "alone")
+    expected = files(tmp_path / "alone")
+    (tmp_path / "notes.txt").write_text("mine")
+    shutil.rmtree(tmp_path / "alone")
+    start("train", flat_config, tmp_path, overwrite=True)
+    assert files(tmp_path) == expected | {"notes.txt"}
+
+
+def files(folder) -> set[str]:
+    """All of a folder but the insides of checkpoints, whose names are random."""
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    names = {path.relative_to(folder).as_posix() for path in found}
+    return {name for name in names if not name.startswith("checkpoints/")}
+
+
+def with_lora(run):
+    """The run with a score network as `adapter.save_lora` knows it."""
+    one = np.ones((2, 2), np.float32)
+    params = {"lora": {"mid": {"down": one, "up": one}}, "camera": {"a": {"bias": one}}}
+
+    def init(start=None):
+        state = run.init(start)
+        return state.replace(score=state.score.replace(params=params))
+
+    return run._replace(init=init)
+
+
+@pytest.mark.parametrize("mask", [0o027, 0o002])
+@pytest.mark.filterwarnings("ignore:os.fork")
+def test_all_that_is_written_has_the_mode_of_the_umask(
+    tmp_path, nerf_config, monkeypatch, fake_run, mask
+):
+    def refuse(*arguments, **options):
+        raise PermissionError(1, "Operation not permitted")
+
+    for name in ("chmod", "fchmod"):  # a disk without modes is no fault either
+        monkeypatch.setattr(os, name, refuse)
+    monkeypatch.setattr(build, "build", lambda config: with_lora(fake_run(config)))
+    before = os.umask(mask)
+    try:
+        start("train", nerf_config, tmp_path / "run")
+    finally:
+        assert os.umask(before) == mask
+    kinds = {path.suffix for path in (tmp_path / "run").rglob("*")}
+    assert kinds >= {".json", ".png", ".gif", ".mp4", ".glb", ".obj", ".mtl", ".ply"}
+    assert kinds >= {".html", ".jsonl", ".safetensors"}
+    for path in (tmp_path / "run").rglob("*"):
+        wanted = (0o777 if path.is_dir() else 0o666) & ~mask
+        assert path.stat().st_mode & 0o7777 == wanted, path
+
+
+@pytest.mark.filterwarnings("ignore:os.fork")
+def test_two_worker_threads_run_in_two_folders(tmp_path, nerf_config, flat_config):
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        jobs = [
+            pool.submit(start, "train", config, tmp_path / name)
+            for name, config in (("nerf", nerf_config), ("flat", flat_config))
+        ]
+        for job in jobs:
+            job.result()
+    assert (tmp_path / "nerf" / "mesh" / "particle_00.glb").exists()
+    assert (tmp_path / "flat" / "views_02.png").exists()
 
 
 @pytest.mark.parametrize(

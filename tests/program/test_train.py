@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loop: what it writes, how it stops, and that a resumed run repeats itself."""
 
+import concurrent.futures
 import os
 import shutil
 import signal
@@ -83,6 +84,67 @@ def test_interrupted_and_resumed_equals_straight(loop):
         np.testing.assert_array_equal(a, b)
     rows = writer.read_metrics(workdir.path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_lost_session_while_a_checkpoint_is_saved_ends_in_a_good_one(
+    loop, monkeypatch, capsys
+):
+    save = checkpoint.save_state
+
+    def hang_up_and_save(*arguments, **options):
+        for _ in range(3):  # the terminal's, the shell's, the supervisor's
+            os.kill(os.getpid(), signal.SIGHUP)
+        return save(*arguments, **options)
+
+    monkeypatch.setattr(checkpoint, "save_state", hang_up_and_save)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        trainer, run, workdir = loop()
+        with pytest.raises(train_lib.Interrupted) as stopped:
+            trainer.run(run.init())
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert "state will be saved" in capsys.readouterr().out
+    steps = checkpoint.list_steps(workdir.checkpoints)
+    assert f"Stopped at step {steps[-1]} of 6" in str(stopped.value)
+    assert stopped.value.status == 75 and steps[-1] < 6
+    assert int(restore(run, workdir).step) == steps[-1]
+
+
+def test_nohup_stays_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with train_lib.catch_signals() as asked:
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not asked()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_handler_that_is_not_of_python_is_no_fault(monkeypatch):
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    before = {n: signal.signal(n, signal.SIG_DFL) for n in (signal.SIGHUP,)}
+    try:
+        with train_lib.catch_signals() as asked:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert asked()
+    finally:
+        monkeypatch.undo()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def test_a_worker_thread_trains_and_hears_no_signals(loop):
+    trainer, run, workdir = loop()
+    before = signal.getsignal(signal.SIGTERM)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        found = pool.submit(lambda: trainer.run(run.init())).result()
+    assert int(found.step) == 6 and signal.getsignal(signal.SIGTERM) == before
+    assert checkpoint.list_steps(workdir.checkpoints) == [4, 6]
 
 
 def test_first_steps_are_those_of_the_smaller_renders(loop, flat_config):

@@ -98,6 +98,9 @@ def test_reads_shards(folder):
     index.write_text(json.dumps({"weight_map": {"norm.weight": "../x.safetensors"}}))
     with pytest.raises(WeightsError, match="outside of its own folder"):
         load(folder)
+    index.write_text(json.dumps({"weight_map": {"norm.weight": 7}}))
+    with pytest.raises(WeightsError, match="outside of its own folder"):
+        load(folder)
     index.write_text("{")
     with pytest.raises(WeightsError, match="cannot be read"):
         load(folder)
@@ -120,7 +123,11 @@ def test_reads_what_flax_writes(tmp_path):
         "e": np.zeros((0, 3), np.int8),
     }
     file.write_bytes(serialization.msgpack_serialize(tree))
-    found = dict(weight_files.msgpack_leaves(file, lambda path: path[0] != "e"))
+    found = dict(
+        weight_files.msgpack_leaves(
+            file, lambda paths: [p for p in paths if p[0] != "e"]
+        )
+    )
     del tree["e"]
     expected = traverse_util.flatten_dict(tree)
     assert found.keys() == expected.keys()
@@ -242,3 +249,40 @@ def test_fingerprint_tells_trainings_apart(folder):
     assert weights.fingerprint(folder) == after
     with pytest.raises(WeightsError, match="No weights"):
         weights.fingerprint(folder.parent / "vae")
+
+
+def test_variants_of_files_are_read_from_their_names():
+    stem = "diffusion_pytorch_model"
+    names = [
+        f"{stem}.safetensors",
+        f"{stem}.bf16.safetensors",
+        f"{stem}.non_ema-00001-of-00002.safetensors",
+        f"{stem}-00001-of-00002.fp16.safetensors",
+        f"{stem}.safetensors.index.int8.json",
+        f"{stem}-00001-of-00002.safetensors",
+        f"{stem}.fp32.bin",
+        "config.json",
+    ]
+    found = weights.variants("unet", [f"unet/{name}" for name in names])
+    assert found == ["bf16", "fp16", "int8", "non_ema"]
+    assert weights.variants("vae", [f"unet/{name}" for name in names]) == []
+
+
+def test_tensors_without_a_place_are_refused_before_any_is_read(folder):
+    extra = {"zz.weight": np.zeros(3, np.float32), "aa.bias": np.full(3, np.nan)}
+    single(folder, on_disk(**extra, **{"norm.weight": np.array([np.nan] * 3)}))
+    with pytest.raises(WeightsError, match="2 of 5 tensors.*'aa.bias'"):
+        load(folder)
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+    tree = PARAMS | {"more": {"kernel": np.zeros(2, np.float32)}}
+    file = folder / "diffusion_flax_model.msgpack"
+    file.write_bytes(serialization.msgpack_serialize(tree))
+    with pytest.raises(WeightsError, match="1 of 4 tensors.*'more.kernel'"):
+        load(folder)
+
+
+def test_a_pointer_of_lfs_is_named(folder):
+    file = folder / "diffusion_pytorch_model.safetensors"
+    file.write_text("version https://git-lfs.github.com/spec/v1\nsize 3438167536\n")
+    with pytest.raises(WeightsError, match="safetensors.*git lfs pull"):
+        load(folder)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run's folder: locked, compared, cleared of its own files alone."""
 
+import errno
+import fcntl
 import os
 
 import pytest
@@ -62,6 +64,84 @@ def test_overwrite_removes_the_run_and_nothing_else(tmp_path, config):
     ]
 
 
+def test_overwrite_removes_what_any_method_wrote(tmp_path, config):
+    adopted(tmp_path, config)
+    for name in (
+        *("lora/pytorch_lora_weights.safetensors", "checkpoints/step_000001/x"),
+        *("turntable_00.mp4", "turntable_00.gif", ".turntable_00.part.mp4"),
+        *("views_00.png", "mesh/particle_00.glb", "mesh/info.json", "prior.json"),
+        *("evaluation.json", "evaluation.png", "report.html", "command.txt"),
+        *(".report.html.0a1b2c3d", ".metrics.jsonl.0a1b2c3d", "metrics.jsonl"),
+        *("notes.txt", ".config.json.swp", "nerf/config.json"),
+    ):
+        writer.write_bytes(tmp_path / name, b"x")
+    (tmp_path / "elsewhere").mkdir()
+    writer.write_bytes(tmp_path / "elsewhere" / "kept", b"x")
+    (tmp_path / "images").symlink_to(tmp_path / "elsewhere")
+    adopted(tmp_path, config, overwrite=True)
+    left = {
+        path.relative_to(tmp_path).as_posix()
+        for path in tmp_path.rglob("*")
+        if path.is_file()
+    }
+    assert left == {
+        *("config.json", "notes.txt", ".config.json.swp", ".lock"),
+        *("elsewhere/kept", "nerf/config.json"),  # another run, not a stage of this
+    }
+    assert not (tmp_path / "images").is_symlink()
+
+
+def test_overwrite_removes_stages_of_which_none_is_used(tmp_path, config):
+    writer.write_json(tmp_path / "stages.json", {"stages": ["nerf", "texture", "../x"]})
+    for name in ("nerf", "texture"):
+        adopted(tmp_path / name, config)
+    writer.write_bytes(tmp_path / "texture" / "notes.txt", b"x")
+    used = Workdir(tmp_path / "texture", create=False)
+    with pytest.raises(RunError, match="Another run is using"):
+        adopted(tmp_path, config, overwrite=True)
+    assert (tmp_path / "nerf" / "config.json").exists()
+    used.close()
+    adopted(tmp_path, config, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *(".lock", "config.json", "texture")
+    ]
+    assert [path.name for path in (tmp_path / "texture").iterdir()] == ["notes.txt"]
+
+
+def test_checkpoints_without_their_configuration_are_refused(tmp_path, config):
+    (tmp_path / "checkpoints" / "step_000900").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="config.json is gone"):
+        adopted(tmp_path, config)
+    adopted(tmp_path, config, overwrite=True)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM],
+)
+def test_a_disk_without_locks_is_said_once_and_used(
+    tmp_path, config, monkeypatch, capsys, code
+):
+    def refuse(file, operation):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert not adopted(tmp_path, config).resumed
+    said = capsys.readouterr().out
+    assert said.count("has no locks") == 1 and os.strerror(code) in said
+
+
+def test_a_disk_that_does_not_tell_its_room_is_used(tmp_path, monkeypatch):
+    def refuse(path):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(workdir_lib.shutil, "disk_usage", refuse)
+    workdir = Workdir(tmp_path, create=True)
+    workdir.require_space(2**60)
+    workdir.close()
+
+
 def test_two_runs_cannot_share_a_folder(tmp_path):
     first = Workdir(tmp_path, create=True)
     with pytest.raises(RunError, match="Another run"):
@@ -108,7 +188,7 @@ def test_damaged_config_is_an_error_in_words(tmp_path, config):
 def test_record_keeps_every_command_and_the_environment(tmp_path):
     workdir = Workdir(tmp_path, create=True)
     workdir.record(["python", "-m", "vsd_jax.main", "--config.prompt=a red car"])
-    workdir.record(["again"])
+    workdir.record(["again", "\udcff"])
     workdir.close()
     lines = (tmp_path / "command.txt").read_text().splitlines()
     assert lines[0].startswith("python -m vsd_jax.main '--config.prompt=a red car'")

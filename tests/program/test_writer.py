@@ -3,6 +3,8 @@
 
 import json
 import os
+import stat
+import struct
 
 import imageio.v3 as imageio
 import jax.numpy as jnp
@@ -82,6 +84,72 @@ def test_gif_loops_and_keeps_its_colours(tmp_path):
         assert gif.n_frames == 5 and gif.info["loop"] == 0
         first = np.asarray(gif.convert("RGB")) / 255
     assert np.abs(first - frames[0]).mean() < 0.05
+
+
+@pytest.mark.parametrize("fps", [1, 10, 24, 25, 29.97, 30, 50, 60, 90, 120])
+def test_gif_plays_at_the_speed_asked_for(tmp_path, fps):
+    num = 24
+    frames = [np.roll(ramp(8, 30), shift, axis=1) for shift in range(num)]
+    writer.save_gif(tmp_path / "t.gif", frames, fps=fps)
+    delays = gif_delays(tmp_path / "t.gif")
+    # Hundredths of a second; viewers play less than two of them as ten.
+    assert min(delays) >= 2 and max(delays) - min(delays) <= 1
+    assert abs(sum(delays) - 100 * num / fps) <= 1.0
+    assert len(delays) == -(-num // (1 if fps <= 50 else 2 if fps <= 100 else 3))
+
+
+def gif_delays(path) -> list[int]:
+    """As they stand in the file: graphic control extensions, 89a specification."""
+    content, delays = path.read_bytes(), []
+    start = content.find(b"\x21\xf9\x04")
+    while start >= 0:
+        delays.append(struct.unpack_from("<H", content, start + 4)[0])
+        assert content[start + 7] == 0
+        start = content.find(b"\x21\xf9\x04", start + 8)
+    return delays
+
+
+def test_gif_of_one_frame_or_a_rest_has_a_delay_that_counts():
+    assert writer.gif_delays(1, 120) == [20]
+    assert writer.gif_delays(7, 120) == [20, 30, 20]
+
+
+@pytest.mark.filterwarnings("ignore:os.fork")
+def test_mp4_starts_while_it_loads(tmp_path):
+    frames = [np.roll(ramp(32, 32), shift, axis=1) for shift in range(6)]
+    writer.save_mp4(tmp_path / "t.mp4", frames, fps=10)
+    boxes = mp4_boxes((tmp_path / "t.mp4").read_bytes())
+    assert boxes[0] == "ftyp" and boxes.index("moov") < boxes.index("mdat")
+
+
+def mp4_boxes(content: bytes) -> list[str]:
+    """Names of the outermost boxes (ISO/IEC 14496-12), in their order."""
+    names, start = [], 0
+    while start < len(content):
+        size, name = struct.unpack_from(">I4s", content, start)
+        if size == 1:
+            size = struct.unpack_from(">Q", content, start + 8)[0]
+        names.append(name.decode())
+        start += size or len(content)
+    return names
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o002, 0o077])
+def test_a_file_has_the_mode_of_the_umask(tmp_path, mask, monkeypatch):
+    def refuse(*arguments, **options):
+        raise PermissionError(1, "Operation not permitted")
+
+    for name in ("chmod", "fchmod"):  # as on FAT, or a share of another user
+        monkeypatch.setattr(os, name, refuse)
+    before = os.umask(mask)
+    try:
+        writer.write_bytes(tmp_path / "deep" / "a.txt", b"x")
+        writer.write_bytes(tmp_path / "deep" / "a.txt", b"y")
+    finally:
+        assert os.umask(before) == mask
+    mode = (tmp_path / "deep" / "a.txt").stat().st_mode
+    assert stat.S_IMODE(mode) == 0o666 & ~mask
+    assert stat.S_IMODE((tmp_path / "deep").stat().st_mode) == 0o777 & ~mask
 
 
 @pytest.mark.filterwarnings("ignore:os.fork")

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import functools
 
 import jax
@@ -10,23 +11,41 @@ from jitted import run
 from vsd_jax.scene.camera import orbit_camera
 from vsd_jax.scene.nerf.encoding import hash_grid
 from vsd_jax.scene.nerf.field import blob_bias
-from vsd_jax.scene.nerf.nerf import make_nerf
+from vsd_jax.scene.nerf.nerf import RenderSpec, make_nerf
 
 SIZE = 8
-CHOICES = dict(
-    image_size=SIZE,
-    grid=hash_grid(
-        num_levels=2, features=2, log2_table_size=8, min_resolution=4, max_resolution=8
-    ),
+GRID = hash_grid(
+    num_levels=2, features=2, log2_table_size=8, min_resolution=4, max_resolution=8
+)
+FIELD = dict(
+    grid=GRID,
     hidden=0,
     density_bias=blob_bias(strength=10.0, radius=0.5),
-    density_noise=0.0,
     environment=False,
-    num_samples=16,
-    num_fine_samples=0,
-    half_extent=1.0,
-    near=0.1,
 )
+RENDER = RenderSpec(
+    size=SIZE,
+    num_samples=16,
+    num_fine=0,
+    near=0.1,
+    density_noise=0.0,
+    occupancy_resolution=0,
+    occupancy_threshold=0.01,
+    occupancy_decay=0.95,
+    occupancy_interval=16,
+    capacity=1.0,
+    half_extent=1.0,
+    max_rays=16_384,
+)
+
+
+def make(train_normals=False, **changes):
+    """A small scene; `changes` of `FIELD` and `RENDER`."""
+    field = {name: changes.pop(name, value) for name, value in FIELD.items()}
+    spec = dataclasses.replace(RENDER, **changes)
+    return make_nerf(spec, **field, train_normals=train_normals)
+
+
 SKIP = dict(occupancy_resolution=8, capacity=0.6)
 CAMERA = run(orbit_camera, 30.0, 20.0, 2.6, 40.0)
 WHITE = np.ones(3, np.float32)
@@ -51,7 +70,7 @@ def shoot(scene, params, stats, *, train, background=WHITE, key=0):
 @pytest.fixture(scope="module")
 def plain():
     """A scene with an environment and its evaluation, compiled once."""
-    scene = make_nerf(**(CHOICES | dict(environment=True)))
+    scene = make(environment=True)
     params, stats = start(scene)
     assert stats == {}
     render = jax.jit(functools.partial(scene.render, params, {}, CAMERA, train=False))
@@ -92,9 +111,7 @@ def test_background_and_environment_show_where_nothing_is(plain):
 
 def test_skipping_empty_space_changes_little(plain):
     params, _, dense = plain
-    scene = make_nerf(
-        **(CHOICES | dict(environment=True)), **SKIP, occupancy_threshold=1e-3
-    )
+    scene = make(environment=True, **SKIP, occupancy_threshold=1e-3)
     stats = run(scene.init_stats, params)
     assert stats["occupancy"].shape == (8, 8, 8)
     sparse = shoot(scene, params, stats, train=False)
@@ -104,7 +121,7 @@ def test_skipping_empty_space_changes_little(plain):
 
 def test_chunks_change_nothing(plain):
     params, _, whole = plain
-    scene = make_nerf(**(CHOICES | dict(environment=True)), max_rays=20)
+    scene = make(environment=True, max_rays=20)
     parts = shoot(scene, params, {}, train=False)
     np.testing.assert_allclose(parts.rgb, whole.rgb, atol=1e-6)
     np.testing.assert_allclose(parts.normal, whole.normal, atol=1e-4)
@@ -123,13 +140,13 @@ EVERYTHING = dict(
     density_noise=1.0,
     environment=True,
     num_samples=12,
-    num_fine_samples=4,
+    num_fine=4,
 )
 
 
 def test_training_gradients_and_particles_map_equals_loop():
     """All options at once: noise, importance, skipping, normals, environment."""
-    scene = make_nerf(**(CHOICES | EVERYTHING), **SKIP, train_normals=True)
+    scene = make(**EVERYTHING, **SKIP, train_normals=True)
     gradient = jax.grad(functools.partial(loss, scene), has_aux=True)
     starts = [start(scene, seed) for seed in (0, 3)]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *starts)
@@ -150,7 +167,7 @@ def test_training_gradients_and_particles_map_equals_loop():
 
 
 def test_overflow_is_reported():
-    scene = make_nerf(**(CHOICES | dict(num_samples=32)), **(SKIP | dict(capacity=0.1)))
+    scene = make(num_samples=32, **(SKIP | dict(capacity=0.1)))
     params, stats = start(scene)
     out = shoot(scene, params, stats, train=True)
     share = out.extras["occupied"]
@@ -162,7 +179,7 @@ def test_overflow_is_reported():
 
 
 def test_occupancy_updates_only_when_due():
-    scene = make_nerf(**CHOICES, **SKIP, occupancy_interval=4)
+    scene = make(**SKIP, occupancy_interval=4)
     params, _ = start(scene)
     stats = {"occupancy": np.full((8, 8, 8), 100.0, np.float32)}
     update = jax.jit(scene.update_stats)
@@ -174,6 +191,6 @@ def test_occupancy_updates_only_when_due():
 
 def test_contradictory_choices_are_refused():
     with pytest.raises(ValueError, match="needs an occupancy grid"):
-        make_nerf(**CHOICES, capacity=0.5)
+        make(capacity=0.5)
     with pytest.raises(ValueError, match=r"in \(0, 1\]"):
-        make_nerf(**(CHOICES | dict(half_extent=1.5)))
+        make(half_extent=1.5)

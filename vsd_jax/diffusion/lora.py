@@ -25,9 +25,10 @@ score network's `NoiseModel` are the pair `(score_params, prior_params)`, of whi
 the first is trained.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import chex
 import flax.linen as nn
@@ -38,6 +39,7 @@ from flax import traverse_util
 
 from vsd_jax.diffusion.draws import draw_like
 from vsd_jax.diffusion.noise import alpha_sigma, target, to_noise, to_x0
+from vsd_jax.spec import Within
 from vsd_jax.types import Context, NoiseModel, PyTree
 
 ATTENTION_TARGETS = ("to_q", "to_k", "to_v", "to_out_0")
@@ -46,6 +48,24 @@ PASSAGE_START, PASSAGE_RATE = 1e-4, 10.0
 """v = start exp(rate p): with Adam's learning rate for LoRA, p moves by tenths in a
 run, v by orders of magnitude."""
 _EXACT = jax.lax.Precision.HIGHEST  # accelerators would round float32 factors
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoraSpec:
+    """LoRA and the camera embedding.
+
+    Attributes:
+      rank: of the update of every attention projection.
+      lora_scale: factor of the update.
+      zero_camera: start the camera embedding at zero.
+      pass_through: whether it learns the variance, by channel of the latents, of what
+        its frozen network cannot say, and lets it through.
+    """
+
+    rank: Annotated[int, Within(1, 1024)]
+    lora_scale: Annotated[float, Within(0, 100)]
+    zero_camera: bool
+    pass_through: bool
 
 
 def init_lora(

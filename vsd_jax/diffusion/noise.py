@@ -191,45 +191,6 @@ def as_noise_fn(model: NoiseModel, alphas_cumprod: np.ndarray) -> NoiseFn:
     return noise_fn
 
 
-def guide(
-    noise_uncond: jax.Array, noise_text: jax.Array, scale: float | jax.Array
-) -> jax.Array:
-    """Classifier-free guidance: unc + s (text - unc) (CFG, arXiv:2207.12598, Eq. 6).
-
-    Scale 1 is the conditional prediction, 0 the unconditional one. (arXiv:2207.12598
-    itself writes (1 + w) text - w unc, so s = 1 + w.)
-    """
-    return noise_uncond + scale * (noise_text - noise_uncond)
-
-
-def limit_x0(
-    noise_pred: jax.Array,
-    noisy: jax.Array,
-    t: jax.Array,
-    alphas_cumprod: np.ndarray,
-    *,
-    limit: float,
-) -> jax.Array:
-    """The noise whose implied x_0 is that of `noise_pred`, clipped to [-limit, limit].
-
-    Static thresholding (Imagen, arXiv:2205.11487, Sec. 2.3): guidance pushes x_0 out of
-    the range of the data, which images have and Stable Diffusion's latents have not.
-
-    Args:
-      noise_pred: [B, ...].
-      noisy: [B, ...] x_t.
-      t: [B] int32.
-      alphas_cumprod: [T] float32.
-      limit: > 0; the embedded prior's images fill [-1, 1].
-
-    Returns:
-      [B, ...].
-    """
-    x0 = to_x0(noise_pred, noisy, t, alphas_cumprod, "epsilon")
-    clipped = jnp.clip(x0, -limit, limit)
-    return to_noise(clipped, noisy, t, alphas_cumprod, "sample")
-
-
 def _unknown_prediction_type(name: str) -> ValueError:
     return ValueError(
         f"Unknown prediction type {name!r}; use one of {PREDICTION_TYPES}."

@@ -5,31 +5,29 @@ The prior sees y^c, the prompt with a view word (DreamFusion, arXiv:2209.14988, 
 the score network sees the plain prompt y and the camera itself (arXiv:2305.16213, Sec.
 3). Embedded prompts are prepared once and indexed here:
 
-    contexts = {"text": [V, G, L, D],      the prior's prompt per view and background
+    prompts = {"text": [V, G, L, D],      the prior's prompt per view and background
                 "negative": [V, G, L, D],  its negative (or empty) prompt
                 "score": [V, G, L, D]}     the score network's plain prompt
 
-with V = 4 views in the order of `VIEWS` and G backgrounds. With H words for the height
-of a view, 3 H more follow: front, side and back of each height. Everything below is
+with V = 4 views in the order of `VIEWS` and G backgrounds. Everything below is
 unbatched: one camera.
 
-Perp-Neg (arXiv:2304.04968): with D(y) = noise(y) - noise(unc), the prediction is
-
-    noise(unc) + s [D(text) - sum_i w_i D_i^perp],
-    D_i^perp = D(neg_i) - <D(neg_i), D(text)> / |D(text)|^2 D(text),
-
-so a negative prompt can never cancel what the prompt itself asks for. The text is
-interpolated between neighbouring views by azimuth, and the weights w_i follow it.
+For Perp-Neg (`guidance.py`) the text is interpolated between neighbouring views by
+azimuth, and the weights of the negative views follow it.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from vsd_jax.types import PyTree
+from vsd_jax.spec import Within
+from vsd_jax.types import Prompts, ViewWeights
 
 VIEWS = ("front", "side", "back", "overhead")
 FRONT, SIDE, BACK, OVERHEAD = range(4)
@@ -40,29 +38,157 @@ Decay = tuple[float, float, float]
 """(a, b, c) of the weight a exp(-b r) + c."""
 
 
-class ViewWeights(NamedTuple):
-    """How one camera uses the embedded views.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptSpec:
+    """The texts of a run.
 
     Attributes:
-      positive: [V] weights that sum to 1; the text is their combination.
-      negative: [2] >= 0, Perp-Neg weight of each of `NEGATIVE_VIEWS`, or None for
-        plain guidance.
+      prompt: what to make.
+      prompt_prefix: stands before it, for the networks: what kind of picture.
+      negative_prompt: what guidance moves away from.
+      view_prompts: whether the prior's text tells the view.
+      background_words: appended for each background that can be drawn (G of them).
+      source_words: what the renders look like at present, appended for `source`.
+      score_prompt: whether the score network reads the plain prompt, or no text.
     """
 
-    positive: jax.Array
-    negative: jax.Array | None
+    prompt: str
+    prompt_prefix: str
+    negative_prompt: str
+    view_prompts: bool
+    background_words: tuple[str, ...]
+    source_words: str
+    score_prompt: bool
 
 
-def view_prompts(prompt: str, heights: Sequence[str] = ()) -> list[str]:
-    """The prompt with the words of each view, e.g. "a chair, front view".
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ViewPromptSpec:
+    """Which prompt goes with a camera.
+
+    Attributes:
+      overhead_deg: above this elevation the overhead view, degrees.
+      front_half_angle_deg: half width of front and back, degrees.
+      perp_neg: Perp-Neg with interpolated views (arXiv:2304.04968); else one view each.
+      front_over_side: (a, b, c) of the weight a exp(-b r) + c at which the front is
+        pushed away between front and side, see `perp_neg_views`.
+      side_over_front: of the side there.
+      side_over_back: of the side between side and back.
+      front_over_back: of the front there.
+    """
+
+    overhead_deg: Annotated[float, Within(0, 90)]
+    front_half_angle_deg: Annotated[float, Within(0, 90)]
+    perp_neg: bool
+    front_over_side: Decay
+    side_over_front: Decay
+    side_over_back: Decay
+    front_over_back: Decay
+
+
+def make_view_weights(
+    spec: ViewPromptSpec,
+) -> Callable[[jax.Array, jax.Array], ViewWeights]:
+    """`(azimuth_deg, elevation_deg) -> ViewWeights` of one camera."""
+    if not spec.perp_neg:
+        return functools.partial(
+            hard_views,
+            overhead_deg=spec.overhead_deg,
+            front_half_angle_deg=spec.front_half_angle_deg,
+        )
+    return functools.partial(
+        perp_neg_views,
+        overhead_deg=spec.overhead_deg,
+        front_over_side=spec.front_over_side,
+        side_over_front=spec.side_over_front,
+        side_over_back=spec.side_over_back,
+        front_over_back=spec.front_over_back,
+    )
+
+
+def prompt_texts(
+    spec: PromptSpec, *, extra: Sequence[str] = ()
+) -> dict[str, list[list[str]]]:
+    """The texts of `Prompts`, by name: rows are the views, columns the backgrounds.
 
     Args:
-      prompt: plain.
-      heights: words for the camera's elevation: after the four views also
-        "a chair, low front view" and so on, three for each word.
+      spec: the texts.
+      extra: of "empty" and "source", those that the method asks for.
     """
-    views = [*VIEWS, *(f"{word} {view}" for word in heights for view in VIEWS[:3])]
-    return [f"{prompt}, {view} view" for view in views]
+    words = spec.background_words
+    wanted = spec.prompt_prefix + spec.prompt
+    plain = [wanted] * len(VIEWS)
+    seen = view_prompts(wanted) if spec.view_prompts else plain
+
+    def table(texts: Sequence[str]) -> list[list[str]]:
+        return [[text + word for word in words] for text in texts]
+
+    nothing = [[""] * len(words)] * len(VIEWS)
+    found = {
+        "text": table(seen),
+        "score": table(plain) if spec.score_prompt else nothing,
+        "negative": [[spec.negative_prompt] * len(words)] * len(VIEWS),
+        "empty": nothing,
+        "source": table([text + spec.source_words for text in plain]),
+    }
+    return {
+        name: texts
+        for name, texts in found.items()
+        if name in ("text", "score", "negative", *extra)
+    }
+
+
+def encode_prompts(
+    encode: Callable[[Sequence[str]], np.ndarray],
+    spec: PromptSpec,
+    *,
+    extra: Sequence[str] = (),
+) -> Prompts:
+    """Embeds the texts of a run, each different text once.
+
+    Args:
+      encode: `(texts) -> [N, L, D]` float32.
+      spec: the texts.
+      extra: see `prompt_texts`; `Method.texts` says what a method needs.
+
+    Returns:
+      Prompts with leaves [4, G, L, D].
+    """
+    tables = prompt_texts(spec, extra=extra)
+    unique = sorted({text for rows in tables.values() for row in rows for text in row})
+    embedded = dict(zip(unique, encode(unique), strict=True))
+    return {
+        name: jnp.asarray([[embedded[text] for text in row] for row in rows])
+        for name, rows in tables.items()
+    }
+
+
+def view_prompts(prompt: str) -> list[str]:
+    """The prompt with the words of each view, e.g. "a chair, front view"."""
+    return [f"{prompt}, {view} view" for view in VIEWS]
+
+
+def shorten(text: str, fits: Callable[[str], bool]) -> tuple[str, str]:
+    """The longest beginning of a text that fits, in whole words, and what is lost.
+
+    Args:
+      text: words with spaces between them.
+      fits: whether a beginning fits; if one does, so does every shorter one.
+
+    Returns:
+      (the beginning, without commas and the like at its end; the lost words). The text
+      itself and "" if all of it fits; "" and the text if not one word does.
+    """
+    if fits(text):
+        return text, ""
+    words = text.split()
+    low, high = 0, len(words)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(" ".join(words[:middle])):
+            low = middle
+        else:
+            high = middle - 1
+    return " ".join(words[:low]).rstrip(" ,;:-"), " ".join(words[low:])
 
 
 def view_index(
@@ -95,31 +221,15 @@ def hard_views(
     *,
     overhead_deg: float,
     front_half_angle_deg: float,
-    height_limits_deg: Sequence[float] = (),
-    num_heights: int = 0,
 ) -> ViewWeights:
-    """One view per camera, with the thresholds of `view_index`.
-
-    Args:
-      azimuth_deg: scalar.
-      elevation_deg: scalar.
-      overhead_deg: of `view_index`.
-      front_half_angle_deg: of `view_index`.
-      height_limits_deg: up to which elevation each word for height but the last holds,
-        rising; the last holds up to `overhead_deg`.
-      num_heights: words for height; 0 = none, the four views alone.
-    """
+    """One view per camera, with the thresholds of `view_index`."""
     index = view_index(
         azimuth_deg,
         elevation_deg,
         overhead_deg=overhead_deg,
         front_half_angle_deg=front_half_angle_deg,
     )
-    if num_heights:
-        above = [elevation_deg > limit for limit in height_limits_deg]
-        height = sum(above, start=jnp.zeros((), jnp.int32))
-        index = jnp.where(index == OVERHEAD, index, len(VIEWS) + 3 * height + index)
-    return ViewWeights(jax.nn.one_hot(index, len(VIEWS) + 3 * num_heights), None)
+    return ViewWeights(jax.nn.one_hot(index, len(VIEWS)), None)
 
 
 def perp_neg_views(
@@ -173,66 +283,31 @@ def perp_neg_views(
     )
 
 
-def select_context(
-    contexts: PyTree, views: ViewWeights, background: jax.Array
-) -> dict[str, jax.Array]:
+def select_prompts(
+    prompts: Prompts, views: ViewWeights, background: jax.Array
+) -> Prompts:
     """The embedded prompts of one camera.
 
     Args:
-      contexts: see the module's docstring; leaves [V, G, L, D].
+      prompts: of the run; leaves [V, G, L, D].
       views: of this camera.
       background: scalar int32 in [0, G).
 
     Returns:
-      `text`, `negative`, `score`, each [L, D]; with Perp-Neg also `perp_text`
-      [2, L, D] and `perp_weights` [2].
+      The same names, each [L, D]; with Perp-Neg also `perp_text` [2, L, D] and
+      `perp_weights` [2].
     """
-    here = jax.tree.map(lambda leaf: leaf[:, background], contexts)
-    context = {
+    here = jax.tree.map(lambda leaf: leaf[:, background], prompts)
+    chosen = {
         name: jnp.tensordot(
             views.positive, leaf, axes=1, precision=jax.lax.Precision.HIGHEST
         )
         for name, leaf in here.items()
     }
     if views.negative is not None:
-        context["perp_text"] = here["text"][jnp.array(NEGATIVE_VIEWS)]
-        context["perp_weights"] = views.negative
-    return context
-
-
-def perp_neg(
-    noise_uncond: jax.Array,
-    noise_text: jax.Array,
-    noise_negative: jax.Array,
-    weights: jax.Array,
-    *,
-    scale: float | jax.Array,
-) -> jax.Array:
-    """Perp-Neg guidance (arXiv:2304.04968), equation in the module's docstring.
-
-    Args:
-      noise_uncond: [B, ...].
-      noise_text: [B, ...].
-      noise_negative: [B, M, ...].
-      weights: [B, M] >= 0; all zero gives plain guidance.
-      scale: s.
-
-    Returns:
-      [B, ...] guided noise prediction.
-    """
-    chex.assert_equal_shape([noise_uncond, noise_text])
-    chex.assert_shape(weights, noise_negative.shape[:2])
-    batch, num = weights.shape
-    text = (noise_text - noise_uncond).reshape(batch, 1, -1)
-    negative = (noise_negative - noise_uncond[:, None]).reshape(batch, num, -1)
-    # With equal predictions there is no direction to be perpendicular to.
-    tiny = jnp.finfo(text.dtype).tiny
-    norm = jnp.maximum(jnp.sum(text**2, axis=-1, keepdims=True), tiny)
-    along = jnp.sum(negative * text, axis=-1, keepdims=True) / norm
-    perpendicular = negative - along * text
-    push = jnp.sum(weights[..., None] * perpendicular, axis=1)
-    direction = (text[:, 0] - push).reshape(noise_text.shape)
-    return noise_uncond + scale * direction
+        chosen["perp_text"] = here["text"][jnp.array(NEGATIVE_VIEWS)]
+        chosen["perp_weights"] = views.negative
+    return chosen
 
 
 def _angle_from_front(azimuth_deg: jax.Array) -> jax.Array:

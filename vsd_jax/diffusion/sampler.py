@@ -8,21 +8,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vsd_jax.diffusion.noise import guide, limit_x0, to_x0
-from vsd_jax.types import Context, NoiseFn, PyTree
+from vsd_jax.diffusion.guidance import PLAIN, Guidance, guided_noise
+from vsd_jax.diffusion.noise import as_noise_fn, to_x0
+from vsd_jax.types import NoiseFn, Prior, Prompts, PyTree
 
 
 def ddim_sample(
     noise_fn: NoiseFn,
     params: PyTree,
     noise: jax.Array,
-    context: Context,
+    prompts: Prompts,
     *,
     alphas_cumprod: np.ndarray,
     num_steps: int,
-    context_uncond: Context | None = None,
     guidance_scale: float = 1.0,
-    x0_limit: float | None = None,
+    guidance: Guidance = PLAIN,
     eta: float = 0.0,
     key: jax.Array | None = None,
 ) -> jax.Array:
@@ -37,12 +37,12 @@ def ddim_sample(
       noise_fn: the noise prediction.
       params: its parameters.
       noise: [B, ...] standard normal start.
-      context: leaves [B, ...].
+      prompts: `text` [B, L, D]; for guidance also `negative`, and for Perp-Neg what
+        `guidance.guide_away` takes.
       alphas_cumprod: [T] float32.
       num_steps: number of network calls, 1 ... T.
-      context_uncond: as `context`, for guidance; None = no guidance.
-      guidance_scale: s of `guide`; needs `context_uncond` unless it is 1.
-      x0_limit: clip each predicted x_0 to [-limit, limit]; None = no clipping.
+      guidance_scale: s; 1 evaluates the text alone.
+      guidance: what is done to the guided prediction (`guidance.Guidance`).
       eta: share of the fresh noise, see above.
       key: consumed; needed where `eta` is not 0.
 
@@ -50,13 +50,13 @@ def ddim_sample(
       [B, ...] samples.
 
     Raises:
-      ValueError: for an impossible number of steps, or guidance without its context.
+      ValueError: for an impossible number of steps, or guidance without its prompt.
     """
     num_t = len(alphas_cumprod)
     if not 1 <= num_steps <= num_t:
         raise ValueError(f"num_steps must be in 1 ... {num_t}, not {num_steps}.")
-    if context_uncond is None and guidance_scale != 1.0:
-        raise ValueError("guidance_scale other than 1 needs context_uncond.")
+    if "negative" not in prompts and guidance_scale != 1.0:
+        raise ValueError("guidance_scale other than 1 needs a negative prompt.")
     if eta and key is None:
         raise ValueError("eta other than 0 needs a key.")
     ts = np.linspace(num_t - 1, 0, num_steps, endpoint=num_steps == num_t)
@@ -66,14 +66,16 @@ def ddim_sample(
 
     def denoise(x: jax.Array, at: tuple[jax.Array, jax.Array]):
         t, signal = jnp.full(x.shape[:1], at[0]), at[1]
-        if context_uncond is None:
-            noise_pred = noise_fn(params, x, t, context)
-        else:
-            noise_pred = guided_noise(
-                noise_fn, params, x, t, (context_uncond, context), scale=guidance_scale
-            )
-        if x0_limit is not None:
-            noise_pred = limit_x0(noise_pred, x, t, alphas_cumprod, limit=x0_limit)
+        noise_pred = guided_noise(
+            noise_fn,
+            params,
+            x,
+            t,
+            prompts,
+            scale=guidance_scale,
+            alphas_cumprod=alphas_cumprod,
+            guidance=guidance,
+        )
         x0 = to_x0(noise_pred, x, t, alphas_cumprod, "epsilon")
         if not eta:
             return jnp.sqrt(signal) * x0 + jnp.sqrt(1.0 - signal) * noise_pred, None
@@ -87,18 +89,44 @@ def ddim_sample(
     return jax.lax.scan(denoise, noise, (jnp.asarray(ts), jnp.asarray(signal_next)))[0]
 
 
-def guided_noise(
-    noise_fn: NoiseFn,
-    params: PyTree,
-    noisy: jax.Array,
-    t: jax.Array,
-    contexts: tuple[Context, Context],
+def sample(
+    prior: Prior,
+    prior_params: PyTree,
+    key: jax.Array,
+    prompts: Prompts,
     *,
-    scale: float | jax.Array,
+    num_steps: int,
+    guidance_scale: float = 1.0,
+    guidance: Guidance = PLAIN,
+    eta: float = 0.0,
 ) -> jax.Array:
-    """The guided prediction, (uncond, text) computed as one batch of 2 B."""
-    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), *contexts)
-    noise_pred = noise_fn(
-        params, jnp.concatenate([noisy, noisy]), jnp.concatenate([t, t]), both
+    """Images of a prior, by DDIM (`eta` 0) or DDPM (`eta` 1); see `ddim_sample`.
+
+    Args:
+      prior: the prior.
+      prior_params: its weights.
+      key: consumed.
+      prompts: `text` [B, L, D], and `negative` [B, L, D] unless the scale is 1.
+      num_steps: network calls, 1 ... T.
+      guidance_scale: s of classifier-free guidance.
+      guidance: what is done to the guided prediction.
+      eta: share of fresh noise in each step, in [0, 1].
+
+    Returns:
+      [B, H, W, 3] in [0, 1].
+    """
+    start_key, fresh_key = jax.random.split(key)
+    shape = (len(prompts["text"]), *prior.latent_shape)
+    latents = ddim_sample(
+        as_noise_fn(prior.model, prior.alphas_cumprod),
+        prior_params,
+        jax.random.normal(start_key, shape),
+        prompts,
+        alphas_cumprod=prior.alphas_cumprod,
+        num_steps=num_steps,
+        guidance_scale=guidance_scale,
+        guidance=guidance,
+        eta=eta,
+        key=fresh_key,
     )
-    return guide(*jnp.split(noise_pred, 2), scale)
+    return prior.decode(prior_params, latents)

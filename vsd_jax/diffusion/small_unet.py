@@ -6,8 +6,10 @@ particles give it enough data. Residual blocks with the time, camera and (option
 pooled text embedding added, self-attention at the lowest resolution.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import flax.linen as nn
 import jax
@@ -16,10 +18,26 @@ from flax import traverse_util
 
 from vsd_jax.diffusion.draws import draw_like
 from vsd_jax.diffusion.noise import PREDICTION_TYPES
+from vsd_jax.spec import Within
 from vsd_jax.types import Context, NoiseModel, PyTree
 
 MAX_PERIOD = 10_000.0
 LAST = "conv_out"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SmallUnetSpec:
+    """A small U-Net.
+
+    Attributes:
+      channels: width of each resolution.
+      num_groups: of the group normalisations.
+      num_heads: of the self-attention at the lowest resolution.
+    """
+
+    channels: tuple[int, ...]
+    num_groups: Annotated[int, Within(1, 128)]
+    num_heads: Annotated[int, Within(1, 64)]
 
 
 def sinusoidal_embedding(t: jax.Array, features: int) -> jax.Array:

@@ -13,11 +13,11 @@ table.md, pictures.png and plot.png after each seed, with what is finished until
 import argparse
 import shlex
 import sys
-from pathlib import Path
 
 from vsd_jax.experiments import plan, runner
 from vsd_jax.experiments.catalogue import EXPERIMENTS
-from vsd_jax.program.terminal import process
+from vsd_jax.program.folder import paths
+from vsd_jax.program.terminal import process, streams
 from vsd_jax.program.terminal.errors import ConfigError, RunError
 
 
@@ -26,7 +26,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--list", action="store_true", help="names of all tables")
     parser.add_argument("--name", default="", help="which table")
-    parser.add_argument("--out", type=Path, help="its folder; the same one goes on")
+    parser.add_argument(
+        "--out", type=paths.argument, help="its folder; the same one goes on"
+    )
     texts = parser.add_mutually_exclusive_group()
     texts.add_argument("--texts", nargs="+", default=[], help="prompts instead of its")
     about = "how many of its prompts, from the first"
@@ -62,8 +64,7 @@ def main(argv: list[str]) -> None:
     experiment = plan.find(args.name, EXPERIMENTS)
     if args.out is None:
         raise ConfigError("--out is missing: where shall the table go?")
-    process.enable_compilation_cache()
-    process.reuse_freed_memory()
+    process.prepare()
     budget = plan.Budget(
         seeds=args.seeds,
         prompts=args.prompts,
@@ -78,6 +79,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    streams.protect()
     try:
         main(sys.argv[1:])
     except RunError as error:

@@ -21,11 +21,13 @@ from vsd_jax.diffusion.noise import as_noise_fn
 from vsd_jax.diffusion.sampler import ddim_sample
 from vsd_jax.experiments import exact_cells
 from vsd_jax.experiments.plan import Cell
+from vsd_jax.presets import Settings
 from vsd_jax.program.build import build
 from vsd_jax.program.folder import workdir, writer
 from vsd_jax.program.prior import weights
 from vsd_jax.program.run import pipeline
 from vsd_jax.program.settings import config as config_lib
+from vsd_jax.program.settings import config_rules
 from vsd_jax.program.terminal import progress
 from vsd_jax.program.terminal.errors import ConfigError, RunError
 from vsd_jax.toybox import classifier
@@ -54,7 +56,7 @@ def make_config(cell: Cell) -> ConfigDict:
         if key in known:
             config.update_from_flattened_dict({key: value})
         elif not key.startswith(("sample.", "exact.")):
-            raise ConfigError(config_lib.suggest(key, known))
+            raise ConfigError(config_rules.suggest(key, known))
     config.update(prompt=cell.prompt, seed=cell.seed)
     return config
 
@@ -127,28 +129,26 @@ def _sample(cell: Cell, folder: Path) -> None:
     prior, params, encode_text = build.load_prior(config.prior.path, config.prior.dtype)
     noise_fn = as_noise_fn(prior.model, prior.alphas_cumprod)
     batch = min(_BATCH, config.num_particles)
-    texts = {
-        name: {"text": jnp.broadcast_to(embedded, (batch, *embedded.shape[1:]))}
+    prompts = {
+        name: jnp.broadcast_to(embedded, (batch, *embedded.shape[1:]))
         for name, embedded in (
             ("text", jnp.asarray(encode_text([config.prompt]))),
-            ("empty", jnp.asarray(encode_text([""]))),
+            ("negative", jnp.asarray(encode_text([""]))),
         )
     }
-    scale = cell.settings["sample.guidance_scale"]
 
     @jax.jit
-    def draw(params, texts, key):
+    def draw(params, prompts, key):
         start, fresh = jax.random.split(key)
         latents = ddim_sample(
             noise_fn,
             params,
             jax.random.normal(start, (batch, *prior.latent_shape)),
-            texts["text"],
+            prompts,
             alphas_cumprod=prior.alphas_cumprod,
             num_steps=cell.settings["sample.num_steps"],
-            context_uncond=texts["empty"] if scale != 1.0 else None,
-            guidance_scale=scale,
-            x0_limit=config.vsd.x0_limit or None,
+            guidance_scale=cell.settings["sample.guidance_scale"],
+            guidance=Settings(config).guidance,
             eta=cell.settings["sample.eta"],
             key=fresh,
         )
@@ -156,7 +156,7 @@ def _sample(cell: Cell, folder: Path) -> None:
 
     starts = range(0, config.num_particles, batch)
     blocks = [
-        np.asarray(draw(params, texts, _key(config.seed, start)))
+        np.asarray(draw(params, prompts, _key(config.seed, start)))
         for start in progress.track(starts, "sampling", len(starts))
     ]
     images = np.concatenate(blocks)[: config.num_particles, None]

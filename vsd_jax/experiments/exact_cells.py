@@ -13,7 +13,7 @@ exact score of the particles themselves, each a Gaussian of width `exact.bandwid
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +21,16 @@ import numpy as np
 
 from vsd_jax.diffusion import exact
 from vsd_jax.diffusion.sampler import ddim_sample
+from vsd_jax.distil import Step
 from vsd_jax.experiments.plan import Cell
-from vsd_jax.program.build import build, build_scene
+from vsd_jax.presets import Settings
+from vsd_jax.program.build import build
 from vsd_jax.program.build.build_field import Config
-from vsd_jax.step import Step, init_state
+from vsd_jax.program.build.stages import make_scene
+from vsd_jax.score_network import fixed_score, make_score
 from vsd_jax.toybox import dataset
 from vsd_jax.toybox.text import Prompt
-from vsd_jax.types import NoiseModel, Prior, PyTree, VSDState
+from vsd_jax.types import NoiseModel, Prior, Prompts, Score
 
 CLASSES = ("wanted", "other", "bad")
 _FORBIDDEN = -1e4  # added to a log weight; finite, so that prompts can be mixed
@@ -127,40 +130,42 @@ def _draw(cell: Cell, config: Config, world: World) -> np.ndarray:
     n = config.num_particles
     shape = (n, *world.mixture["means"].shape[1:])
     start, fresh = jax.random.split(jax.random.key(cell.seed))
-    text, empty = (
-        {"text": jnp.broadcast_to(jnp.asarray(c, jnp.float32), (n, *c.shape))}
-        for c in (log_weights(world, "wanted"), log_weights(world))
-    )
+    prompts = {
+        name: jnp.broadcast_to(jnp.asarray(c, jnp.float32), (n, *c.shape))
+        for name, c in (
+            ("text", log_weights(world, "wanted")),
+            ("negative", log_weights(world)),
+        )
+    }
     sample = jax.jit(
         functools.partial(
             ddim_sample,
             exact.make_noise_fn(ALPHAS_CUMPROD),
             alphas_cumprod=ALPHAS_CUMPROD,
             num_steps=cell.settings["sample.num_steps"],
-            context_uncond=empty,
             guidance_scale=cell.settings["sample.guidance_scale"],
             eta=cell.settings["sample.eta"],
             key=fresh,
         )
     )
-    return np.asarray(sample(world.mixture, jax.random.normal(start, shape), text))
+    return np.asarray(sample(world.mixture, jax.random.normal(start, shape), prompts))
 
 
 def _distil(cell: Cell, config: Config, world: World) -> np.ndarray:
     kind, width = cell.settings["exact.score"], cell.settings.get("exact.bandwidth", 0)
     init, step = _make_run(config, cell.settings["exact.world"], kind)
-    state = init(jax.random.key(cell.seed))
-    contexts = make_contexts(world, family=config.vsd.method not in ("vsd", "sds"))
+    state = init(jax.random.key(cell.seed), world.mixture)
+    prompts = make_prompts(world, config.vsd.method)
     for _ in range(config.num_steps):
         own = _kernels(state.particles.params["pixels"], width) if kind == "own" else {}
         params = {"target": world.mixture, "own": own}
-        state, _ = step(state, params, contexts)
+        state, _ = step(state, params, prompts)
     return np.asarray(state.particles.params["pixels"])
 
 
 @functools.lru_cache(maxsize=16)
 def _make_run(config: Config, name: str, kind: str) -> tuple[Callable, Step]:
-    """`init(key) -> state` and the step."""
+    """`init(key, weights) -> state` and the step."""
     world = make_world(name)
     shape = world.mixture["means"].shape[1:]
     model = exact.make_model(ALPHAS_CUMPROD)
@@ -169,29 +174,19 @@ def _make_run(config: Config, name: str, kind: str) -> tuple[Callable, Step]:
     )
     identity = lambda params, latents, key: latents  # noqa: E731
     prior = Prior(target, identity, None, ALPHAS_CUMPROD, shape, shape[0])
-    score, phi = _make_score(kind, world) if kind else (None, {})
-    scene = build_scene.make_scene(config, size=shape[0], latent_shape=shape)
-    txs: dict[str, Any] = {
-        "particle_tx": build_scene.make_particle_optimizer(config),
-        "score_tx": build.make_score_optimizer(config),
-    }
-    step = build.make_step(
-        config, scene, prior, score, train_score=kind == "mixture", **txs
-    )
-
-    @jax.jit
-    def init(key: jax.Array) -> VSDState:
-        n = config.num_particles
-        return init_state(key, scene, phi, num_particles=n, **txs)
-
-    return init, step
+    score = _make_score(kind, world, config) if kind else None
+    scene = make_scene(config, size=shape[0], latent_shape=shape)
+    run = build.join(config, scene, prior, score)
+    init = functools.partial(run.init, num_particles=config.num_particles)
+    return jax.jit(init), run.step
 
 
-def make_contexts(world: World, *, family: bool) -> PyTree:
-    """Prompts as log weights, leaves [V = 4, 1, 1, K]."""
+def make_prompts(world: World, method: str) -> Prompts:
+    """Prompts as log weights, leaves [4, 1, 1, K]; what NFSD moves away from is bad."""
     allowed = {"text": ("wanted",), "score": ("wanted",), "negative": ()}
-    if family:
-        allowed |= {"empty": (), "negative": ("bad",), "source": ("bad",)}
+    allowed |= {"empty": (), "source": ("bad",)}
+    if method == "nfsd":
+        allowed["negative"] = ("bad",)
     return {
         name: jnp.broadcast_to(
             jnp.asarray(log_weights(world, *classes), jnp.float32),
@@ -201,7 +196,7 @@ def make_contexts(world: World, *, family: bool) -> PyTree:
     }
 
 
-def _make_score(kind: str, world: World) -> tuple[NoiseModel, PyTree]:
+def _make_score(kind: str, world: World, config: Config) -> Score:
     noise_fn = exact.make_noise_fn(ALPHAS_CUMPROD)
     num = len(world.classes)
 
@@ -221,14 +216,18 @@ def _make_score(kind: str, world: World) -> tuple[NoiseModel, PyTree]:
         return noise_fn(mixture, noisy, t, {"text": text})
 
     if kind == "own":
-        return NoiseModel(own, "epsilon"), {}
+        return fixed_score(NoiseModel(own, "epsilon"))
     means = world.mixture["means"]
     phi = {
         "shift": jnp.zeros_like(means),
         "log_scale": jnp.zeros((num,) + (1,) * (means.ndim - 1)),
         "log_weights": jnp.zeros(num),
     }
-    return NoiseModel(learned, "epsilon"), phi
+    return make_score(
+        NoiseModel(learned, "epsilon"),
+        lambda key, weights: phi,
+        Settings(config).score.training,
+    )
 
 
 @jax.jit

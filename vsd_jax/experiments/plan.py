@@ -13,7 +13,7 @@ from vsd_jax.program.terminal.errors import ConfigError
 from vsd_jax.toybox import text
 
 Settings = Mapping[str, Any]
-"""Flattened keys of `configs/base.py`, such as {"vsd.guidance_scale": 7.5}."""
+"""Flattened keys of `presets/numbers.py`, such as {"vsd.guidance_scale": 7.5}."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,13 +17,85 @@ Samplers are pure functions of a key that return one camera; map them for a batc
 Ranges are (low, high) pairs; angles are in degrees.
 """
 
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Annotated
+
 import chex
 import jax
 import jax.numpy as jnp
 
+from vsd_jax.spec import OneOf, Within
 from vsd_jax.types import Camera
 
 Range = tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CameraSpec:
+    """A distribution of cameras. Lengths are scene units; pairs are (low, high).
+
+    Attributes:
+      law: "orbit" looks at the target from outside, "inside" outwards from a room.
+      radius: of an orbit, distance from the target.
+      fov_deg: full vertical field of view.
+      elevation_deg: above the horizon; of a camera inside: looks down if positive.
+      azimuth_deg: 0 is the front.
+      area_uniform_share: probability that an orbit's elevation is drawn evenly in area,
+        not in angle.
+      overhead_share: probability that it is drawn from `overhead_deg` instead.
+      overhead_deg: elevations of that share.
+      target: what an orbit looks at.
+      target_std: standard deviation of a Gaussian shift of camera and target together.
+      box_half_extent: an orbit stays in the cube of this half size; 0 = no such limit.
+      position_radius: positions inside a room fill a ball of this radius.
+    """
+
+    law: Annotated[str, OneOf(("orbit", "inside"))]
+    radius: Annotated[Range, Within(0)]
+    fov_deg: Annotated[Range, Within(1, 170)]
+    elevation_deg: Annotated[Range, Within(-90, 90)]
+    azimuth_deg: Annotated[Range, Within(-360, 360)]
+    area_uniform_share: Annotated[float, Within(0, 1)]
+    overhead_share: Annotated[float, Within(0, 1)]
+    overhead_deg: Annotated[Range, Within(-90, 90)]
+    target: tuple[float, float, float]
+    target_std: Annotated[float, Within(0)]
+    box_half_extent: Annotated[float, Within(0, 1)]
+    position_radius: Annotated[float, Within(0, 1)]
+
+
+def make_camera_sampler(spec: CameraSpec) -> Callable[[jax.Array], Camera]:
+    """`(key) -> Camera` with the distribution that `spec` describes."""
+    ranges = {
+        "fov_range_deg": spec.fov_deg,
+        "elevation_range_deg": spec.elevation_deg,
+        "azimuth_range_deg": spec.azimuth_deg,
+    }
+    if spec.law == "inside":
+        return functools.partial(
+            sample_inside_camera, position_radius=spec.position_radius, **ranges
+        )
+    sample = functools.partial(
+        sample_orbit_camera,
+        radius_range=spec.radius,
+        area_uniform_share=spec.area_uniform_share,
+        overhead_share=spec.overhead_share,
+        overhead_range_deg=spec.overhead_deg,
+        target_std=spec.target_std,
+        box_half_extent=spec.box_half_extent or None,
+        **ranges,
+    )
+    return lambda key: shift_camera(sample(key), spec.target)
+
+
+def shift_camera(cameras: Camera, offset: tuple[float, float, float]) -> Camera:
+    """Moves cameras of any leading shape, and what they look at, by `offset` [3]."""
+    moved = cameras.cam_to_world.at[..., :3, 3].add(
+        jnp.broadcast_to(jnp.array(offset), cameras.cam_to_world.shape[:-2] + (3,))
+    )
+    return cameras.replace(cam_to_world=moved)
 
 
 def wrap_degrees(angle_deg: jax.Array) -> jax.Array:
@@ -182,7 +254,7 @@ def sample_orbit_camera(
     target_std: float = 0.0,
     box_half_extent: float | None = None,
 ) -> Camera:
-    """A camera that looks at the origin; the object and the scene law.
+    """A camera that looks at the origin, around an object or in a scene.
 
     Objects: radius U(1, 1.5), fov U(40, 70), elevation [-10, 45] with half of the
     draws uniform in area, any azimuth. Scenes: the same with radius U(.1, 2.3), so
@@ -232,7 +304,7 @@ def sample_hemisphere_camera(
     azimuth_range_deg: Range,
     hemisphere_share: float,
 ) -> Camera:
-    """A camera by the law of the paper's published code. key: consumed.
+    """A camera as the paper's published code draws it. key: consumed.
 
     With probability `hemisphere_share` the direction is a normalised draw from the box
     [-1, 1] x [0, 1] x [-1, 1]; otherwise the polar angle from +Y and the azimuth are

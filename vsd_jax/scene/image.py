@@ -6,10 +6,30 @@ where score distillation can be watched without a renderer. theta is an image, o
 latent that needs no encoder.
 """
 
+import dataclasses
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 
+from vsd_jax.spec import Within
 from vsd_jax.types import RenderOutput, Scene
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageSpec:
+    """A picture as theta.
+
+    Attributes:
+      init_std: standard deviation of its Gaussian start.
+    """
+
+    init_std: Annotated[float, Within(0)]
+
+
+def image(spec: ImageSpec, *, shape: tuple[int, int, int], latent: bool) -> Scene:
+    """The identity scene; arguments as in `make_image`, a latent without sigmoid."""
+    return make_image(shape=shape, init_std=spec.init_std, sigmoid=not latent)
 
 
 def make_image(*, shape: tuple[int, int, int], init_std: float, sigmoid: bool) -> Scene:

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Regularisers of the radiance field, as pure functions that return a scalar.
 
-Each is a mean over what it is given, without its factor; factors live in the
-configuration. Sources: the paper's published code (entropy, opacity squared),
+Each is a mean over what it is given, without its factor (`RegularizerSpec`).
+Sources: the paper's published code (entropy, opacity squared),
 threestudio's ProlificDreamer settings (sparsity, opaque, z-variance), DreamFusion
 (arXiv:2209.14988, orientation), HiFA (arXiv:2305.18766, z-variance).
 """
+
+import dataclasses
+from typing import Annotated
 
 import chex
 import jax
@@ -13,6 +16,69 @@ import jax.numpy as jnp
 from jax import lax
 
 from vsd_jax.scene.nerf.encoding import HashGrid
+from vsd_jax.spec import Within
+from vsd_jax.types import Regularizer, RenderOutput
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RegularizerSpec:
+    """Factors of the regularisers; 0 = off.
+
+    Attributes:
+      entropy: of the compositing weights (`binary_entropy`).
+      sparsity: see `sparsity`.
+      opaque: see `opaque`; from `opaque_start` on.
+      opaque_start: first training step of `opaque`.
+      opacity_squared: see `opacity_squared`.
+      z_variance: see `z_variance`.
+      normal_consistency: of a mesh (`scene/mesh/surface.py`).
+      laplacian: of a mesh.
+      orientation: see `orientation`; needs normals in training.
+    """
+
+    entropy: Annotated[float, Within(0)]
+    sparsity: Annotated[float, Within(0)]
+    opaque: Annotated[float, Within(0)]
+    opaque_start: Annotated[int, Within(0)]
+    opacity_squared: Annotated[float, Within(0)]
+    z_variance: Annotated[float, Within(0)]
+    normal_consistency: Annotated[float, Within(0)]
+    laplacian: Annotated[float, Within(0)]
+    orientation: Annotated[float, Within(0)]
+
+
+OF_RENDERER = (
+    "entropy",
+    "z_variance",
+    "orientation",
+    "normal_consistency",
+    "laplacian",
+)
+"""Terms that a scene computes itself while it renders (`RenderOutput.extras`)."""
+
+
+def make_regularizer(spec: RegularizerSpec) -> Regularizer:
+    """The weighted sum of the regularisers that are switched on."""
+
+    def terms(output: RenderOutput, step: jax.Array) -> dict[str, jax.Array]:
+        seen = {name: output.extras.get(name) for name in OF_RENDERER}
+        seen["sparsity"] = sparsity(output.opacity)
+        seen["opacity_squared"] = opacity_squared(output.opacity)
+        on = {
+            name: getattr(spec, name) * value
+            for name, value in seen.items()
+            if getattr(spec, name)
+        }
+        if spec.opaque:
+            late = jnp.where(step >= spec.opaque_start, spec.opaque, 0.0)
+            on["opaque"] = late * opaque(output.opacity)
+        return on
+
+    def regularizer(output: RenderOutput, step: jax.Array):
+        found = terms(output, step)
+        return sum(found.values(), jnp.zeros(())), found
+
+    return regularizer
 
 
 def binary_entropy(weights: jax.Array, *, clamp: float = 1e-5) -> jax.Array:

@@ -20,9 +20,10 @@ import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from rich.progress import track
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from vsd_jax.diffusion.conv import with_matmul_convs
+from vsd_jax.program.folder import paths, writer
 from vsd_jax.toybox import batches
 from vsd_jax.toybox.text import BACKGROUNDS, COLOURS, ROOM, VIEWS
 from vsd_jax.types import PyTree
@@ -180,16 +181,24 @@ def accuracy(params: PyTree, data: batches.Dataset) -> dict[str, float]:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, help="dataset to learn from")
-    parser.add_argument("--validation", required=True, help="dataset of other seeds")
-    parser.add_argument("--out", type=Path, default=WEIGHTS, help="file to write")
+    parser.add_argument(
+        "--data", type=paths.argument, required=True, help="dataset to learn from"
+    )
+    parser.add_argument(
+        "--validation",
+        type=paths.argument,
+        required=True,
+        help="dataset of other seeds",
+    )
+    parser.add_argument(
+        "--out", type=paths.argument, default=WEIGHTS, help="file to write"
+    )
     parser.add_argument("--steps", type=int, default=2000, help="of 64 images")
     args = parser.parse_args()
     params = train(batches.open_dataset(args.data), args.steps)
     flat = flatten_dict(jax.device_get(params))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     tensors = {".".join(k): v.astype(np.float16) for k, v in flat.items()}
-    save_file(tensors, str(args.out))
+    writer.write_bytes(args.out, save(tensors))
     held_out = batches.open_dataset(args.validation)
     print({k: round(v, 4) for k, v in accuracy(load(args.out), held_out).items()})
 

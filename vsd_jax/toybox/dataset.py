@@ -21,6 +21,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from rich.progress import track
 
+from vsd_jax.program.folder import paths
 from vsd_jax.toybox import batches, render
 from vsd_jax.toybox.objects import make_object
 from vsd_jax.toybox.parts import Part
@@ -77,7 +78,7 @@ def build(prompt: Prompt, rng: np.random.Generator) -> Part:
 def draw_view(
     prompt: Prompt, rng: np.random.Generator, high: float = 0.15
 ) -> render.View:
-    """A camera as the program's configurations draw them (configs/base.py).
+    """A camera as the program's configurations draw them (presets/numbers.py).
 
     Args:
       prompt: a room, an object in a room or an object alone; its words for view and
@@ -261,7 +262,9 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         description="Renders a Toybox dataset; the same command goes on with it.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument(
+        "--out", type=paths.argument, required=True, help="folder to write"
+    )
     parser.add_argument("--num_objects", type=int, default=5000, help="scenes")
     parser.add_argument("--views", type=int, default=5, help="views of each")
     parser.add_argument("--seed", type=int, default=0, help="seed")

@@ -13,16 +13,16 @@ import argparse
 import itertools
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.progress import track
 
+from vsd_jax.diffusion.guidance import Guidance
 from vsd_jax.diffusion.noise import as_noise_fn
 from vsd_jax.diffusion.sampler import ddim_sample
-from vsd_jax.program.folder import writer
+from vsd_jax.program.folder import paths, writer
 from vsd_jax.program.prior import diffusion_prior
 from vsd_jax.toybox import batches, classifier, dataset, metrics
 from vsd_jax.toybox.text import COLOURS, HELD_OUT_PAIRS, KINDS, VIEWS, Prompt
@@ -66,12 +66,11 @@ def sample(
             noise_fn,
             params,
             jax.random.normal(key, (BATCH, *prior.latent_shape)),
-            {"text": text},
+            {"text": text, "negative": jnp.broadcast_to(empty, text.shape)},
             alphas_cumprod=prior.alphas_cumprod,
             num_steps=steps,
-            context_uncond={"text": jnp.broadcast_to(empty, text.shape)},
             guidance_scale=guidance,
-            x0_limit=1.0,  # patches of pixels
+            guidance=Guidance(x0_limit=1.0),  # patches of pixels
         )
         return prior.decode(params, latents)
 
@@ -137,7 +136,9 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prior", default="toybox", help="folder of the prior")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument(
+        "--out", type=paths.argument, required=True, help="folder to write"
+    )
     parser.add_argument("--num_samples", type=int, default=1000, help="of seen pairs")
     parser.add_argument("--num_held_out", type=int, default=200, help="of the others")
     parser.add_argument("--guidance", type=float, default=3.0, help="scale")

@@ -7,13 +7,13 @@ byte-pair encoding trained on the vocabulary itself, in CLIP's file format.
 """
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vsd_jax.program.folder import paths, writer
 from vsd_jax.program.prior import refined, schedule
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -147,8 +147,12 @@ def write_tokenizer(folder: Path, words: list[str], length: int) -> dict[str, in
         "model_max_length": length,
         "do_lower_case": True,
     }
-    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2))
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2))
+    (folder / "special_tokens_map.json").write_text(
+        json.dumps(special, indent=2), "utf-8"
+    )
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(settings, indent=2), "utf-8"
+    )
     return vocab
 
 
@@ -156,8 +160,8 @@ _HEAD = "#version: 0.2"
 
 
 def _write_pieces(folder: Path, vocab: dict[str, int], merges: list[str]) -> None:
-    (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False))
-    (folder / "merges.txt").write_text("\n".join([_HEAD, *merges]) + "\n")
+    (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), "utf-8")
+    (folder / "merges.txt").write_text("\n".join([_HEAD, *merges]) + "\n", "utf-8")
 
 
 def _pieces(word: str, merges: list[str]) -> list[str]:
@@ -186,8 +190,8 @@ def add_words(folder: Path, words: list[str]) -> dict[str, int]:
     Returns:
       The vocabulary.
     """
-    vocab = json.loads((folder / "vocab.json").read_text())
-    merges = (folder / "merges.txt").read_text().split("\n")[1:]
+    vocab = json.loads((folder / "vocab.json").read_text("utf-8"))
+    merges = (folder / "merges.txt").read_text("utf-8").split("\n")[1:]
     merges = [merge for merge in merges if merge]
     known = len(merges)
     for word in sorted(words):
@@ -210,13 +214,19 @@ def _adopt_tokenizer(folder: Path, start: str, words: list[str]) -> dict | None:
     Returns:
       The vocabulary, or None if neither has one.
     """
-    for source in (folder, *([Path(start)] if start else [])):
+    for source in (folder, *([paths.expand(start, "init_from")] if start else [])):
         vocab = source / "tokenizer" / "vocab.json"
         if vocab.exists():
             if source != folder:
-                shutil.copytree(vocab.parent, folder / "tokenizer", dirs_exist_ok=True)
+                _copy_files(vocab.parent, folder / "tokenizer")
             return add_words(folder / "tokenizer", words)
     return None
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    # Not `shutil`: it sets modes, which not every disk lets be set.
+    for file in filter(Path.is_file, source.iterdir()):
+        writer.write_bytes(target / file.name, file.read_bytes())
 
 
 def write_folder(folder: Path, config: Mapping[str, Any], words: list[str]) -> None:
@@ -244,4 +254,4 @@ def write_folder(folder: Path, config: Mapping[str, Any], words: list[str]) -> N
     }
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", "utf-8")

@@ -67,10 +67,9 @@ def make_sampler(models: Models, *, num_steps: int, guidance_scale: float) -> Ca
             noise_fn,
             params,
             noise,
-            {"text": text},
+            {"text": text, "negative": jnp.broadcast_to(empty, text.shape)},
             alphas_cumprod=models.alphas_cumprod,
             num_steps=num_steps,
-            context_uncond={"text": jnp.broadcast_to(empty, text.shape)},
             guidance_scale=guidance_scale,
         )
         patch = int(np.sqrt(noise.shape[-1] // 3))

@@ -150,7 +150,7 @@ class Prompt:
 
 
 def parse(text: str, *, heights: bool = False) -> Prompt:
-    """Reads a text; case, articles, spaces and a final full stop do not matter.
+    """Reads a text; case, articles, spaces and full stops do not matter.
 
     Args:
       text: e.g. "a red mushroom in a blue room, side view".
@@ -164,7 +164,7 @@ def parse(text: str, *, heights: bool = False) -> Prompt:
     Raises:
       UnknownPromptError: the text is outside the grammar; names the word at fault.
     """
-    clauses = [c.strip() for c in text.lower().strip().rstrip(".").split(",")]
+    clauses = [c.strip().rstrip(".") for c in text.lower().split(",")]
     words = [[_SPELLINGS.get(w, w) for w in c.split()] for c in clauses]
     for word in (w for clause in words for w in clause):
         if word not in vocabulary() and word not in _ARTICLES:
@@ -181,6 +181,15 @@ def parse(text: str, *, heights: bool = False) -> Prompt:
         return Prompt(**fields)
     except ValueError as error:
         raise UnknownPromptError(_message(text, str(error))) from error
+
+
+def canonical(text: str) -> str:
+    """The one spelling that the prior was trained on; "" stays empty.
+
+    Raises:
+      UnknownPromptError: as `parse`.
+    """
+    return parse(text).text() if text.strip() else ""
 
 
 def vocabulary() -> tuple[str, ...]:

@@ -27,7 +27,14 @@ from ml_collections import config_flags
 from rich.progress import Progress
 
 from vsd_jax.diffusion import noise as diffusion
-from vsd_jax.program.prior import diffusion_prior, refined, schedule, weights
+from vsd_jax.program.folder import paths
+from vsd_jax.program.prior import (
+    diffusion_prior,
+    refined,
+    schedule,
+    text_tower,
+    weights,
+)
 from vsd_jax.program.terminal import process
 from vsd_jax.toybox import batches, prior_files, sheets
 from vsd_jax.toybox.text import vocabulary
@@ -199,7 +206,7 @@ def init_params(config, models: sheets.Models) -> PyTree:
     }
     if not config["init_from"]:
         return {name: jax.jit(init)() for name, init in inits.items()}
-    folder, params = Path(config["init_from"]), {}
+    folder, params = paths.expand(config["init_from"], "init_from"), {}
     for name, part in (("unet", "unet"), ("text", "text_encoder")):
         shapes = jax.eval_shape(inits[name])
         found = weights.load_params(
@@ -262,7 +269,7 @@ def make_models(folder: Path) -> sheets.Models:
     schedule_json = diffusion_prior.read_config(
         folder / "scheduler", "scheduler_config.json"
     )
-    text_init, text_fn = diffusion_prior.make_text_encoder(text_json)
+    text_init, text_fn = text_tower.make_text_encoder(text_json)
     length = text_json["max_position_embeddings"]
     model, _ = diffusion_prior.make_model(unet_json, schedule_json, jnp.float32, length)
     size, channels = unet_json["sample_size"], unet_json["in_channels"]
@@ -272,7 +279,7 @@ def make_models(folder: Path) -> sheets.Models:
         unet_fn=model.apply,
         text_init=text_init,
         text_fn=text_fn,
-        tokenize=diffusion_prior.load_tokenizer(folder / "tokenizer"),
+        tokenize=text_tower.load_tokenizer(folder / "tokenizer"),
         alphas_cumprod=schedule.noise_schedule(schedule_json),
     )
 
@@ -283,7 +290,8 @@ def train(config: Mapping[str, Any], workdir: Path) -> Path:
     Returns:
       The diffusers-format folder with the averaged weights.
     """
-    data = batches.open_dataset(config["data"])
+    data = config["data"] and str(paths.expand(config["data"], "config.data"))
+    data = batches.open_dataset(data)
     folder = workdir / "prior"
     prior_files.write_folder(folder, config, [*vocabulary(), ","])
     models = make_models(folder)
@@ -358,7 +366,7 @@ def main(argv: list[str]) -> None:
     if not flags.FLAGS.workdir:
         raise app.UsageError("--workdir is missing: where to keep the training.")
     process.reuse_freed_memory()
-    workdir = Path(flags.FLAGS.workdir)
+    workdir = paths.expand(flags.FLAGS.workdir, "--workdir")
     workdir.mkdir(parents=True, exist_ok=True)
     folder = train(flags.FLAGS.config.to_dict(), workdir)
     print(f"prior written to {folder}")

@@ -28,11 +28,11 @@ class Devices:
         """
         self._num, self._num_shards, self._run = num_devices, num_shards, run
         self._copies = max(1, num_devices // num_particles)
-        self._arguments = (run.prior_params, run.contexts)
+        self._arguments = (run.prior_params, run.prompts)
         steps = [step for step in (run.step, run.early_step) if step is not None]
         if num_shards > 1:
             weights = parallel.shard(run.prior_params, num_shards)
-            self._arguments = (weights, run.contexts)
+            self._arguments = (weights, run.prompts)
             steps = [parallel.sharded_step(step, num_shards) for step in steps]
         if num_devices > 1:
             self._arguments = parallel.replicate(self._arguments, num_devices)

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import jax
 
+from vsd_jax.program import Config
 from vsd_jax.program.build import build
-from vsd_jax.program.build.build_field import Config
 from vsd_jax.program.terminal import process, progress
 from vsd_jax.types import PyTree, VSDState
 
@@ -79,7 +79,7 @@ def measure(config: Config) -> Needs:
     """
     run = build.build(config, load_weights=False)
     state = jax.eval_shape(run.init)
-    compiled = run.step.lower(state, run.prior_params, run.contexts).compile()
+    compiled = run.step.lower(state, run.prior_params, run.prompts).compile()
     return needs_of(compiled, state, run.prior_params)
 
 

@@ -27,6 +27,13 @@ STOP_SIGNAL = signal.SIGUSR1
 sent it the parent's SIGTERM as well, and a second SIGTERM kills."""
 
 
+def hangups() -> tuple[int, ...]:
+    """SIGHUP, which a lost session sends; () where `nohup` has it ignored."""
+    number = getattr(signal, "SIGHUP", None)
+    ignored = number is None or signal.getsignal(number) == signal.SIG_IGN
+    return () if ignored else (number,)
+
+
 def is_child() -> bool:
     """Whether this process was started by `supervise`."""
     return os.environ.get(_MARK) == str(os.getppid())
@@ -56,10 +63,10 @@ def supervise(command: Sequence[str], workdir: str) -> int:
         status = child.wait()
     # Newer jax aborts on it, 0.7 exits with 1.
     if status in (-signal.SIGABRT, 1) and _FATAL in held:
-        sys.stderr.write(f"vsd_jax: {explain(held.decode(errors='replace'), workdir)}")
-        sys.stderr.write("\n")
+        words = explain(held.decode(errors="replace"), workdir)
+        _pass_on(f"vsd_jax: {words}\n".encode())
         return 1
-    sys.stderr.buffer.write(held)
+    _pass_on(held)
     return status if status >= 0 else 128 - status
 
 
@@ -114,23 +121,32 @@ def _relay(stream: Iterable[bytes]) -> bytes:
         if held or fault:
             held += line
         else:
-            sys.stderr.buffer.write(line)
-            sys.stderr.buffer.flush()
+            _pass_on(line)
     return held
+
+
+def _pass_on(words: bytes) -> None:
+    # A stderr that nobody reads must not end the run.
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(words.decode(errors="replace"))
+        sys.stderr.flush()
 
 
 @contextlib.contextmanager
 def _signals_for(child: subprocess.Popen):
-    """SIGINT and SIGTERM ask the child to stop; a second one ends it."""
+    """SIGINT and SIGTERM ask the child to stop; a second one ends it. SIGHUP asks."""
     asked: list[int] = []
 
     def pass_on(number: int, frame) -> None:
         del frame
         with contextlib.suppress(ProcessLookupError):
-            child.send_signal(signal.SIGTERM if asked else STOP_SIGNAL)
-        asked.append(number)
+            kills = asked and number not in hung_up
+            child.send_signal(signal.SIGTERM if kills else STOP_SIGNAL)
+        if number not in hung_up:
+            asked.append(number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    hung_up = hangups()
+    numbers = (signal.SIGINT, signal.SIGTERM, *hung_up)
     old = {number: signal.signal(number, pass_on) for number in numbers}
     try:
         yield

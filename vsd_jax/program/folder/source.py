@@ -14,10 +14,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vsd_jax.particle import init_particle
-from vsd_jax.program.build import build_mesh, build_scene
-from vsd_jax.program.build.build_field import Config
+from vsd_jax.presets import Settings
+from vsd_jax.program import Config
+from vsd_jax.program.build import stages
+from vsd_jax.program.build.stages import Start
 from vsd_jax.program.export import sdf
-from vsd_jax.program.folder import checkpoint, workdir
+from vsd_jax.program.folder import checkpoint, paths, workdir
 from vsd_jax.program.run import products
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.terminal import progress
@@ -25,9 +27,6 @@ from vsd_jax.program.terminal.errors import ConfigError, RunError
 from vsd_jax.scene.mesh import capacity, tet_grid
 from vsd_jax.scene.mesh.surface import MeshSizes
 from vsd_jax.types import Particles, PyTree
-
-Start = tuple[PyTree, PyTree]
-"""(theta, stats) of all particles, leaves [n, ...]."""
 
 
 class Source(NamedTuple):
@@ -46,7 +45,8 @@ class Source(NamedTuple):
 
 def read_config(folder: str | pathlib.Path) -> Config:
     """The validated configuration of a run, of this version or an older one."""
-    stored = config_lib.flatten(workdir.read_config(pathlib.Path(folder)))
+    path = paths.expand(folder, "mesh.source")
+    stored = config_lib.flatten(workdir.read_config(path))
     filled = config_lib.nest(config_lib.YOUNGER | stored)
     return config_lib.validate(ConfigDict(filled))
 
@@ -67,7 +67,7 @@ def load(
     Raises:
       RunError: if it has no checkpoint.
     """
-    path = pathlib.Path(folder)
+    path = paths.expand(folder, "mesh.source")
     target = jax.eval_shape(lambda: _init_particles(config, latent_shape))
     found = checkpoint.load_particles(
         path / "checkpoints",
@@ -81,10 +81,10 @@ def load(
 
 
 def _init_particles(config: Config, latent_shape: tuple[int, int, int]) -> Particles:
-    scene = build_scene.make_scene(
+    scene = stages.make_scene(
         config, size=config.render.size, latent_shape=latent_shape
     )
-    tx = build_scene.make_particle_optimizer(config)
+    tx = Settings(config).tx
 
     keys = jax.random.split(jax.random.key(0), config.num_particles)
     return jax.vmap(lambda key: init_particle(scene, tx, key))(keys)
@@ -97,19 +97,16 @@ def load_start(config: Config) -> Start | None:
       ConfigError: if `mesh.source` is no run that this one can go on with.
       RunError: if that run has no surface, or its mesh does not fit.
     """
-    if config.field.kind not in build_mesh.KINDS or not config.mesh.source:
+    stage = stages.stage_of(config)
+    if stage.start is None or not config.mesh.source:
         return None
     source = _load_stage(config, config.mesh.source)
-    if config.field.kind == "geometry":
-        starts = [_distances(config, source, i) for i in range(config.num_particles)]
-    else:
-        starts = _textures(config, source)
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
+    return stages.stack(stage.start(config, source))
 
 
 def _load_stage(config: Config, folder: str) -> Source:
-    wanted = {"geometry": "nerf", "texture": "geometry"}[config.field.kind]
-    found = read_config(folder)
+    stage = stages.stage_of(config)
+    wanted, found = stage.goes_on_with, read_config(folder)
     if found.field.kind != wanted:
         raise ConfigError(
             f"mesh.source={folder!r} is a run of field.kind={found.field.kind}, but"
@@ -121,15 +118,19 @@ def _load_stage(config: Config, folder: str) -> Source:
             f"num_particles={config.num_particles}, but mesh.source={folder!r} has"
             f" {found.num_particles}; give the same number."
         )
-    if config.field.kind == "texture":
-        for key in ("resolution", "surface_capacity"):
-            mine, theirs = config.mesh[key], found.mesh[key]
-            if mine != theirs:
-                raise ConfigError(
-                    f"mesh.{key}={mine:g}, but {theirs:g} in mesh.source={folder!r},"
-                    " whose mesh stays as it is; give the same."
-                )
+    for key in stage.same_mesh:
+        mine, theirs = config.mesh[key], found.mesh[key]
+        if mine != theirs:
+            raise ConfigError(
+                f"mesh.{key}={mine:g}, but {theirs:g} in mesh.source={folder!r},"
+                " whose mesh stays as it is; give the same."
+            )
     return load(folder, found)
+
+
+def level_sets(config: Config, source: Source) -> list[Start]:
+    """Signed distances of the NeRFs' level sets, as theta of the geometry stage."""
+    return [_distances(config, source, i) for i in range(config.num_particles)]
 
 
 def _distances(config: Config, source: Source, index: int) -> Start:
@@ -158,8 +159,8 @@ def _distances(config: Config, source: Source, index: int) -> Start:
 
 def _march(config: Config, params: PyTree):
     """The mesh of one particle, all of it."""
-    found = jax.jit(build_mesh.make_marcher(config))(params)
-    sizes = build_mesh.mesh_sizes(config)
+    found = stages.march(config, params)
+    sizes = Settings(config).mesh.mesh_sizes()
     counts = MeshSizes(*map(int, found.counts))
     if counts.faces == 0:
         raise RunError("The mesh to start from has no faces: its scene is empty.")
@@ -173,7 +174,7 @@ def _march(config: Config, params: PyTree):
     return found
 
 
-def _textures(config: Config, source: Source) -> list[Start]:
+def frozen_meshes(config: Config, source: Source) -> list[Start]:
     """Frozen meshes of the geometry stage, with the NeRF's colours if there is one."""
     params = _inherited(config, source.config.mesh.source)
     starts = []
@@ -187,7 +188,7 @@ def _textures(config: Config, source: Source) -> list[Start]:
 
 def _inherited(config: Config, folder: str) -> PyTree:
     """theta of the NeRF that the mesh comes from, leaves [n, ...]; or a fresh one."""
-    scene = build_scene.make_scene(config, size=config.render.size)
+    scene = stages.make_scene(config, size=config.render.size)
     keys = jax.random.split(jax.random.key(config.seed), config.num_particles)
     fresh = jax.vmap(scene.init)(keys)
     if not folder:

@@ -5,10 +5,13 @@ config.json environment.json command.txt      what ran, with what, where
 prior.json                                    which weights taught it
 metrics.jsonl images/step_XXXXXX.png           while it runs
 checkpoints/step_XXXXXX/                       the whole state
-turntable_00.mp4 .gif  mesh/particle_00.glb .ply  evaluation.json .png  report.html
+turntable_00.mp4 .gif  mesh/particle_00.glb .ply  lora/  evaluation.json .png
+report.html
 """
 
+import contextlib
 import datetime
+import errno
 import fcntl
 import os
 import pathlib
@@ -23,24 +26,23 @@ from typing import Any
 import jax
 
 from vsd_jax.program.devices import hosts
-from vsd_jax.program.folder import writer
+from vsd_jax.program.folder import paths, writer
 from vsd_jax.program.settings import config as config_lib
+from vsd_jax.program.terminal import progress
 from vsd_jax.program.terminal.errors import ConfigError, RunError
 
 Path = pathlib.Path
 _PRODUCTS = (
-    *("config.json", "environment.json", "command.txt", "prior.json"),
-    *(
-        "metrics.jsonl",
-        "images",
-        "checkpoints",
-        "turntable_*",
-        "views_*.png",
-        "mesh",
-        "evaluation.*",
-    ),
-    "report.html",
+    *("checkpoints", "metrics.jsonl", "images", "turntable_*", ".turntable_*.part.mp4"),
+    *("views_*.png", "mesh", "lora", "evaluation.*", "report.html", "stages.json"),
+    *("environment.json", "command.txt", "prior.json"),
+    "config.json",  # last: a folder that is cleared by half is still that run's
 )
+STAGES = ("nerf", "geometry", "texture")
+"""Folders that several stages in one folder may have, in their order."""
+
+# What flock answers where another process holds the lock, and nothing else is wrong.
+_HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 _PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml_collections", "numpy"),
     *("diffusers", "transformers", "trimesh", "scikit-image"),
@@ -68,7 +70,7 @@ class Workdir:
         Raises:
           RunError: if it is absent, cannot be written to, or another run uses it.
         """
-        self.path = Path(path).expanduser()
+        self.path = paths.expand(path, "--workdir")
         self.checkpoints = self.path / "checkpoints"
         self.resumed = False
         self._lock = None
@@ -90,11 +92,16 @@ class Workdir:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            self._lock.close()
-            raise RunError(
-                f"Another run is using --workdir={path}. Wait for it, or give another"
-                " folder."
-            ) from error
+            if error.errno in _HELD:
+                self._lock.close()
+                raise RunError(
+                    f"Another run is using --workdir={path}. Wait for it, or give"
+                    " another folder."
+                ) from error
+            progress.say(
+                f"Warning: the file system of --workdir={path} has no locks"
+                f" ({error.strerror}). The run goes on; start no second one in it."
+            )
 
     def close(self) -> None:
         """Unlocks the folder."""
@@ -120,10 +127,16 @@ class Workdir:
     def _adopt(self, config: Mapping[str, Any], *, overwrite: bool) -> None:
         stored = self.path / "config.json"
         if overwrite:
-            self._clear()
+            self.clear()
         elif stored.exists():
             self._refuse_another(read_config(self.path), config)
             self.resumed = True
+        elif any(self.checkpoints.glob("step_*")):
+            raise ConfigError(
+                f"--workdir={self.path} holds checkpoints of a run whose config.json is"
+                " gone. Put it back, give another --workdir, or --overwrite to delete"
+                " them and start anew."
+            )
         writer.write_json(stored, config_lib.nest(config_lib.flatten(config)))
 
     def _refuse_another(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -139,11 +152,29 @@ class Workdir:
                 " --overwrite to delete it and start anew."
             )
 
-    def _clear(self) -> None:
-        # Only what a run writes goes: the folder may hold other things.
+    def clear(self) -> None:
+        """Deletes what a run wrote, of one stage or several, whatever its method.
+
+        Only that goes: the folder may hold other things.
+
+        Raises:
+          RunError: if another run uses the folder of a stage.
+        """
+        names = read_stages(self.path)
+        found = [name for name in names if (self.path / name / "config.json").exists()]
+        with contextlib.ExitStack() as opened:
+            stages = [Workdir(self.path / name, create=False) for name in found]
+            for stage in stages:
+                opened.callback(stage.close)
+            for stage in stages:  # none of them is used by another run
+                stage.clear()
+                (stage.path / ".lock").unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # it holds other things
+                    stage.path.rmdir()
         for product in _PRODUCTS:
-            for path in self.path.glob(product):
-                if path.is_dir():
+            found = self.path.glob(product)
+            for path in (*found, *self.path.glob(writer.partial_glob(product))):
+                if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 else:
                     path.unlink()
@@ -156,7 +187,10 @@ class Workdir:
         """
         if not hosts.is_first():
             return
-        free = shutil.disk_usage(self.path).free
+        try:
+            free = shutil.disk_usage(self.path).free
+        except OSError:  # not every file system says
+            return
         if free < num_bytes:
             raise RunError(
                 f"The run needs about {num_bytes / 2**20:.0f} MiB for checkpoints and"
@@ -169,7 +203,8 @@ class Workdir:
         if not hosts.is_first():
             return
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        with (self.path / "command.txt").open("a", encoding="utf-8") as file:
+        options = {"encoding": "utf-8", "errors": "backslashreplace"}
+        with (self.path / "command.txt").open("a", **options) as file:
             file.write(f"{shlex.join(argv)}  # {now}\n")
         writer.write_json(self.path / "environment.json", describe_environment())
 
@@ -182,6 +217,15 @@ class Workdir:
             before = writer.read_json(path).get("unet", "")
         writer.write_json(path, {"unet": fingerprint})
         return before
+
+
+def read_stages(path: Path) -> tuple[str, ...]:
+    """Names of the stages that a folder holds; () if it is no folder of stages."""
+    try:
+        stored = writer.read_json(Path(path) / "stages.json")["stages"]
+        return tuple(name for name in STAGES if name in stored)
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -226,7 +270,9 @@ def _git_commit() -> str:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(root), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, capture_output=True, errors="replace", check=False
+        )
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:

@@ -5,12 +5,14 @@ Every file is written beside its place and moved there, so that a stopped run or
 disk never leaves half a file under a good name. Images are [H, W, 3] in [0, 1], sRGB.
 """
 
+import contextlib
 import io
+import itertools
 import json
 import math
 import os
 import pathlib
-import tempfile
+import secrets
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -19,6 +21,13 @@ import numpy as np
 from PIL import Image
 
 Path = pathlib.Path
+_GIF_FPS = 50
+"""Frames a second beyond which viewers no longer play a GIF as it says."""
+
+
+def partial_glob(name: str) -> str:
+    """Pattern of what a killed process had written of a file, or of a pattern."""
+    return f".{name}.{'[0-9a-f]' * 8}"
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -30,22 +39,16 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        # Not `tempfile`: its mode is 600, and not every disk lets that be changed.
+        with partial.open("xb") as file:
             file.write(content)
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
+        os.replace(partial, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise
-
-
-def _umask() -> int:
-    # The mask can only be read by setting it; mkstemp ignores it (mode 600).
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -161,8 +164,15 @@ def contact_sheet(
 
 
 def save_gif(path: Path, frames: Iterable[np.ndarray], *, fps: float) -> None:
-    """Writes a looping GIF of [H, W, 3] frames, with one palette for all of them."""
-    pictures = [Image.fromarray(to_uint8(frame)) for frame in frames]
+    """Writes a looping GIF of [H, W, 3] frames, with one palette for all of them.
+
+    It plays as fast as asked: delays are whole hundredths of a second, so that they
+    differ by one where they must, and of more than 50 frames a second some are left
+    out, since viewers play delays below two hundredths at a tenth of a second.
+    """
+    frames = list(frames)
+    kept = frames[:: math.ceil(fps / _GIF_FPS)]
+    pictures = [Image.fromarray(to_uint8(frame)) for frame in kept]
     # One shared palette: separate ones make the colours of a turntable flicker.
     step = max(1, len(pictures) // 8)
     strip = np.concatenate([np.asarray(p) for p in pictures[::step]], axis=1)
@@ -176,15 +186,27 @@ def save_gif(path: Path, frames: Iterable[np.ndarray], *, fps: float) -> None:
         "GIF",
         save_all=True,
         append_images=quantized[1:],
-        duration=round(1000 / fps),
+        duration=gif_delays(len(frames), fps),
         loop=0,
     )
     write_bytes(path, content)
 
 
+def gif_delays(num_frames: int, fps: float) -> list[int]:
+    """Milliseconds, multiples of 10, that each frame which a GIF keeps is shown.
+
+    Their sum is the time of all frames, to a hundredth of a second.
+    """
+    every = math.ceil(fps / _GIF_FPS)
+    edges = [*range(0, num_frames, every), num_frames]
+    ticks = [round(100 * edge / fps) for edge in edges]
+    return [10 * max(2, b - a) for a, b in itertools.pairwise(ticks)]
+
+
 def save_mp4(path: Path, frames: Iterable[np.ndarray], *, fps: float) -> None:
     """Writes an H.264 film (yuv420p, plays in every browser) of [H, W, 3] frames.
 
+    Its index comes first, so that it plays while it is still loaded.
     Odd sides are padded by one pixel, which H.264 demands.
     """
     path = Path(path)
@@ -200,7 +222,12 @@ def save_mp4(path: Path, frames: Iterable[np.ndarray], *, fps: float) -> None:
 def _encode_mp4(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
     import imageio.v2 as imageio
 
-    options = {"codec": "libx264", "quality": 8, "macro_block_size": 1}
+    options = {
+        "codec": "libx264",
+        "quality": 8,
+        "macro_block_size": 1,
+        "output_params": ["-movflags", "+faststart"],
+    }
     with warnings.catch_warnings():
         # ffmpeg is started by fork and exec at once, which no JAX thread can block.
         warnings.filterwarnings("ignore", message=r"os\.fork")

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from vsd_jax.diffusion import prompt as prompt_lib
-from vsd_jax.program.build import build_scene
+from vsd_jax.program import Config
 from vsd_jax.program.build.build import Run
-from vsd_jax.program.build.build_field import Config
+from vsd_jax.program.build.stages import stage_of
 from vsd_jax.program.folder import writer
 from vsd_jax.program.judge import prior_check, verdict
 from vsd_jax.program.run import renders
@@ -49,7 +49,7 @@ def evaluate(
     """
     toybox = config.prior.path == "toybox"
     size = JUDGED_SIZE if toybox else config.render.size
-    num_views = 1 if build_scene.is_flat(config) else config.eval.num_views
+    num_views = 1 if stage_of(config).is_flat else config.eval.num_views
     cameras = renders.judged_cameras(config, num_views)
     render = renders.make_renderer(config, size=size, decode=decode)
     seen = renders.render_views(render, particles, cameras)
@@ -92,7 +92,7 @@ def _judge(config: Config, rgb: np.ndarray, cameras, rows: list[dict]) -> dict:
     """Adds the Toybox's judgement to the rows; returns what concerns all of them."""
     if config.prior.path != "toybox":
         raise _NoJudgeError("the judge knows only the embedded prior's world.")
-    if config.field.kind == "geometry":
+    if not stage_of(config).has_colours:
         raise _NoJudgeError("the judge reads colours, not normals.")
     from vsd_jax.toybox import classifier, metrics, text
 

@@ -17,8 +17,8 @@ from vsd_jax.diffusion import classify
 from vsd_jax.diffusion import prompt as prompt_lib
 from vsd_jax.diffusion.noise import as_noise_fn
 from vsd_jax.particle import fit_images
+from vsd_jax.program import Config
 from vsd_jax.program.build.build import Run
-from vsd_jax.program.build.build_field import Config
 from vsd_jax.types import Camera
 
 _PIXELS = 1024  # of latents at once: four views of 16 x 16, one of 64 x 64

@@ -8,7 +8,8 @@ embedded prior, with a colour in the prompt; another prior has another threshold
 has a prompt without a colour, so that there nothing is said.
 """
 
-from vsd_jax.program.build.build_field import Config
+from vsd_jax.program import Config
+from vsd_jax.program.build.stages import stage_of
 from vsd_jax.toybox import text
 
 THRESHOLD = 0.35
@@ -25,7 +26,7 @@ MEASURED = (
 
 def was_measured(config: Config) -> bool:
     """Whether runs like this one are among those that the verdict was tested on."""
-    if config.prior.path != "toybox" or config.field.kind != "nerf":
+    if config.prior.path != "toybox" or not stage_of(config).has_density:
         return False
     wanted = text.parse(config.prompt)
     outside = config.camera.law == "orbit" and not wanted.room

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Priors from disk: the only file that imports diffusers and transformers.
+"""Priors from disk: the only file that imports diffusers.
 
 A prior is a diffusers-format folder: `unet/`, `text_encoder/`, `tokenizer/`,
 `scheduler/` and, for Stable Diffusion, `vae/`. Without a VAE the latents are
@@ -10,23 +10,23 @@ diffusers calls the number of attention heads `attention_head_dim`; the Flax U-N
 takes NCHW; both stay inside this file.
 """
 
-import json
+import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from vsd_jax.diffusion.conv import SMALL_IMAGE, with_matmul_convs
-from vsd_jax.program.prior import hub, refined, weights
+from vsd_jax.program.prior import hub, refined, settings_check, weights
+from vsd_jax.program.prior.json_files import WeightsError, read_object
 from vsd_jax.program.prior.own_layers import own_layers
 from vsd_jax.program.prior.schedule import noise_schedule
-from vsd_jax.program.prior.weights import WeightsError
+from vsd_jax.program.prior.text_tower import EncodeText, load_text
 from vsd_jax.types import NoiseModel, Prior, PyTree
 
 with warnings.catch_warnings():
@@ -35,10 +35,6 @@ with warnings.catch_warnings():
 
     diffusers_logging.set_verbosity_error()  # the Flax classes announce their end
     from diffusers import FlaxAutoencoderKL, FlaxUNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTokenizer
-    from transformers.models.clip.modeling_flax_clip import FlaxCLIPTextModule
-
-EncodeText = Callable[[Sequence[str]], np.ndarray]
 
 
 def patchify(image: jax.Array, patch: int) -> jax.Array:
@@ -59,19 +55,30 @@ def unpatchify(latents: jax.Array, patch: int) -> jax.Array:
     return jnp.clip(0.5 * image + 0.5, 0.0, 1.0)
 
 
-def make_unet(config: dict[str, Any], dtype: Any) -> FlaxUNet2DConditionModel:
-    """The U-Net module of a `unet/config.json` (structure only, no weights)."""
-    cross = config.get("cross_attention_dim")
-    if config.get("addition_embed_type") or not isinstance(cross, int):
-        raise WeightsError(
-            "unet/config.json describes SDXL or another architecture "
-            f"(cross_attention_dim={cross}, "
-            f"addition_embed_type={config.get('addition_embed_type')}); "
-            "a Stable Diffusion 1.x or 2.x checkpoint is needed."
-        )
+def make_unet(
+    config: dict[str, Any], dtype: Any, where: str = ""
+) -> FlaxUNet2DConditionModel:
+    """The U-Net module of a `unet/config.json` (structure only, no weights).
+
+    Args:
+      config: what the file holds.
+      dtype: of activations.
+      where: the file, for messages.
+
+    Raises:
+      WeightsError: a key or value that is not implemented (`accepted.UNET`).
+    """
+    settings = settings_check.check("unet", config, where)
+    return _make_module(FlaxUNet2DConditionModel, settings, dtype)
+
+
+def _make_module(kind: type[nn.Module], settings: dict[str, Any], dtype: Any):
+    """A Flax module of diffusers from those settings that it has a field for."""
+    fields = {field.name for field in dataclasses.fields(kind)}
+    known = {key: value for key, value in settings.items() if key in fields}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return FlaxUNet2DConditionModel.from_config(config, dtype=dtype)
+        return kind.from_config(known, dtype=dtype)
 
 
 def unet_apply(unet: FlaxUNet2DConditionModel) -> Callable[..., jax.Array]:
@@ -99,11 +106,11 @@ def unet_shapes(unet: FlaxUNet2DConditionModel, text_length: int) -> PyTree:
 
 def unet_init(config: dict[str, Any], text_length: int) -> Callable[..., PyTree]:
     """`(key) -> params` at random of what a `unet/config.json` describes."""
-    if not refined.is_refined(config):
-        return _init_function(make_unet(config, jnp.float32), text_length)
     unet = make_unet(refined.unet_config(config), jnp.float32)
-    refiner_init = refined.init_function(refined.make_refiner(config), unet)
     init = _init_function(unet, text_length)
+    if not refined.is_refined(config):
+        return init
+    refiner_init = refined.init_function(refined.make_refiner(config), unet)
     return lambda key: init(key) | refiner_init(jax.random.fold_in(key, 1))
 
 
@@ -120,7 +127,12 @@ def _init_function(unet: FlaxUNet2DConditionModel, text_length: int) -> Callable
 
 
 def make_model(
-    config: dict[str, Any], schedule: dict[str, Any], dtype: Any, text_length: int
+    config: dict[str, Any],
+    schedule: dict[str, Any],
+    dtype: Any,
+    text_length: int,
+    *,
+    where: tuple[str, str] = ("", ""),
 ) -> tuple[NoiseModel, PyTree]:
     """The denoiser that a folder's configurations describe, and its parameter shapes.
 
@@ -129,67 +141,22 @@ def make_model(
       schedule: `scheduler/scheduler_config.json`.
       dtype: of the U-Net's activations.
       text_length: tokens of a prompt.
+      where: these files, for messages.
     """
     kind = schedule.get("prediction_type", "epsilon")
+    unet = make_unet(refined.unet_config(config), dtype, where[0])
     if not refined.is_refined(config):
-        unet = make_unet(config, dtype)
         return NoiseModel(unet_apply(unet), kind), unet_shapes(unet, text_length)
     if kind != "sample":
         raise WeightsError(
             f"scheduler: prediction_type is {kind!r}; a U-Net with a refining head "
             "predicts clean latents ('sample')."
         )
-    unet = make_unet(refined.unet_config(config), dtype)
     refiner = refined.make_refiner(config)
-    apply = refined.refined_apply(
-        unet_apply(unet), refiner, noise_schedule(schedule), config
-    )
+    alphas_cumprod = noise_schedule(schedule, where[1])
+    apply = refined.refined_apply(unet_apply(unet), refiner, alphas_cumprod, config)
     init = unet_init(config, text_length)
     return NoiseModel(apply, kind), jax.eval_shape(init, jax.random.key(0))
-
-
-def make_text_encoder(config: dict[str, Any]) -> tuple[Callable, Callable]:
-    """CLIP's text tower: `(init(key) -> params, apply(params, ids) -> [B, L, D])`."""
-    clip = CLIPTextConfig.from_dict(config)
-    module = FlaxCLIPTextModule(clip)
-
-    def arguments(ids):
-        positions = jnp.broadcast_to(jnp.arange(ids.shape[-1]), ids.shape)
-        return ids, jnp.ones_like(ids), positions
-
-    def init(key):
-        ids = jnp.zeros((1, clip.max_position_embeddings), jnp.int32)
-        return module.init(key, *arguments(ids))["params"]
-
-    def apply(params, ids):
-        with jax.numpy_rank_promotion("allow"):
-            return module.apply({"params": params}, *arguments(ids))[0]
-
-    return init, apply
-
-
-def load_tokenizer(folder: Path) -> Callable[[Sequence[str]], np.ndarray]:
-    """`texts -> ids [N, L]`, padded and truncated to the model's length."""
-    tokenizer = CLIPTokenizer.from_pretrained(str(folder))
-
-    def tokenize(texts: Sequence[str]) -> np.ndarray:
-        length = tokenizer.model_max_length
-        options = {"padding": "max_length", "truncation": True, "max_length": length}
-        return np.asarray(tokenizer(list(texts), **options)["input_ids"], np.int32)
-
-    return tokenize
-
-
-def read_config(folder: Path, name: str) -> dict[str, Any]:
-    """Reads one JSON of the folder with a clear error."""
-    file = folder / name
-    try:
-        return json.loads(file.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise WeightsError(
-            f"{file} cannot be read ({error}). {folder} must be a diffusers-format "
-            "folder with unet/, text_encoder/, tokenizer/ and scheduler/."
-        ) from error
 
 
 Reader = Callable[..., PyTree]
@@ -211,9 +178,9 @@ def _make_reader(variant: str, load_weights: bool) -> Reader:
     return load if load_weights else describe
 
 
-def _latent_codec(folder: Path, unet: dict[str, Any], dtype: Any, read: Reader):
+def _latent_codec(folder: Path, unet: FlaxUNet2DConditionModel, read: Reader):
     """(encode, decode, vae params, image size)."""
-    size, channels = unet["sample_size"], unet["in_channels"]
+    size, channels = unet.sample_size, unet.in_channels
     if not (folder / "vae").is_dir():
         patch = math.isqrt(channels // 3)
         if 3 * patch * patch != channels:
@@ -227,16 +194,17 @@ def _latent_codec(folder: Path, unet: dict[str, Any], dtype: Any, read: Reader):
             {},
             size * patch,
         )
-    return _vae_codec(folder / "vae", size, dtype, read)
+    return _vae_codec(folder / "vae", unet, read)
 
 
-def _vae_codec(folder: Path, latent_size: int, dtype: Any, read: Reader):
-    config = read_config(folder, "config.json")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        vae = FlaxAutoencoderKL.from_config(config, dtype=dtype)
-    scaling = config.get("scaling_factor", 0.18215)
-    pixels = latent_size * 2 ** (len(config["block_out_channels"]) - 1)
+def _vae_codec(folder: Path, unet: FlaxUNet2DConditionModel, read: Reader):
+    file, dtype = folder / "config.json", unet.dtype
+    settings = settings_check.check("vae", read_object(file), str(file))
+    scaling, channels = settings["scaling_factor"], settings["latent_channels"]
+    if channels != unet.in_channels:
+        _refuse_unequal(file, f"latent_channels={channels}", unet, "in_channels")
+    vae = _make_module(FlaxAutoencoderKL, settings, dtype)
+    pixels = unet.sample_size * 2 ** (len(settings["block_out_channels"]) - 1)
     image = jnp.zeros((1, 3, 64, 64))
     shapes = jax.eval_shape(vae.init, jax.random.key(0), image)["params"]
     params = read(folder, shapes, dtype=dtype, component="vae", vae=True)
@@ -251,12 +219,29 @@ def _vae_codec(folder: Path, latent_size: int, dtype: Any, read: Reader):
 
     def decode(params, latents):
         variables = {"params": params["vae"]}
-        nchw = (latents / scaling).transpose(0, 3, 1, 2)
+        # NHWC: with channels first it would tell the two by size alone.
         with nn.intercept_methods(own_layers):
-            out = vae.apply(variables, nchw, method=vae.decode).sample
+            out = vae.apply(variables, latents / scaling, method=vae.decode).sample
         return jnp.clip(0.5 * out.transpose(0, 2, 3, 1) + 0.5, 0.0, 1.0)
 
     return encode, decode, params, pixels
+
+
+def read_config(folder: Path, name: str) -> dict[str, Any]:
+    """Reads one JSON of the folder with a clear error."""
+    if not (folder / name).is_file():
+        raise WeightsError(
+            f"{folder / name} is missing. {folder.parent} must be a diffusers-format "
+            "folder with unet/, text_encoder/, tokenizer/ and scheduler/."
+        )
+    return read_object(folder / name)
+
+
+def _refuse_unequal(file: Path, found: str, unet: nn.Module, key: str) -> None:
+    raise WeightsError(
+        f"{file}: {found} is not the U-Net's {key}={getattr(unet, key)}; they are of "
+        "two models. Give a folder whose parts belong together."
+    )
 
 
 def load_prior(
@@ -266,6 +251,7 @@ def load_prior(
     variant: str = "",
     sha256: str = "",
     say: Callable[[str], None] = lambda line: None,
+    any_variant: bool = False,
     load_weights: bool = True,
 ) -> tuple[Prior, PyTree, EncodeText]:
     """Loads a prior from a diffusers-format folder.
@@ -275,7 +261,8 @@ def load_prior(
       dtype: of weights and activations.
       variant: of the weight files, such as "fp16"; "" = full precision if there.
       sha256: that the U-Net's file (the first, if sharded) must have; "" = any.
-      say: is told which weights are used and their licence.
+      say: is told which weights are used, their licence, and what of a text is cut.
+      any_variant: whether a folder that lacks the variant is taken as it is.
       load_weights: false gives shapes (`jax.ShapeDtypeStruct`) instead of weights, and
         embedded texts of zeros.
 
@@ -290,38 +277,34 @@ def load_prior(
     folder = hub.resolve(path, variant=variant)
     hub.check_is_stable_diffusion(folder)
     hub.describe(path, folder, say)
-    config = read_config(folder / "unet", "config.json")
-    schedule = read_config(folder / "scheduler", "scheduler_config.json")
+    if not any_variant:
+        weights.check_variant(folder, variant)
+    file, scheduler = folder / "unet" / "config.json", folder / "scheduler"
+    config = read_config(file.parent, file.name)
+    unet = make_unet(refined.unet_config(config), dtype, str(file))
+    schedule = read_config(scheduler, "scheduler_config.json")
+    where = str(scheduler / "scheduler_config.json")
+    alphas_cumprod = noise_schedule(schedule, where)
     read = _make_reader(variant, load_weights)
-    encode_text = load_text(folder, read, load_weights=load_weights)
-    length = encode_text([""]).shape[1]
+    encode_text = load_text(folder, read, load_weights=load_weights, say=say)
+    width = encode_text.width
+    if width != unet.cross_attention_dim:
+        text_file = folder / "text_encoder" / "config.json"
+        _refuse_unequal(text_file, f"hidden_size={width}", unet, "cross_attention_dim")
     if sha256 and load_weights:
         weights.check_digest(weights.find_files(folder / "unet", variant)[0], sha256)
-    model, shapes = make_model(config, schedule, dtype, length)
+    model, shapes = make_model(
+        config, schedule, dtype, encode_text.length, where=(str(file), where)
+    )
     params = read(folder / "unet", shapes, dtype=dtype, component="unet")
-    encode, decode, vae_params, image_size = _latent_codec(folder, config, dtype, read)
-    size = config["sample_size"]
+    encode, decode, vae_params, image_size = _latent_codec(folder, unet, read)
+    size = unet.sample_size
     prior = Prior(
         model=model,
         encode=encode,
         decode=decode,
-        alphas_cumprod=noise_schedule(schedule),
-        latent_shape=(size, size, config["in_channels"]),
+        alphas_cumprod=alphas_cumprod,
+        latent_shape=(size, size, unet.in_channels),
         image_size=image_size,
     )
     return prior, {"unet": params, "vae": vae_params}, encode_text
-
-
-def load_text(folder: Path, read: Reader, *, load_weights: bool) -> EncodeText:
-    """The folder's tokenizer and text tower as one function; without weights, zeros."""
-    config = read_config(folder / "text_encoder", "config.json")
-    init, apply = make_text_encoder(config)
-    shapes = jax.eval_shape(init, jax.random.key(0))
-    options = {"dtype": jnp.float32, "component": "text_encoder"}
-    params = read(folder / "text_encoder", shapes, **options)
-    if not load_weights:
-        shape = (config["max_position_embeddings"], config["hidden_size"])
-        return lambda texts: np.zeros((len(texts), *shape), np.float32)
-    tokenize = load_tokenizer(folder / "tokenizer")
-    jitted = jax.jit(apply)
-    return lambda texts: np.asarray(jitted(params, tokenize(texts)))

@@ -5,12 +5,13 @@ A hub id is `owner/name`, or `owner/name@revision` to pin a commit, branch or ta
 `HF_HUB_OFFLINE=1` takes what is cached; nothing is fetched before a prior is loaded.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from vsd_jax.program.prior.weights import COMPONENTS, WeightsError
+from vsd_jax.program.folder import paths
+from vsd_jax.program.prior.json_files import read_object
+from vsd_jax.program.prior.weights import COMPONENTS, WeightsError, variants
 
 EMBEDDED = "toybox"
 TOYBOX = Path(__file__).parents[2] / "toybox" / "weights"
@@ -47,11 +48,12 @@ def resolve(path: str | Path, *, variant: str = "") -> Path:
 
     Raises:
       WeightsError: naming what was looked for, what was found and what to do.
+      ConfigError: if `~` stands for a user that is not there.
     """
     text = str(path)
     if text == EMBEDDED:
         return _embedded()
-    folder = Path(path).expanduser()
+    folder = paths.expand(path, "prior.path")
     if folder.is_dir():
         return folder
     if _ID.fullmatch(text) and not text.startswith(".") and ".." not in text:
@@ -106,6 +108,8 @@ def fetch(name: str, variant: str) -> Path:
     """Fetches (or finds in the cache) one repository's settings and chosen weights."""
     from huggingface_hub import HfApi, constants, snapshot_download
 
+    if constants.HF_HUB_CACHE.startswith("~"):  # else a folder of that name is made
+        raise WeightsError("HOME is not set; HF_HOME=FOLDER says where to keep files")
     repository, _, revision = name.partition("@")
     where = {"repo_id": repository, "revision": revision or None}
     if constants.HF_HUB_OFFLINE:
@@ -113,7 +117,19 @@ def fetch(name: str, variant: str) -> Path:
     names = HfApi().list_repo_files(**where)
     wanted = [*_SETTINGS, *(f"*/{pattern}" for pattern in _SETTINGS)]
     wanted += choose_weights(names, variant)
+    _refuse_other_variants(name, names, wanted)
     return Path(snapshot_download(**where, allow_patterns=wanted))
+
+
+def _refuse_other_variants(name: str, names: list[str], wanted: list[str]) -> None:
+    for component in COMPONENTS:
+        has = any(n.startswith(f"{component}/") for n in wanted)
+        forms = [] if has else variants(component, names)
+        if forms:
+            raise WeightsError(
+                f"{component} has only weights of the variant "
+                f"{' or '.join(map(repr, forms))}: set prior.variant={forms[0]!r}"
+            )
 
 
 def choose_weights(names: Iterable[str], variant: str) -> list[str]:
@@ -184,6 +200,6 @@ def check_is_stable_diffusion(folder: Path) -> None:
 
 def _pipeline(folder: Path) -> str:
     try:
-        return json.loads((folder / "model_index.json").read_text())["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(read_object(folder / "model_index.json").get("_class_name", ""))
+    except WeightsError:
         return ""

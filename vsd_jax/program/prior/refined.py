@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vsd_jax.diffusion.refine import Refiner
-from vsd_jax.program.prior.weights import WeightsError
+from vsd_jax.program.prior.json_files import WeightsError
 from vsd_jax.types import PyTree
 
 CLASS_NAME = "RefinedUNet2DConditionModel"
@@ -34,7 +34,9 @@ def is_refined(config: dict[str, Any]) -> bool:
 
 
 def unet_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of the configuration that diffusers' U-Net knows."""
+    """The part of a `unet/config.json` that diffusers' U-Net knows: else all of it."""
+    if not is_refined(config):
+        return config
     plain = {name: value for name, value in config.items() if name not in _OWN_KEYS}
     return plain | {"_class_name": "UNet2DConditionModel"}
 

@@ -6,35 +6,34 @@ from typing import Any
 
 import numpy as np
 
-from vsd_jax.program.prior.weights import WeightsError
+from vsd_jax.program.prior import settings_check
 
 
-def noise_schedule(config: dict[str, Any]) -> np.ndarray:
-    """alphas_cumprod [T] float32 of a `scheduler_config.json`.
+def noise_schedule(config: dict[str, Any], where: str = "") -> np.ndarray:
+    """alphas_cumprod [T] float32, in (0, 1), of a `scheduler_config.json`.
 
     `trained_betas`, where given, are the betas themselves, as in diffusers.
 
+    Args:
+      config: what the file holds.
+      where: the file, for messages.
+
     Raises:
-      WeightsError: an unknown `beta_schedule`.
+      WeightsError: a key or value that is not implemented (`accepted.SCHEDULER`).
     """
-    steps = config.get("num_train_timesteps", 1000)
-    start, end = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
-    kind = config.get("beta_schedule", "linear")
-    if config.get("trained_betas"):
-        betas = np.asarray(config["trained_betas"], np.float64)
-    elif kind == "scaled_linear":
+    settings = settings_check.check("scheduler", config, where)
+    steps = settings["num_train_timesteps"]
+    start, end = settings["beta_start"], settings["beta_end"]
+    if settings["trained_betas"] is not None:
+        betas = np.asarray(settings["trained_betas"], np.float64)
+    elif settings["beta_schedule"] == "scaled_linear":
         betas = np.linspace(math.sqrt(start), math.sqrt(end), steps) ** 2
-    elif kind == "linear":
-        betas = np.linspace(start, end, steps)
     else:
-        raise WeightsError(
-            f"scheduler: beta_schedule {kind!r} is not known; "
-            "scaled_linear and linear are."
-        )
+        betas = np.linspace(start, end, steps)
     alphas_cumprod = np.cumprod(1.0 - betas)
-    if config.get("rescale_betas_zero_snr"):
+    if settings["rescale_betas_zero_snr"]:
         alphas_cumprod = _zero_terminal_snr(alphas_cumprod)
-    return alphas_cumprod.astype(np.float32)
+    return np.clip(alphas_cumprod, 2.0**-24, 1.0 - 2.0**-24).astype(np.float32)
 
 
 def less_signal(alphas_cumprod: np.ndarray, factor: float | np.ndarray) -> np.ndarray:

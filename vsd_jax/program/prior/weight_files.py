@@ -21,25 +21,25 @@ DAMAGED = (SafetensorError, msgpack.exceptions.UnpackException)
 
 
 def safetensors_leaves(
-    file: Path, is_wanted: Callable[[str], bool]
+    file: Path, select: Callable[[list[str]], list[str]]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, array) of the tensors that are wanted; every name is asked about.
+    """(name, array) of the tensors that `select` chooses from all names.
 
     Raises:
       DAMAGED, OSError, TypeError: if the file cannot be read as safetensors.
     """
     with safe_open(str(file), framework="np") as handle:
         names = list(handle.keys())
-    for name in filter(is_wanted, names):
+    for name in select(names):
         with safe_open(str(file), framework="np") as handle:
             value = handle.get_tensor(name)
         yield name, value
 
 
 def msgpack_leaves(
-    file: Path, is_wanted: Callable[[TreePath], bool]
+    file: Path, select: Callable[[list[TreePath]], list[TreePath]]
 ) -> Iterator[tuple[TreePath, np.ndarray]]:
-    """(path, array) of the leaves of a Flax tree that are wanted.
+    """(path, array) of the leaves of a Flax tree that `select` chooses from all paths.
 
     Raises:
       DAMAGED, OSError, ValueError: if the file cannot be read as Flax msgpack.
@@ -47,12 +47,12 @@ def msgpack_leaves(
     with file.open("rb") as stream:
         size = file.stat().st_size
         unpacker = msgpack.Unpacker(stream, max_buffer_size=size, strict_map_key=False)
-        places = list(_places(unpacker, ()))
+        places = {path: place for path, *place in _places(unpacker, ())}
         del unpacker  # and its buffer, as large as the largest tensor
-        for path, start, end in places:
-            if is_wanted(path):
-                stream.seek(start)
-                yield path, serialization.msgpack_restore(stream.read(end - start))
+        for path in select(list(places)):
+            start, end = places[path]
+            stream.seek(start)
+            yield path, serialization.msgpack_restore(stream.read(end - start))
 
 
 def _places(

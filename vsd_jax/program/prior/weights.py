@@ -15,19 +15,20 @@ msgpack files: no pickle anywhere.
 import contextlib
 import functools
 import hashlib
-import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
-from vsd_jax.program.prior import weight_files
-from vsd_jax.program.terminal.errors import RunError
+from vsd_jax.program.folder import writer
+from vsd_jax.program.prior import json_files, weight_files
+from vsd_jax.program.prior.json_files import WeightsError
+from vsd_jax.program.prior.weight_files import TreePath
 
 COMPONENTS = {
     "unet": ("diffusion_pytorch_model", "diffusion_flax_model.msgpack"),
@@ -35,6 +36,12 @@ COMPONENTS = {
     "text_encoder": ("model", "flax_model.msgpack"),
 }
 """Folder of a component: (stem of its safetensors, name of its Flax file)."""
+
+_BALLAST = re.compile(
+    r"(.+\.)?embeddings\.position_ids|text_projection\.(weight|kernel)"
+)
+"""Tensors that files hold and Stable Diffusion does not read: numbers from 0 on, and
+the projection of the pooled text."""
 
 _SAMPLE = 1 << 16  # bytes that `fingerprint` reads at three places of a file
 _LISTS = re.compile(
@@ -47,10 +54,6 @@ _VAE_ATTENTION = {
     "value": "to_v",
     "proj_attn": "to_out.0",
 }
-
-
-class WeightsError(RunError):
-    """A checkpoint that is missing, truncated or of another architecture."""
 
 
 def torch_name(path: tuple[str, ...]) -> str:
@@ -89,8 +92,7 @@ def save_params(file: Path, params: Any, dtype: Any = np.float16) -> None:
         )
         for path, value in flat.items()
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, str(file), metadata={"format": "pt"})
+    writer.write_bytes(file, save(tensors, metadata={"format": "pt"}))
 
 
 def find_files(folder: Path, variant: str = "") -> list[Path]:
@@ -118,24 +120,63 @@ def find_files(folder: Path, variant: str = "") -> list[Path]:
     if (folder / flax_file).is_file():
         return [folder / flax_file]
     present = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-    found = ", ".join(present) or "nothing"
-    raise WeightsError(
-        f"No weights {stem}.safetensors in {folder} (found: {found}). A "
-        "diffusers-format folder with safetensors is needed; convert .bin or .ckpt "
-        "files with diffusers first."
+    others = variants(folder.name, (f"{folder.name}/{name}" for name in present))
+    advice = (
+        f"Its weights are of the variant {' or '.join(map(repr, others))}: set "
+        f"prior.variant={others[0]!r}."
+        if others
+        else "A diffusers-format folder with safetensors is needed; convert .bin or "
+        ".ckpt files with diffusers first."
     )
+    raise WeightsError(
+        f"No weights {stem}.safetensors in {folder} (found: "
+        f"{', '.join(present) or 'nothing'}). {advice}"
+    )
+
+
+def variants(component: str, names: Iterable[str]) -> list[str]:
+    """The variants ("fp16", "bf16", "non_ema" ...) of a component's weight files.
+
+    Args:
+      component: one of `COMPONENTS`.
+      names: of files, with the component's folder before them.
+    """
+    stem = re.escape(f"{component}/{COMPONENTS[component][0]}")
+    part = r"(?:-\d+-of-\d+)?"  # diffusers has had it on both sides
+    single = re.compile(rf"{stem}{part}\.([\w-]+?){part}\.safetensors")
+    index = re.compile(rf"{stem}\.safetensors\.index\.([\w-]+)\.json")
+    names = list(names)
+    found = (form.fullmatch(name) for form in (single, index) for name in names)
+    return sorted({match[1] for match in found if match})
+
+
+def check_variant(folder: Path, variant: str) -> None:
+    """Refuses a variant that no component of a prior's folder has.
+
+    Raises:
+      WeightsError: naming those that there are.
+    """
+    files = (file for part in COMPONENTS for file in (folder / part).glob("*"))
+    names = [f"{file.parent.name}/{file.name}" for file in files]
+    found = sorted({form for part in COMPONENTS for form in variants(part, names)})
+    if variant and variant not in found:
+        there = f"it has {', '.join(map(repr, found))}" if found else "it has none"
+        raise WeightsError(
+            f"prior.variant={variant!r}: no weights in {folder} are of that variant; "
+            f"{there}. Leave the key out for full precision."
+        )
 
 
 def _shards(index: Path) -> list[Path]:
     try:
-        names = set(json.loads(index.read_text())["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        names = set(json_files.read_object(index)["weight_map"].values())
+    except (KeyError, TypeError, AttributeError) as error:
         raise WeightsError(
             f"{index} cannot be read ({type(error).__name__}: {error}); download it "
             "again."
         ) from error
     for name in names:
-        if Path(name).name != name:
+        if not isinstance(name, str) or Path(name).name != name:
             raise WeightsError(f"{index} names {name!r}, outside of its own folder.")
     return [index.parent / name for name in sorted(names)]
 
@@ -187,21 +228,22 @@ def _alias(name: str) -> str:
 
 def _named_leaves(
     files: list[Path], expected: dict, *, vae: bool
-) -> Iterator[tuple[str, tuple[str, ...], np.ndarray]]:
+) -> Iterator[tuple[str, TreePath, np.ndarray]]:
     """(name on disk, path in the tree, array in Flax's layout) of what is wanted."""
     by_name = {torch_name(path): path for path in expected}
 
-    def path_of(name: str) -> tuple[str, ...]:
+    def path_of(name: str) -> TreePath:
         return by_name.get(_alias(name) if vae else name, ())
 
     for file in files:
         with _told_by_name(file):
             if file.suffix == ".msgpack":
-                leaves = weight_files.msgpack_leaves(file, expected.__contains__)
+                select = functools.partial(_select, file, expected.__contains__)
+                leaves = weight_files.msgpack_leaves(file, select)
                 yield from ((".".join(path), path, value) for path, value in leaves)
                 continue
-            is_wanted = functools.partial(_is_wanted, file, path_of)
-            leaves = weight_files.safetensors_leaves(file, is_wanted)
+            select = functools.partial(_select, file, path_of)
+            leaves = weight_files.safetensors_leaves(file, select)
             found = ((name, path_of(name), value) for name, value in leaves)
             yield from (
                 (name, path, to_flax_layout(path, value, expected[path].shape))
@@ -209,9 +251,22 @@ def _named_leaves(
             )
 
 
-def _is_wanted(file: Path, path_of: Callable, name: str) -> bool:
-    _refuse_lora(file, name)
-    return bool(path_of(name))
+def _select(file: Path, is_wanted: Callable, names: list) -> list:
+    """Those of a file's tensors that parameters take; all others must be ballast."""
+    wanted = [name for name in names if is_wanted(name)]
+    left = {name if isinstance(name, str) else ".".join(name) for name in names}
+    left -= {name if isinstance(name, str) else ".".join(name) for name in wanted}
+    for name in sorted(left):
+        _refuse_lora(file, name)
+    unknown = sorted(name for name in left if not _BALLAST.fullmatch(name))
+    if unknown:
+        raise WeightsError(
+            f"{file} holds {len(unknown)} of {len(names)} tensors that no part of the "
+            f"network takes, the first {unknown[0]!r}: the configuration beside it "
+            "describes another network, or leaves something out that changes the "
+            "result. A plain Stable Diffusion 1.x or 2.x component is needed."
+        )
+    return wanted
 
 
 @contextlib.contextmanager
@@ -222,7 +277,7 @@ def _told_by_name(file: Path) -> Iterator[None]:
         form = "Flax msgpack" if file.suffix == ".msgpack" else "safetensors"
         raise WeightsError(
             f"{file} cannot be read as {form} ({error}); it is missing, truncated or of"
-            " another format. Download it again."
+            f" another format. Download it again.{json_files.lfs_advice(file)}"
         ) from error
 
 

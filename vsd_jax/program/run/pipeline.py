@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from vsd_jax.program.devices import hosts
-from vsd_jax.program.folder import checkpoint, writer
+from vsd_jax.program.folder import checkpoint, paths, workdir, writer
 from vsd_jax.program.report import page, report
 from vsd_jax.program.run import session
 from vsd_jax.program.settings import config as config_lib
@@ -19,7 +19,7 @@ from vsd_jax.program.terminal import progress
 from vsd_jax.program.terminal.errors import ConfigError, RunError
 
 Path = pathlib.Path
-ORDER = ("nerf", "geometry", "texture")
+ORDER = workdir.STAGES
 
 
 def start(
@@ -36,11 +36,14 @@ def start(
       RunError: whatever the user can put right, in words.
     """
     options = {"overwrite": overwrite, "command": command}
+    folder = folder and str(paths.expand(folder, "--workdir"))
     if config is None or "stages" not in config:
-        if (Path(folder or ".") / "stages.json").exists():
+        replaces = overwrite and mode == "train"
+        if (Path(folder or ".") / "stages.json").exists() and not replaces:
             raise RunError(
                 f"--workdir={folder} holds several stages; give the folder of one, for"
-                f" example {Path(folder) / 'texture'}."
+                f" example {Path(folder) / 'texture'}. (A run of one stage in their"
+                " place needs --mode=train and --overwrite.)"
             )
         session.start(mode, config, folder, **options)
         return
@@ -58,9 +61,11 @@ def start(
     stages = _linked(config, Path(folder))
     for stage in stages.values():
         config_lib.validate(stage)  # all of them before the first one starts
+    if hosts.is_first():
+        _begin(Path(folder), list(stages), overwrite=overwrite)
     for number, (name, stage) in enumerate(stages.items(), 1):
         progress.say(f"\nStage {number} of {len(stages)}: {name}")
-        if is_finished(Path(folder) / name, stage) and not overwrite:
+        if not overwrite and is_finished(Path(folder) / name, stage):
             progress.say("Finished before.")
             continue
         session.start("train", stage, str(Path(folder) / name), **options)
@@ -68,6 +73,22 @@ def start(
         progress.say(
             f"\nAll stages: {write_overview(Path(folder), config, list(stages))}"
         )
+
+
+def _begin(folder: Path, names: list[str], *, overwrite: bool) -> None:
+    """Marks the folder as one of stages; what else was in it must be gone."""
+    if not overwrite and (folder / "config.json").exists():
+        raise ConfigError(
+            f"--workdir={folder} holds a run of one stage. Give another --workdir, or"
+            " --overwrite to delete it and start anew."
+        )
+    whole = workdir.Workdir(folder, create=True)
+    try:
+        if overwrite:
+            whole.clear()
+        writer.write_json(folder / "stages.json", {"stages": names})
+    finally:
+        whole.close()
 
 
 def _linked(config: ConfigDict, folder: Path) -> dict[str, ConfigDict]:
@@ -111,8 +132,7 @@ def is_finished(folder: Path, config: ConfigDict) -> bool:
 
 
 def write_overview(folder: Path, config: ConfigDict, names: list[str]) -> Path:
-    """Writes stages.json and a `report.html` that leads to those of the stages."""
-    writer.write_json(folder / "stages.json", {"stages": names})
+    """Writes a `report.html` that leads to those of the stages."""
     cards, rows = [], []
     for name in names:
         films = sorted((folder / name).glob("turntable_*.mp4"))

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from vsd_jax.program.build import build_field, build_mesh, build_scene
-from vsd_jax.program.build.build_field import Config
+from vsd_jax.program import Config
+from vsd_jax.program.build import stages
 from vsd_jax.program.export import export, fidelity, textured
 from vsd_jax.program.folder import writer
 from vsd_jax.program.run import renders
@@ -35,7 +35,7 @@ def save_turntables(
         config, size=config.eval.turntable_size, decode=decode
     )
     n = jax.tree.leaves(particles.params)[0].shape[0]
-    flat = build_scene.is_flat(config)
+    flat = stages.stage_of(config).is_flat
     num_frames = 1 if flat else config.eval.turntable_frames
     cameras = renders.judged_cameras(config, num_frames)
     jobs = [(i, view) for i in range(n) for view in range(num_frames)]
@@ -71,7 +71,8 @@ def save_meshes(folder: Path, config: Config, particles: Particles) -> list[dict
     Raises:
       RunError: if the scene is an image.
     """
-    if build_scene.is_flat(config):
+    stage = stages.stage_of(config)
+    if stage.is_flat:
         raise RunError(
             f"field.kind={config.field.kind} is flat: there is no mesh to export."
             " --mode=render writes its picture."
@@ -80,7 +81,7 @@ def save_meshes(folder: Path, config: Config, particles: Particles) -> list[dict
     infos = []
     for i in progress.track(range(n), "exporting the mesh", n):
         try:
-            infos.append(_save_mesh(folder, config, particles, i))
+            infos.append(stage.save_mesh(folder, config, particles, i))
         except RunError as error:
             infos.append({"error": str(error)})
             progress.say(f"Particle {i}: {error}")
@@ -88,11 +89,12 @@ def save_meshes(folder: Path, config: Config, particles: Particles) -> list[dict
     return infos
 
 
-def _save_mesh(folder: Path, config: Config, particles: Particles, index: int) -> dict:
-    if config.field.kind in build_mesh.KINDS:
-        return _save_surface(folder, config, particles, index)
+def save_level_set(
+    folder: Path, config: Config, particles: Particles, index: int
+) -> dict:
+    """The mesh files of one NeRF; returns its numbers, as `save_meshes`."""
     params = jax.tree.map(lambda leaf: leaf[index], particles.params)
-    field = build_field.make_field(config)
+    field = stages.make_field(config)
     chunk, settings = config.export.chunk, config.export
     grid, level, overlap = find_level(config, particles, index)
     level = settings.level or level
@@ -155,23 +157,28 @@ def _save_files(
     return info | {"texture": texture}
 
 
-def _save_surface(
+def save_shape(folder: Path, config: Config, particles: Particles, index: int) -> dict:
+    """The mesh files of one geometry stage, coloured by its normals."""
+    params = jax.tree.map(lambda leaf: leaf[index], particles.params)
+    found = stages.march(config, params)
+    vertices, faces = _without_floaters(config, found)
+    name = folder / "mesh" / f"particle_{index:02d}"
+    colors = 0.5 + 0.5 * textured.vertex_normals(vertices, faces)
+    mesh = Mesh(vertices=vertices, faces=faces, colors=colors.astype(np.float32))
+    export.save_ply(name.with_suffix(".ply"), mesh)
+    export.save_glb(name.with_suffix(".glb"), mesh, double_sided=False)
+    return {"vertices": len(vertices), "faces": len(faces)}
+
+
+def save_textured(
     folder: Path, config: Config, particles: Particles, index: int
 ) -> dict:
-    """The mesh of a mesh stage: coloured by its texture, or by its normals."""
+    """The mesh files of one texture stage; returns its numbers, as `save_meshes`."""
     params, stats = jax.tree.map(
         lambda leaf: leaf[index], (particles.params, particles.stats)
     )
-    vertices, faces = build_mesh.extract(config, params, stats)
-    vertices, faces = export.drop_floaters(vertices, faces, config.export.min_component)
-    name = folder / "mesh" / f"particle_{index:02d}"
-    if config.field.kind == "geometry":
-        colors = 0.5 + 0.5 * textured.vertex_normals(vertices, faces)
-        mesh = Mesh(vertices=vertices, faces=faces, colors=colors.astype(np.float32))
-        export.save_ply(name.with_suffix(".ply"), mesh)
-        export.save_glb(name.with_suffix(".glb"), mesh, double_sided=False)
-        return {"vertices": len(vertices), "faces": len(faces)}
-    query = build_mesh.make_color(config)
+    vertices, faces = _without_floaters(config, stats["surface"])
+    query = stages.make_color(config)
 
     def color(points: np.ndarray) -> np.ndarray:
         return query(params, points)
@@ -181,7 +188,13 @@ def _save_surface(
     compare = None
     if config.export.check_size:
         compare = _make_comparison(config, particles, index)
+    name = folder / "mesh" / f"particle_{index:02d}"
     return _save_files(name, config, mesh, color, double_sided=False, compare=compare)
+
+
+def _without_floaters(config: Config, surface) -> tuple[np.ndarray, np.ndarray]:
+    vertices, faces = stages.as_arrays(surface)
+    return export.drop_floaters(vertices, faces, config.export.min_component)
 
 
 def _make_comparison(config: Config, particles: Particles, index: int):
@@ -211,7 +224,7 @@ def find_level(
       RunError: if the renders show nothing.
     """
     params = jax.tree.map(lambda leaf: leaf[index], particles.params)
-    field = build_field.make_field(config)
+    field = stages.make_field(config)
     grid = export.density_grid(
         lambda points: field(params, points)[0],
         resolution=config.export.resolution,

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vsd_jax.program.build import build_scene
-from vsd_jax.program.build.build_field import Config
+from vsd_jax.program import Config
+from vsd_jax.program.build import stages
 from vsd_jax.scene import camera as camera_lib
 from vsd_jax.types import Camera, DecodeFn, Particles
 
@@ -41,7 +41,7 @@ def make_renderer(
 
     def show(particles: Particles, index: int, camera: Camera):
         out = render(particles, jnp.int32(index), camera, background)
-        if config.field.kind == "latent":
+        if stages.stage_of(config).is_latent:
             rgb = out["rgb"]
             out["rgb"] = decode(rgb) if decode else 0.5 + 0.25 * rgb[..., :3]
         return jax.device_get(out)
@@ -59,9 +59,9 @@ def _jitted_render(config: Config, size: int) -> Callable:
             lambda leaf: leaf[index], (particles.params, particles.stats)
         )
         shape = (0, 0, 0)
-        if config.field.kind == "latent":
+        if stages.stage_of(config).is_latent:
             shape = params["pixels"].shape
-        scene = build_scene.make_scene(config, size=size, latent_shape=shape)
+        scene = stages.make_scene(config, size=size, latent_shape=shape)
         out = scene.render(
             params, stats, camera, background, jax.random.key(0), train=False
         )
@@ -83,7 +83,7 @@ def judged_cameras(config: Config, num_views: int) -> Camera:
         radius=view.radius,
         fov_deg=view.fov_deg,
     )
-    return build_scene.shift_camera(orbit, config.camera.target)
+    return camera_lib.shift_camera(orbit, config.camera.target)
 
 
 def pick(cameras: Camera, index: int) -> Camera:

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 import jax
 from ml_collections import ConfigDict
 
-from vsd_jax.program.build import build, build_method, build_scene
-from vsd_jax.program.build.build_field import Config
+from vsd_jax.program import Config
+from vsd_jax.program.build import build, stages, texts
 from vsd_jax.program.devices import hosts, preflight
 from vsd_jax.program.export import adapter
 from vsd_jax.program.folder import checkpoint, source
@@ -153,10 +153,10 @@ def _reopen(
         workdir.adopt(config, overwrite=False)
     workdir.record(command)
     run, shape = None, (0, 0, 0)
-    if config.field.kind == "latent":
+    if stages.stage_of(config).is_latent:
         run = build.build(config)
         shape = run.prior.latent_shape
-    elif mode == "evaluate" and build_method.asks_prior(config):
+    elif mode == "evaluate" and texts.asks_prior(config):
         try:
             run = build.build(config)
         except RunError as error:
@@ -177,7 +177,7 @@ def _make_products(
 ) -> None:
     particles, step = found
     decode = None
-    if config.field.kind == "latent" and run is not None:
+    if stages.stage_of(config).is_latent and run is not None:
         decode = renders.make_decode(run.prior.decode, run.prior_params)
     folder = workdir.path
     if "render" in modes:
@@ -187,7 +187,7 @@ def _make_products(
         has_lora = adapter.save_lora(folder, network, config.score.lora_scale)
         # Of an image there is no mesh: asked for nothing else, that is said in words.
         only_mesh = modes == ("export",) and not has_lora
-        if only_mesh or not build_scene.is_flat(config):
+        if only_mesh or not stages.stage_of(config).is_flat:
             products.save_meshes(folder, config, particles)
     if "evaluate" in modes:
         scores = evaluation.evaluate(

@@ -2,13 +2,14 @@
 """The training loop: steps, what is written while it runs, and when it stops.
 
 The metrics of a step are read while the next one runs. A run that is interrupted
-(Ctrl-C, SIGTERM) saves and can be resumed; since keys are folded from the step number,
-the resumed run repeats what the straight one would have done.
+(Ctrl-C, SIGTERM, SIGHUP) saves and can be resumed; since keys are folded from the step
+number, the resumed run repeats what the straight one would have done.
 """
 
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,12 +18,12 @@ import jax
 import numpy as np
 
 from vsd_jax import parallel
-from vsd_jax.program.build import build_mesh, build_scene
+from vsd_jax.program import Config
+from vsd_jax.program.build import stages
 from vsd_jax.program.build.build import Run
-from vsd_jax.program.build.build_field import Config
 from vsd_jax.program.devices import hosts
 from vsd_jax.program.devices.devices import Devices
-from vsd_jax.program.devices.supervisor import STOP_SIGNAL
+from vsd_jax.program.devices.supervisor import STOP_SIGNAL, hangups
 from vsd_jax.program.folder import checkpoint, saver, writer
 from vsd_jax.program.folder.workdir import Workdir
 from vsd_jax.program.judge import monitor
@@ -49,20 +50,25 @@ class Interrupted(RunError):
 def catch_signals() -> Iterator[Callable[[], bool]]:
     """Within it SIGINT and SIGTERM only ask to stop; a second one kills as usual.
 
-    The supervisor of one of several processes asks by `STOP_SIGNAL`, any number of
-    times.
+    So does SIGHUP, any number of times, since a session that ends sends it from several
+    sides; under `nohup` it stays ignored. The supervisor of one of several processes
+    asks by `STOP_SIGNAL`, any number of times. Only the main thread hears signals: in
+    another one nothing is changed, and whoever started it stops it.
 
     Yields:
       `asked() -> bool`.
     """
     asked: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM, STOP_SIGNAL)
-    old = {number: signal.getsignal(number) for number in numbers}
+    old = {}
+    if threading.current_thread() is threading.main_thread():
+        numbers = (signal.SIGINT, signal.SIGTERM, *hangups(), STOP_SIGNAL)
+        # None: a handler that was not set from Python, which cannot be put back.
+        old = {n: signal.getsignal(n) or signal.SIG_DFL for n in numbers}
 
     def ask(number: int, frame: Any) -> None:
         del frame
         asked.append(number)
-        if number != STOP_SIGNAL:
+        if number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, old[number])
         progress.say("\nStopping after this step; the state will be saved.")
 
@@ -88,18 +94,18 @@ class Loop:
         """
         self._config, self._run, self._workdir = config, run, workdir
         decode = None
-        if config.field.kind == "latent":
+        if stages.stage_of(config).is_latent:
             decode = renders.make_decode(run.prior.decode, run.prior_params)
         self._render = renders.make_renderer(
             config, size=_sheet_size(config), decode=decode
         )
-        spatial = not build_scene.is_flat(config)
+        spatial = not stages.stage_of(config).is_flat
         self._alarms = monitor.Alarms(
             config.num_particles,
             empty=spatial,
             solid=spatial and config.field.init == "object",
             restart=config.on_not_finite == "restart",
-            room=build_mesh.ROOM.get(config.field.kind, ""),
+            room=stages.stage_of(config).room,
         )
         self._window = monitor.Window(config.num_particles)
         keep = config.log.keep_checkpoints
@@ -251,7 +257,7 @@ class Loop:
 
     def _save_sheet(self, step: int, state: VSDState) -> None:
         log = self._config.log
-        flat = build_scene.is_flat(self._config)
+        flat = stages.stage_of(self._config).is_flat
         cameras = renders.judged_cameras(self._config, 1 if flat else log.sheet_views)
         rgb = renders.render_views(self._render, state.particles, cameras)["rgb"]
         if hosts.are_several():

@@ -6,12 +6,13 @@ ml_collections refuses unknown keys and wrong types by itself; what it lets thro
 faults at once, each in a sentence with key, value and remedy.
 """
 
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
 
+from vsd_jax.program import Config
+from vsd_jax.program.build.stages import STAGES
 from vsd_jax.program.settings import config_rules
 from vsd_jax.program.terminal.errors import ConfigError
 from vsd_jax.toybox import text
@@ -28,12 +29,6 @@ MAY_CHANGE = (
 """Keys that do not touch what is learned: they may differ when a run is resumed. What
 becomes of lost particles may too, since a run that they stopped tells to change it."""
 
-ROOM_OF_STAGE = {
-    "geometry": ("mesh.surface_capacity",),
-    "texture": ("render.capacity",),
-}
-"""More of them by `field.kind`; elsewhere these shape the state, or the result."""
-
 YOUNGER = {
     "camera.adapt": "",
     "camera.adapt_candidates": 8,
@@ -42,6 +37,8 @@ YOUNGER = {
     "render.early_size": 0,
     "render.early_steps": 0,
     "score.prompt": True,
+    "vsd.guidance_interval": (0.0, 1.0),
+    "vsd.guidance_rescale": 0.0,
 }
 """Keys that runs of older versions lack, with the value that does what those did."""
 
@@ -53,7 +50,7 @@ _SWITCHES = {
 """Keys without meaning where the second is off."""
 
 
-def validate(config: ConfigDict) -> FrozenConfigDict:
+def validate(config: ConfigDict) -> Config:
     """Checks every value and how they go together.
 
     Args:
@@ -66,12 +63,12 @@ def validate(config: ConfigDict) -> FrozenConfigDict:
       ConfigError: with one sentence for each fault.
     """
     flat = flatten(config)
-    faults = [*config_rules.value_faults(flat)]
+    faults = [*config_rules.unknown_keys(flat), *config_rules.value_faults(flat)]
     # What goes together can only be judged when each value by itself is sound.
     faults = faults or [*config_rules.combination_faults(flat), *prompt_faults(flat)]
     if faults:
         raise ConfigError("\n".join(faults))
-    return FrozenConfigDict(config.copy_and_resolve_references())
+    return Config(config.copy_and_resolve_references())
 
 
 def prompt_faults(flat: Mapping[str, Any]) -> Iterator[str]:
@@ -84,14 +81,19 @@ def prompt_faults(flat: Mapping[str, Any]) -> Iterator[str]:
         ("prompt", prompt),
         ("prompt_prefix", prefix and prefix + prompt),
         ("negative_prompt", flat["negative_prompt"]),
+        *(
+            ("render.background_words", word and "a mushroom" + word)
+            for word in flat["render.background_words"]
+        ),
     ):
         try:
             text.parse(words or "a mushroom")
         except text.UnknownPromptError as error:
             yield f"{key}={flat[key]!r}: {error}"
             return
+    yield from _word_faults(flat)
     wanted = text.parse(prompt)
-    if wanted.view or "background" in prompt or wanted.normal_map:
+    if wanted.view or "background" in prompt.lower() or wanted.normal_map:
         yield (
             f"prompt={prompt!r} names a view, a background or a normal map. The program"
             " adds those words itself; give the object alone."
@@ -103,6 +105,32 @@ def prompt_faults(flat: Mapping[str, Any]) -> Iterator[str]:
             f"prompt={prompt!r} shows a room, which hides the background and has no"
             " front when alone; use --config=configs/scene.py for it."
         )
+
+
+def _word_faults(flat: Mapping[str, Any]) -> Iterator[str]:
+    """Words of backgrounds that say something else, and texts made of several keys."""
+    for word in flat["render.background_words"]:
+        said = text.parse("a mushroom" + word)
+        if said != text.Prompt(kind="mushroom", background=said.background):
+            yield (
+                f"render.background_words={flat['render.background_words']!r}: {word!r}"
+                " says more than a background, such as ', grey background'."
+            )
+    source = flat["family.source_words"]
+    is_used = source and flat["vsd.method"] == "bridge"
+    made = [flat["prompt_prefix"] + flat["prompt"] + source] if is_used else []
+    if flat["prompt_prefix"]:
+        words = flat["render.background_words"]
+        made += [flat["prompt_prefix"] + flat["prompt"] + word for word in words]
+    for words in made:
+        try:
+            text.parse(words)
+        except text.UnknownPromptError as error:
+            yield (
+                "prompt_prefix, prompt, family.source_words and render.background_words"
+                f" make a text that is not known: {error}"
+            )
+            return
 
 
 def _asks_views(flat: Mapping[str, Any], wanted: text.Prompt) -> bool:
@@ -156,21 +184,11 @@ def differing_keys(
     """
     before, after = YOUNGER | flatten(old), flatten(new)
     off = {key for key, on in _SWITCHES.items() if not (before[on] or after.get(on))}
-    free = (*MAY_CHANGE, *ROOM_OF_STAGE.get(after.get("field.kind"), ()))
+    kind = after.get("field.kind")
+    free = (*MAY_CHANGE, *(STAGES[kind].may_change if kind in STAGES else ()))
     return {
         key: (before.get(key, "(absent)"), after.get(key, "(absent)"))
         for key in sorted((before.keys() | after.keys()) - off)
         if not key.startswith(free)
         and before.get(key, "(absent)") != after.get(key, "(absent)")
     }
-
-
-def suggest(key: str, known: Mapping[str, Any]) -> str:
-    """A sentence about an unknown key, with the nearest known ones."""
-    names = {name.rsplit(".", 1)[-1]: name for name in known}
-    near = difflib.get_close_matches(key, list(known), n=2, cutoff=0.6)
-    end = key.rsplit(".", 1)[-1]
-    last = difflib.get_close_matches(end, list(names), n=2, cutoff=0.7)
-    found = list(dict.fromkeys([*near, *(names[name] for name in last)]))
-    hint = f" Did you mean {' or '.join(found)}?" if found else ""
-    return f"There is no key {key!r}.{hint} All keys stand in configs/base.py."

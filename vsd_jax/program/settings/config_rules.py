@@ -4,19 +4,18 @@
 Functions take the flat configuration `{"section.key": value}` and yield sentences.
 """
 
+import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vsd_jax.program.settings.config_ranges import (
-    CHOICES,
-    PAIRS,
-    RANGES,
-    TUPLES,
-    UNBOUNDED,
-)
+from vsd_jax.program.build.stages import STAGES
+from vsd_jax.program.folder import paths
+from vsd_jax.program.settings import sections
+from vsd_jax.program.terminal.errors import ConfigError
 from vsd_jax.program.terminal.progress import shorten
+from vsd_jax.spec import UNBOUNDED
 
 Flat = Mapping[str, Any]
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -27,31 +26,71 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _text_faults(flat: Flat) -> Iterator[str]:
+    """Texts that cannot be stored, and homes of users that are not there."""
+    for key, value in flat.items():
+        texts = value if isinstance(value, tuple) else (value,)
+        texts = [text for text in texts if isinstance(text, str)]
+        fault = next(filter(None, map(paths.fault, texts)), "")
+        if fault:
+            yield f"{key}={shorten(repr(value))} {fault}."
+    for key in ("prior.path", "score.path", "mesh.source"):
+        value = flat.get(key)
+        if not isinstance(value, str) or not value.startswith("~"):
+            continue
+        try:
+            paths.expand(value, key)
+        except ConfigError as error:
+            yield str(error)
+
+
+def unknown_keys(flat: Flat) -> Iterator[str]:
+    """One sentence for each key that there is not, however it came in."""
+    known = sections.keys()
+    for key in flat:
+        if key not in known:
+            yield suggest(key, known)
+
+
+def suggest(key: str, known: Mapping[str, Any]) -> str:
+    """A sentence about an unknown key, with the nearest known ones."""
+    names = {name.rsplit(".", 1)[-1]: name for name in known}
+    near = difflib.get_close_matches(key, list(known), n=2, cutoff=0.6)
+    end = key.rsplit(".", 1)[-1]
+    last = difflib.get_close_matches(end, list(names), n=2, cutoff=0.7)
+    found = list(dict.fromkeys([*near, *(names[name] for name in last)]))
+    hint = f" Did you mean {' or '.join(found)}?" if found else ""
+    return f"There is no key {key!r}.{hint} All keys: docs/settings.md."
+
+
 def value_faults(flat: Flat) -> Iterator[str]:
     """One sentence for each value that is unknown, out of range or missing."""
-    for key in [*CHOICES, *RANGES, *PAIRS, "prompt", "prior.path"]:
+    choices, ranges, pairs = sections.choices(), sections.ranges(), sections.pairs()
+    for key in [*choices, *ranges, *pairs, "prompt", "prior.path"]:
         if key not in flat:
-            yield f"The key {key} is missing; take configs/base.py as the start."
+            yield f"The key {key} is missing; take configs/object.py as the start."
             continue
         value = flat[key]
-        if key in CHOICES and value not in CHOICES[key]:
-            known = ", ".join(choice or '""' for choice in CHOICES[key])
+        if key in choices and value not in choices[key]:
+            known = ", ".join(choice or '""' for choice in choices[key])
             yield f"{key}={value!r} is unknown; use one of {known}."
-        elif key in RANGES and not _within(value, RANGES[key]):
-            yield f"{key}={value!r} is out of range; {_bounds(RANGES[key])}."
-        elif key in PAIRS and not _is_pair(value, PAIRS[key]):
+        elif key in ranges and not _within(value, ranges[key]):
+            yield f"{key}={value!r} is out of range; {_bounds(ranges[key])}."
+        elif key in pairs and not _is_pair(value, pairs[key]):
             yield (
                 f"{key}={value!r} is no range; give (low, high) with low <= high and"
-                f" both in {list(PAIRS[key])}, in quotes on the command line:"
+                f" both in {list(pairs[key])}, in quotes on the command line:"
                 f' --config.{key}="(low, high)".'
             )
         elif key in ("prompt", "prior.path") and not str(value or "").strip():
             yield f"{key} is empty; give it with --config.{key}=..."
+    tuples = sections.tuples()
     for key, value in flat.items():
         if value is None:
             yield f"{key} has no value (None); give one with --config.{key}=..."
-        elif key in TUPLES and not isinstance(value, tuple):
+        elif key in tuples and not isinstance(value, tuple):
             yield f'{key}={value!r} is no tuple; give one: --config.{key}="(..., ...)".'
+    yield from _text_faults(flat)
     for key in ("prompt", "prompt_prefix", "negative_prompt", "family.source_words"):
         hidden = _HIDDEN.search(str(flat.get(key) or ""))
         if hidden:
@@ -101,11 +140,7 @@ def combination_faults(flat: Flat) -> Iterator[str]:
     yield from _time_faults(flat)
     yield from _scene_faults(flat)
     yield from _camera_faults(flat)
-    yield from _height_faults(flat)
-    if flat["field.kind"] in ("image", "latent"):
-        yield from _image_faults(flat)
-    if flat["field.kind"] in ("geometry", "texture"):
-        yield from _mesh_faults(flat)
+    yield from STAGES[flat["field.kind"]].faults(flat)
 
 
 def _particle_faults(flat: Flat) -> Iterator[str]:
@@ -188,8 +223,6 @@ def _time_faults(flat: Flat) -> Iterator[str]:
             f"score.steps_per_step={flat['score.steps_per_step']} has no meaning with"
             f" vsd.method={method}, which has no score network; leave it out."
         )
-    if flat["vsd.perp_neg"] and method not in ("vsd", "sds"):
-        yield f"vsd.perp_neg=True is for vsd and sds, not for vsd.method={method}."
 
 
 def _scene_faults(flat: Flat) -> Iterator[str]:
@@ -201,31 +234,17 @@ def _scene_faults(flat: Flat) -> Iterator[str]:
             f"field.max_resolution={flat['field.max_resolution']} is below"
             f" field.min_resolution={flat['field.min_resolution']}; raise it."
         )
-    early = flat["render.early_size"]
-    if early and (flat["field.kind"] != "nerf" or not 4 <= early < flat["render.size"]):
+    early, stage = flat["render.early_size"], STAGES[flat["field.kind"]]
+    if early and (not stage.has_density or not 4 <= early < flat["render.size"]):
         yield (
             f"render.early_size={early} is for field.kind=nerf alone, at least 4 and"
             f" below render.size={flat['render.size']}; 0 renders at one size."
         )
-    thins = flat["field.kind"] == "nerf" and flat["render.capacity"] < 1
+    thins = stage.has_density and flat["render.capacity"] < 1
     if thins and flat["render.occupancy_resolution"] == 0:
         yield (
             f"render.capacity={flat['render.capacity']} skips samples, which needs an"
             " occupancy grid; set render.occupancy_resolution=32, or capacity to 1."
-        )
-
-
-def _height_faults(flat: Flat) -> Iterator[str]:
-    words, limits = flat["vsd.height_words"], flat["vsd.height_limits_deg"]
-    between = max(len(words) - 1, 0)
-    if len(limits) != between or list(limits) != sorted(limits):
-        yield (
-            f"vsd.height_limits_deg={limits} must be {between} rising angles, one"
-            " between each two of vsd.height_words."
-        )
-    if words and flat["vsd.perp_neg"]:
-        yield (
-            "vsd.perp_neg=True blends the four views alone; leave vsd.height_words out."
         )
 
 
@@ -240,53 +259,9 @@ def _camera_faults(flat: Flat) -> Iterator[str]:
     if flat["vsd.perp_neg"] and not flat["vsd.view_prompts"]:
         yield ("vsd.perp_neg=True pushes views apart and needs vsd.view_prompts=True.")
     adapt = flat["camera.adapt"]
-    if not adapt:
-        return
-    if flat["field.kind"] in ("image", "latent"):
-        yield f"camera.adapt={adapt} has no views to choose from; leave it out."
-        return
-    if flat["num_devices"] > flat["num_particles"]:
+    if adapt and flat["num_devices"] > flat["num_particles"]:
         yield (
             f"camera.adapt={adapt} learns from all views of a particle, which"
             f" num_devices={flat['num_devices']} would share out; set it to at most"
             f" num_particles={flat['num_particles']}."
         )
-
-
-def _mesh_faults(flat: Flat) -> Iterator[str]:
-    kind = flat["field.kind"]
-    if flat["camera.law"] != "orbit" or flat["field.init"] != "object":
-        yield (
-            f"field.kind={kind} is for an object seen from outside; set"
-            " camera.law=orbit and field.init=object."
-        )
-    if kind == "texture" and not flat["mesh.source"]:
-        yield (
-            "field.kind=texture needs a mesh; give the folder of a finished run of"
-            " configs/geometry.py with --config.mesh.source=..."
-        )
-    mine = {"geometry": ("normal_consistency", "laplacian"), "texture": ()}[kind]
-    factors = [
-        key
-        for key in flat
-        if key.startswith("regularize.")
-        and flat[key]
-        and not key.endswith(("opaque_start", *mine))
-    ]
-    if factors:
-        yield f"{factors[0]} has no meaning with field.kind={kind}; set it to 0."
-
-
-def _image_faults(flat: Flat) -> Iterator[str]:
-    kind = flat["field.kind"]
-    if flat["vsd.view_prompts"]:
-        yield f"field.kind={kind} has no views; set vsd.view_prompts=False."
-    if flat["vsd.views_per_step"] != 1:
-        yield (
-            f"vsd.views_per_step={flat['vsd.views_per_step']} would repeat one picture"
-            f" with field.kind={kind}; set it to 1."
-        )
-    factors = [key for key in flat if key.startswith("regularize.") and flat[key]]
-    factors = [key for key in factors if key != "regularize.opaque_start"]
-    if factors:
-        yield f"{factors[0]} has no meaning with field.kind={kind}; set it to 0."

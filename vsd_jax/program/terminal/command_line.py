@@ -5,16 +5,22 @@ ml_collections answers an unknown key with a traceback, and a configuration file
 does not exist only when it is used.
 """
 
+import contextlib
+import os
+import re
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags
 from ml_collections.config_flags import config_flags
 
 from vsd_jax.program.devices import hosts
+from vsd_jax.program.folder import paths
 from vsd_jax.program.run import session
 from vsd_jax.program.settings import config as config_lib
+from vsd_jax.program.settings import config_rules, from_package, named
 from vsd_jax.program.terminal.errors import ConfigError
 
 _HOSTS = hosts.Place._fields
@@ -22,15 +28,14 @@ _HOSTS = hosts.Place._fields
 
 def define(values: flags.FlagValues) -> None:
     """Defines the program's flags in `values` (`flags.FLAGS` but for tests)."""
-    config_flags.DEFINE_config_file(
-        "config",
-        None,
-        "Settings: configs/object.py, scene.py or image2d.py, with a variant after a"
-        " colon (:sd21, :sd15, :smoke). Change a key with --config.KEY=VALUE; all keys"
-        " stand in configs/base.py. Only --mode=train needs it.",
-        lock_config=True,
-        flag_values=values,
+    about = (
+        f"Settings: {', '.join(named.NAMED)}, or a file such as configs/object.py, with"
+        " a variant after a colon (:sd21, :sd15, :smoke). Change a key with"
+        " --config.KEY=VALUE; all keys: docs/settings.md. Only --mode=train needs it."
     )
+    options = {"lock_config": True, "flag_values": values}
+    with _flagfile_faults():  # ml_collections reads it now
+        config_flags.DEFINE_config_file("config", None, about, **options)
     about = "Folder of the run; the same one goes on with it."
     flags.DEFINE_string("workdir", "", about, flag_values=values)
     about = (
@@ -66,6 +71,8 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
     Raises:
       ConfigError: naming the key at fault and the nearest known ones.
     """
+    with _flagfile_faults():
+        argv = _expand(values.read_flags_from_files(list(argv), force_gnu=False))
     try:
         rest = values(list(argv))
     except (AttributeError, KeyError) as error:
@@ -74,13 +81,53 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
     except (TypeError, ValueError, OSError) as error:
         raise ConfigError(f"--config: {_last_line(error)}") from error
     except flags.Error as error:
-        raise ConfigError(f"{error}\nSee --help for all flags.") from error
+        raise ConfigError(f"{_short(error)}\nSee --help for all flags.") from error
+    except Exception as error:  # whatever a user's own configuration file raises
+        raise ConfigError(_file_fault(error)) from error
     if len(rest) > 1:
         raise ConfigError(
             f"{rest[1]!r} is no flag; values go with their flag, in quotes if they have"
             ' spaces: --config.prompt="a red mushroom".'
         )
     return rest
+
+
+@contextlib.contextmanager
+def _flagfile_faults() -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"--flagfile is not in {error.encoding} ({error}); save it as UTF-8."
+            " (PYTHONUTF8=1 reads UTF-8, whatever the locale.)"
+        ) from error
+    except flags.Error as error:
+        raise ConfigError(f"--flagfile: {error}") from error
+
+
+def _expand(argv: Sequence[str]) -> list[str]:
+    """The arguments with the path of `--config` written out.
+
+    `~`, which no shell expands after `=`, and the names of presets, which are found in
+    the package where there is no such file.
+    """
+    argv = list(argv)
+    for place, argument in enumerate(argv[1:], 1):
+        name, _, value = argument.partition("=")
+        if fault := paths.fault(argument):
+            raise ConfigError(f"{argument!r} {fault}.")
+        if name.lstrip("-") == "config" and value:
+            argv[place] = f"{name}={_config_path(value)}"
+        elif argv[place - 1] in ("-config", "--config"):
+            argv[place] = _config_path(argument)
+    return argv
+
+
+def _config_path(value: str) -> str:
+    name, _, variant = value.partition(":")
+    if name in named.NAMED and not os.path.exists(name):
+        return f"{from_package.__file__}:{value}"
+    return str(paths.expand(value, "--config")) if value.startswith("~") else value
 
 
 def read(values: flags.FlagValues) -> dict[str, Any]:
@@ -95,13 +142,14 @@ def read(values: flags.FlagValues) -> dict[str, Any]:
             config.keys()  # a file that is not there fails when it is used
     except OSError as error:
         raise ConfigError(
-            "--config: there is no such file. Give configs/object.py, configs/scene.py"
-            f" or configs/image2d.py, seen from the current folder. ({error})"
+            f"--config: there is no such file, seen from the current folder, and no"
+            f" preset of that name: {', '.join(named.NAMED)}. ({_last_line(error)})"
         ) from error
     names = {"mode": "mode", "folder": "workdir", "overwrite": "overwrite"}
-    return {"config": config} | {
-        argument: values[flag].value for argument, flag in names.items()
-    }
+    found = {argument: values[flag].value for argument, flag in names.items()}
+    if found["folder"]:
+        found["folder"] = str(paths.expand(found["folder"], "--workdir"))
+    return {"config": config} | found
 
 
 def read_hosts(values: flags.FlagValues) -> hosts.Place | None:
@@ -157,14 +205,17 @@ def _check_place(place: hosts.Place, given: Sequence[str]) -> None:
 
 
 def _explain(argv: Sequence[str], error: Exception) -> str:
-    known = config_lib.flatten(_load(argv))
+    try:
+        known = config_lib.flatten(_load(argv))
+    except (AttributeError, KeyError):  # the file itself is at fault
+        return _file_fault(error)
     overrides = [a.lstrip("-").partition("=")[0] for a in argv if "config." in a]
     keys = [name.removeprefix("config.") for name in overrides]
     sections = {key.rpartition(".")[0] for key in known}
     unknown = [key for key in keys if key not in known and key not in sections]
     if not unknown:
         return f"--config: {_last_line(error)}"
-    return "\n".join(config_lib.suggest(key, known) for key in unknown)
+    return "\n".join(config_rules.suggest(key, known) for key in unknown)
 
 
 def _load(argv: Sequence[str]) -> Any:
@@ -175,5 +226,32 @@ def _load(argv: Sequence[str]) -> Any:
     return {}
 
 
+def _short(error: Exception) -> str:
+    """What a configuration file raised in a line, without the library's traceback."""
+    text = str(error)
+    head, found, trace = text.partition("Traceback (most recent call last):")
+    if not found:
+        return text
+    frames = re.findall(r'File "(.+?)", line (\d+)', trace)
+    own = [(file, line) for file, line in frames if "ml_collections" not in file]
+    reason = next(line for line in reversed(trace.splitlines()) if line.strip())
+    kind, _, said = reason.partition(": ")
+    if kind == "ValueError" and said:
+        return f"--config: {said}"
+    file, line = own[0] if own else frames[-1]
+    return f"--config: {reason} ({file}, line {line})"
+
+
+def _file_fault(error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not re.search("ml_collections|absl", f.filename)]
+    frame = (own or frames)[-1]
+    return (
+        f"--config: the file raised {type(error).__name__}: {_last_line(error)}"
+        f" ({frame.filename}, line {frame.lineno})."
+    )
+
+
 def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else repr(error)

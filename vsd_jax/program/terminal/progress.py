@@ -5,6 +5,7 @@ On a terminal a bar; elsewhere (a log file, a notebook's output) a plain line no
 then, so that logs stay readable.
 """
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from rich.console import Console
+from rich.errors import LiveError
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,13 +23,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from vsd_jax.program.terminal import streams
+
 Item = TypeVar("Item")
 SECONDS_BETWEEN_LINES = 20.0
 
 
 def say(text: str) -> None:
-    """Prints a line at once, also into a pipe."""
-    print(text, flush=True)
+    """Prints a line at once, also into a pipe; nothing where nobody can read it."""
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        print(streams.showable(text, sys.stdout), flush=True)
 
 
 def shorten(text: str, length: int = 80) -> str:
@@ -61,7 +66,7 @@ class Meter:
         self._start: tuple[int, float] | None = None
         self._last_line = time.monotonic()
         self._bar = None
-        if sys.stdout.isatty():
+        if streams.is_terminal(sys.stdout):
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -77,7 +82,10 @@ class Meter:
     def __enter__(self) -> "Meter":
         """Shows the bar."""
         if self._bar:
-            self._bar.start()
+            try:
+                self._bar.start()
+            except LiveError:  # there is one already: another run's, or the caller's
+                self._bar = None
         return self
 
     def __exit__(

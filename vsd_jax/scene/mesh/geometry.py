@@ -6,13 +6,75 @@ Each render marches the tetrahedra and draws the mesh (`view.py`); the marching
 does not depend on the camera, so that mapping over views does it once.
 """
 
+import dataclasses
+from collections.abc import Callable
+from typing import Annotated
+
 import jax.numpy as jnp
 
-from vsd_jax.scene.mesh import isosurface, surface
+from vsd_jax.scene.mesh import isosurface, raster, surface
 from vsd_jax.scene.mesh.capacity import overflow_count
 from vsd_jax.scene.mesh.raster import RasterSizes
 from vsd_jax.scene.mesh.view import render_mesh, shade_normals
+from vsd_jax.spec import Within
 from vsd_jax.types import Params, Scene
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshSpec:
+    """A mesh on a tetrahedral grid, and room for what it may become.
+
+    Attributes:
+      resolution: cells of the tetrahedral grid along an axis.
+      max_offset: of a grid vertex along an axis, in cells; more turns tetrahedra over.
+      surface_capacity: room for faces, as a multiple of what a plain object needs
+        (memory, not a result; a run that needs more says so).
+      raster_capacity: room for pixels, likewise.
+    """
+
+    resolution: Annotated[int, Within(2, 512)]
+    max_offset: Annotated[float, Within(0, 0.2)]
+    surface_capacity: Annotated[float, Within(0.01, 1000)]
+    raster_capacity: Annotated[float, Within(0.01, 1000)]
+
+    def mesh_sizes(self) -> surface.MeshSizes:
+        """Static capacities of the mesh."""
+        guess = isosurface.guess_capacities(self.resolution)
+        return surface.MeshSizes(*(int(size * self.surface_capacity) for size in guess))
+
+    def raster_sizes(self, size: int) -> RasterSizes:
+        """Static capacities of a view of `size` x `size` pixels."""
+        guess = raster.guess_capacities(size, size, self.mesh_sizes().faces)
+        return RasterSizes(*(int(size * self.raster_capacity) for size in guess))
+
+
+def geometry(spec: MeshSpec, *, size: int, radius: float, near: float) -> Scene:
+    """The geometry stage, with the same theta at every size.
+
+    Args:
+      spec: see `MeshSpec`.
+      size: side of the square image, pixels.
+      radius: of the ball that `init` gives, scene units.
+      near: least depth, scene units.
+    """
+    return make_geometry(
+        image_size=size,
+        resolution=spec.resolution,
+        max_offset=spec.max_offset,
+        radius=radius,
+        near=near,
+        mesh_sizes=spec.mesh_sizes(),
+        raster_sizes=spec.raster_sizes(size),
+    )
+
+
+def marcher(spec: MeshSpec) -> Callable[[Params], surface.Surface]:
+    """`(params of the geometry stage) -> Surface`."""
+    return make_marcher(
+        resolution=spec.resolution,
+        max_offset=spec.max_offset,
+        mesh_sizes=spec.mesh_sizes(),
+    )
 
 
 def make_marcher(*, resolution: int, max_offset: float, mesh_sizes: surface.MeshSizes):

@@ -51,6 +51,18 @@ class Surface:
     counts: MeshSizes
 
 
+def empty_surface(sizes: MeshSizes) -> Surface:
+    """A mesh without faces, in arrays of the right shapes."""
+    return Surface(
+        vertices=jnp.zeros((3, sizes.vertices)),
+        faces=jnp.zeros((3, sizes.faces), jnp.int32),
+        neighbours=jnp.broadcast_to(
+            jnp.arange(sizes.faces, dtype=jnp.int32), (3, sizes.faces)
+        ),
+        counts=MeshSizes(*(jnp.zeros((), jnp.int32) for _ in sizes)),
+    )
+
+
 def unit_or_zero(vectors: jax.Array) -> jax.Array:
     """[3, ...] -> the same directions with length 1; zero stays zero, without NaN."""
     squared = jnp.sum(vectors**2, axis=0, keepdims=True)

@@ -5,6 +5,7 @@ The mesh stands in `stats`: carried, saved, never differentiated. theta belongs 
 field, which is only asked at pixels that the mesh covers, at most `capacity` of them.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -13,10 +14,47 @@ from jax import lax
 
 from vsd_jax.scene.camera import pixel_rays
 from vsd_jax.scene.mesh.capacity import compact, overflow_count
+from vsd_jax.scene.mesh.geometry import MeshSpec
 from vsd_jax.scene.mesh.raster import RasterSizes
-from vsd_jax.scene.mesh.surface import Surface
+from vsd_jax.scene.mesh.surface import Surface, empty_surface
 from vsd_jax.scene.mesh.view import Seen, render_mesh
+from vsd_jax.scene.nerf import field
 from vsd_jax.types import Params, Scene
+
+
+def texture(
+    spec: MeshSpec,
+    field_spec: field.FieldSpec,
+    *,
+    size: int,
+    near: float,
+    capacity: float,
+) -> Scene:
+    """The texture stage with a hash grid as its field; the same theta at every size.
+
+    Args:
+      spec: of the mesh.
+      field_spec: of the colours; its density is not used.
+      size: side of the square image, pixels.
+      near: least depth, scene units.
+      capacity: share of the pixels that the mesh covers at most, in (0, 1].
+    """
+    grid = field.make_grid(field_spec)
+    return make_texture(
+        image_size=size,
+        init=functools.partial(
+            field.init_field,
+            grid=grid,
+            hidden=field_spec.hidden,
+            environment=field_spec.environment,
+        ),
+        color=functools.partial(field.query_color, grid=grid),
+        behind=field.background_color,
+        near=near,
+        capacity=capacity,
+        empty=empty_surface(spec.mesh_sizes()),
+        raster_sizes=spec.raster_sizes(size),
+    )
 
 
 def make_texture(

@@ -11,20 +11,95 @@ Parameters are a plain dict: `table` [rows, F], `decoder`, and `environment` if 
 one; so an optimiser can group them by their first key.
 """
 
+import dataclasses
 from collections.abc import Callable
+from typing import Annotated
 
 import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vsd_jax.scene.nerf.encoding import HashGrid, encode, frequency_encode, init_table
+from vsd_jax.scene.nerf.encoding import (
+    HashGrid,
+    encode,
+    frequency_encode,
+    hash_grid,
+    init_table,
+)
+from vsd_jax.spec import OneOf, Within
 
 DensityBias = Callable[[jax.Array], jax.Array]
 """positions [..., 3] -> what is added to the density before softplus, [...]."""
 
 ENVIRONMENT_OCTAVES = 4
 ENVIRONMENT_HIDDEN = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FieldSpec:
+    """A radiance field: hash grid, decoder and initialisation. Lengths: scene units.
+
+    Attributes:
+      num_levels: of the hash grid.
+      features: of each level.
+      log2_table_size: rows of a level, as a power of two.
+      min_resolution: cells along an axis at the coarsest level.
+      max_resolution: and at the finest.
+      smooth: smoothstep interpolation instead of linear.
+      hidden: units of the decoder's hidden layer; 0 = one linear layer.
+      environment: learn a background, direction -> colour.
+      init: what is added to the density before softplus: "object", a blob; "scene", a
+        hollow; "object_in_scene", a blob inside a hollow.
+      object_strength: of the blob at its centre.
+      object_radius: where the blob is 0.
+      scene_strength: of the hollow at the origin; negative = empty.
+      scene_radius: where the hollow is 0.
+      switch_radius: around `init_centre`, inside of which the blob counts.
+      init_centre: of the blob; a hollow is around the origin.
+    """
+
+    num_levels: Annotated[int, Within(1, 32)]
+    features: Annotated[int, Within(1, 16)]
+    log2_table_size: Annotated[int, Within(4, 26)]
+    min_resolution: Annotated[int, Within(1, 1 << 14)]
+    max_resolution: Annotated[int, Within(1, 1 << 16)]
+    smooth: bool
+    hidden: Annotated[int, Within(0, 1024)]
+    environment: bool
+    init: Annotated[str, OneOf(("object", "scene", "object_in_scene"))]
+    object_strength: float
+    object_radius: Annotated[float, Within(1e-3)]
+    scene_strength: float
+    scene_radius: Annotated[float, Within(1e-3)]
+    switch_radius: Annotated[float, Within(0)]
+    init_centre: tuple[float, float, float]
+
+
+def make_grid(spec: FieldSpec) -> HashGrid:
+    """The hash grid's layout."""
+    return hash_grid(
+        num_levels=spec.num_levels,
+        features=spec.features,
+        log2_table_size=spec.log2_table_size,
+        min_resolution=spec.min_resolution,
+        max_resolution=spec.max_resolution,
+        smooth=spec.smooth,
+    )
+
+
+def make_density_bias(spec: FieldSpec) -> DensityBias:
+    """The initialisation of the density."""
+    centre = jnp.array(spec.init_centre)
+    inner = blob_bias(
+        strength=spec.object_strength, radius=spec.object_radius, centre=centre
+    )
+    outer = blob_bias(strength=spec.scene_strength, radius=spec.scene_radius)
+    if spec.init == "object_in_scene":
+        return centred_bias(
+            inner=inner, outer=outer, switch_radius=spec.switch_radius, centre=centre
+        )
+    return inner if spec.init == "object" else outer
 
 
 def _norm(x: jax.Array) -> jax.Array:

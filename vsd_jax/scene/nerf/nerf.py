@@ -3,10 +3,12 @@
 
 `make_nerf` only binds static choices; all arrays are arguments of what it returns.
 Two scenes with the same `grid`, `hidden` and `environment` share their parameters, so
-an evaluation at another `image_size` is another `make_nerf` on the same params.
+an evaluation at another size is another scene on the same params.
 """
 
+import dataclasses
 import functools
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -15,29 +17,88 @@ from jax import lax
 from vsd_jax.scene.camera import pixel_rays
 from vsd_jax.scene.nerf import field, occupancy, volume
 from vsd_jax.scene.nerf.encoding import HashGrid
+from vsd_jax.spec import Within
 from vsd_jax.types import RenderOutput, Scene
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RenderSpec:
+    """Volume rendering. Lengths are scene units.
+
+    Attributes:
+      size: side of the square image, pixels.
+      num_samples: stratified samples on a ray.
+      num_fine: importance samples added to them; 0 = none.
+      near: least distance from the camera at which is sampled.
+      density_noise: standard deviation of the noise before softplus in training.
+      occupancy_resolution: cells of the occupancy grid along an axis; 0 = no grid,
+        empty space is not skipped.
+      occupancy_threshold: density above which a cell counts.
+      occupancy_decay: of the grid's running maximum at each update.
+      occupancy_interval: steps between updates of the grid.
+      capacity: share of the samples that is evaluated in training, in (0, 1]; 1 = all.
+      half_extent: half size of the cube that is sampled, at most 1.
+      max_rays: rays rendered at a time; bounds memory, not a result.
+    """
+
+    size: Annotated[int, Within(4, 4096)]
+    num_samples: Annotated[int, Within(2, 4096)]
+    num_fine: Annotated[int, Within(0, 4096)]
+    near: Annotated[float, Within(0)]
+    density_noise: Annotated[float, Within(0)]
+    occupancy_resolution: Annotated[int, Within(0, 512)]
+    occupancy_threshold: Annotated[float, Within(0)]
+    occupancy_decay: Annotated[float, Within(0, 1)]
+    occupancy_interval: Annotated[int, Within(1)]
+    capacity: Annotated[float, Within(1e-3, 1)]
+    half_extent: Annotated[float, Within(1e-3, 1)]
+    max_rays: Annotated[int, Within(1)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NerfSpec:
+    """A hash-grid NeRF.
+
+    Attributes:
+      field: the radiance field.
+      render: how it is rendered.
+      train_normals: also render normals in training, at seven times the cost.
+    """
+
+    field: field.FieldSpec
+    render: RenderSpec
+    train_normals: bool = False
+
+
+def nerf(spec: NerfSpec, *, size: int | None = None) -> Scene:
+    """The hash-grid NeRF that `spec` describes, with the same theta at every size.
+
+    Args:
+      spec: see `NerfSpec`.
+      size: side of the image, pixels; None = `spec.render.size`.
+
+    Raises:
+      ValueError: if the choices contradict each other.
+    """
+    return make_nerf(
+        spec.render if size is None else dataclasses.replace(spec.render, size=size),
+        grid=field.make_grid(spec.field),
+        hidden=spec.field.hidden,
+        density_bias=field.make_density_bias(spec.field),
+        environment=spec.field.environment,
+        train_normals=spec.train_normals,
+    )
+
+
 def make_nerf(
+    spec: RenderSpec,
     *,
-    image_size: int,
     grid: HashGrid,
     hidden: int,
     density_bias: field.DensityBias,
-    density_noise: float,
     environment: bool,
-    num_samples: int,
-    num_fine_samples: int,
-    half_extent: float,
-    near: float,
-    occupancy_resolution: int = 0,
-    occupancy_threshold: float = 0.01,
-    occupancy_decay: float = 0.95,
-    occupancy_interval: int = 16,
-    capacity: float = 1.0,
     train_normals: bool = False,
     normal_step: float = 0.01,
-    max_rays: int = 16384,
 ) -> Scene:
     """Builds a volume-rendered scene (unbatched over particles and cameras).
 
@@ -53,42 +114,33 @@ def make_nerf(
     `extras`: see `volume.ray_statistics`; with `train_normals` also `orientation`.
 
     Args:
-      image_size: side of the square image, pixels.
+      spec: of the rendering.
       grid: layout of the hash grid.
       hidden: units of the decoder's hidden layer, 0 = linear (the paper's code).
-      density_bias: the initialisation, from `field.blob_bias` or `field.centred_bias`.
-      density_noise: standard deviation of the noise before softplus in training (1 in
-        the paper's code, 0 = none).
+      density_bias: the initialisation, such as `field.blob_bias`.
       environment: learn a background.
-      num_samples: stratified samples a ray (64 in the paper).
-      num_fine_samples: importance samples added to them (32 in the paper, 0 = none).
-      half_extent: half size of the cube that is sampled, <= 1.
-      near: least distance from the camera, scene units.
-      occupancy_resolution: cells of the occupancy grid along an axis, 0 = no grid.
-      occupancy_threshold: density above which a cell counts (.01 in threestudio).
-      occupancy_decay: of the grid's running maximum at each update.
-      occupancy_interval: steps between updates of the grid.
-      capacity: share of samples evaluated in training, in (0, 1]; 1 = all.
       train_normals: also render normals in training, at seven times the cost.
       normal_step: half size of the normals' difference stencil, scene units.
-      max_rays: rays rendered at a time; bounds memory.
 
     Raises:
       ValueError: if the choices contradict each other.
     """
-    _check(capacity, half_extent, occupancy_resolution)
+    _check(spec)
     bound = {"grid": grid, "density_bias": density_bias}
     density = functools.partial(field.query_density, **bound)
     init_stats, update_stats = _make_stats(
-        density, occupancy_resolution, occupancy_decay, occupancy_interval
+        density,
+        spec.occupancy_resolution,
+        spec.occupancy_decay,
+        spec.occupancy_interval,
     )
     shoot = functools.partial(
         volume.render_rays,
-        num_samples=num_samples,
-        num_fine=num_fine_samples,
-        half_extent=half_extent,
-        near=near,
-        capacity=capacity,
+        num_samples=spec.num_samples,
+        num_fine=spec.num_fine,
+        half_extent=spec.half_extent,
+        near=spec.near,
+        capacity=spec.capacity,
     )
 
     init = functools.partial(
@@ -96,10 +148,10 @@ def make_nerf(
     )
 
     def render(params, stats, camera, background, key, *, train):
-        cells = _cells(stats, occupancy_threshold)
+        cells = _cells(stats, spec.occupancy_threshold)
         sample = functools.partial(
             _query_samples,
-            noise_scale=density_noise if train else 0.0,
+            noise_scale=spec.density_noise if train else 0.0,
             normal_step=normal_step if train and train_normals else 0.0,
             **bound,
         )
@@ -111,9 +163,9 @@ def make_nerf(
             shoot=functools.partial(shoot, cells=cells),
             normals=None if train else (density, normal_step),
         )
-        rays = _rays(camera, image_size)
-        images, extras = volume.map_rays(render_chunk, rays, key, max_rays)
-        return RenderOutput(**_as_images(images, image_size), extras=extras)
+        rays = _rays(camera, spec.size)
+        images, extras = volume.map_rays(render_chunk, rays, key, spec.max_rays)
+        return RenderOutput(**_as_images(images, spec.size), extras=extras)
 
     return Scene(init, init_stats, update_stats, render)
 
@@ -123,16 +175,16 @@ def _as_images(rays: dict[str, jax.Array], size: int) -> dict[str, jax.Array]:
     return {name: x.reshape(size, size, *x.shape[1:]) for name, x in rays.items()}
 
 
-def _check(capacity: float, half_extent: float, occupancy_resolution: int) -> None:
-    if capacity < 1 and not occupancy_resolution:
+def _check(spec: RenderSpec) -> None:
+    if spec.capacity < 1 and not spec.occupancy_resolution:
         raise ValueError(
-            f"capacity={capacity} skips samples, which needs an occupancy grid: set "
-            "occupancy_resolution (32) or capacity=1."
+            f"capacity={spec.capacity} skips samples, which needs an occupancy grid:"
+            " set occupancy_resolution (32) or capacity=1."
         )
-    if not (0 < capacity <= 1 and 0 < half_extent <= 1):
+    if not (0 < spec.capacity <= 1 and 0 < spec.half_extent <= 1):
         raise ValueError(
             "capacity and half_extent must be in (0, 1]; "
-            f"got {capacity} and {half_extent}."
+            f"got {spec.capacity} and {spec.half_extent}."
         )
 
 

@@ -5,20 +5,45 @@ import numpy as np
 import pytest
 from simple_scene import ALPHAS_CUMPROD, SHAPE, T, make_prior, mixture
 
-from vsd_jax import vsd
-from vsd_jax.diffusion import exact, noise, prompt
-from vsd_jax.residuals import make_residual
-from vsd_jax.types import NoiseModel
+from vsd_jax import methods
+from vsd_jax.diffusion import exact, noise
+from vsd_jax.diffusion.guidance import Guidance, guided_noise
+from vsd_jax.particle import surrogate_loss
+from vsd_jax.scene.camera import orbit_camera
+from vsd_jax.score_network import camera_vector, fixed_score, score_errors
+from vsd_jax.types import Draw, NoiseModel
 
 BATCH = 6
 T_BATCH = jnp.array([2, 20, 40, 60, 80, 97])
 NOISE_FN = exact.make_noise_fn(ALPHAS_CUMPROD)
 
 
-def residual(noise_prior, noise_score, t=T_BATCH):
-    return vsd.vsd_residual(
-        noise_prior, noise_score, t, ALPHAS_CUMPROD, weighting="sigma_squared"
+def make_draw(epsilon, prompts):
+    """Only what a residual reads."""
+    names = set(Draw.__dataclass_fields__) - {"t", "noise", "prompts", "cameras"}
+    cameras = orbit_camera(jnp.zeros(BATCH), 0.0, 2.0, 40.0)
+    return Draw(
+        t=T_BATCH,
+        noise=epsilon,
+        prompts=prompts,
+        cameras=cameras,
+        **dict.fromkeys(names),
     )
+
+
+def fixed(value):
+    """A network that always predicts this noise."""
+    return NoiseModel(lambda params, noisy, t, context: value, "epsilon")
+
+
+def residual(noise_prior, noise_score):
+    """VSD's, for two predictions."""
+    prior = make_prior(fixed(noise_prior))
+    score = fixed_score(fixed(noise_score))
+    bound = methods.bind(methods.vsd(guidance_scale=1.0), prior, score)
+    prompts = dict.fromkeys(("text", "negative", "score"), jnp.zeros((BATCH, 1, 2)))
+    zeros = jnp.zeros((BATCH, *SHAPE))
+    return bound(zeros, make_draw(zeros, prompts), {}, {})
 
 
 @pytest.fixture
@@ -41,15 +66,18 @@ def context():
 def test_the_guided_x0_is_bounded_before_the_score_is_subtracted(batch, context, limit):
     latents, epsilon = batch
     prior = make_prior(NoiseModel(NOISE_FN, "epsilon"))
-    options = {"guidance_scale": 7.5, "weighting": "uniform"}
-    residual_fn = make_residual(prior, None, x0_limit=limit, **options)
-    draw = {"t": T_BATCH, "noise": epsilon, "context": context}
-    found = residual_fn(latents, draw, {}, mixture())
+    method = methods.sds(
+        guidance_scale=7.5, guidance=Guidance(x0_limit=limit), weighting="uniform"
+    )
+    draw = make_draw(epsilon, context)
+    found = methods.bind(method, prior, None)(latents, draw, {}, mixture())
     noisy = noise.add_noise(latents, epsilon, T_BATCH, ALPHAS_CUMPROD)
     guided = found + epsilon  # the weight is 1
     x0 = noise.to_x0(guided, noisy, T_BATCH, ALPHAS_CUMPROD, "epsilon")
-    free = vsd.prior_noise(
-        NOISE_FN, mixture(), noisy, T_BATCH, context, guidance_scale=7.5
+    free = guided_noise(
+        *(NOISE_FN, mixture(), noisy, T_BATCH, context),
+        scale=7.5,
+        alphas_cumprod=ALPHAS_CUMPROD,
     )
     wanted = noise.to_x0(free, noisy, T_BATCH, ALPHAS_CUMPROD, "epsilon")
     assert np.abs(wanted).max() > 1.0
@@ -57,89 +85,13 @@ def test_the_guided_x0_is_bounded_before_the_score_is_subtracted(batch, context,
     np.testing.assert_allclose(x0, wanted, atol=2e-2)
 
 
-def test_two_stage_range():
-    limits = {"t_min": 20, "t_max": 980, "t_max_late": 500, "anneal_step": 5000}
-    for step, high in ((0, 980), (4999, 980), (5000, 500), (10**6, 500)):
-        found = vsd.two_stage_t_range(jnp.int32(step), **limits)
-        assert [int(t) for t in found] == [20, high]
-
-
-def test_sqrt_range():
-    for step, t in ((0, 980), (25, 500), (100, 20), (200, 20)):
-        low, high = vsd.sqrt_t_range(
-            jnp.int32(step), t_min=20, t_max=980, num_steps=100
-        )
-        assert int(low) == int(high) == t
-
-
-def test_uniform_t_covers_the_inclusive_range():
-    unit = jax.random.uniform(jax.random.key(0), (20_000,))
-    t = np.asarray(vsd.uniform_t(unit, (20, 29)))
-    assert t.min() == 20 and t.max() == 29
-    np.testing.assert_allclose(np.bincount(t)[20:] / len(t), 0.1, atol=0.01)
-    almost_one = np.nextafter(np.float32(1), np.float32(0))
-    for high in (0, 499, 979, 999):
-        assert int(vsd.uniform_t(jnp.float32(almost_one), (0, high))) == high
-
-
-def test_prior_noise_is_guidance_of_two_separate_calls(batch, context):
-    noisy, _ = batch
-    found = vsd.prior_noise(
-        NOISE_FN, mixture(), noisy, T_BATCH, context, guidance_scale=7.5
-    )
-    text, negative = (
-        NOISE_FN(mixture(), noisy, T_BATCH, {"text": context[name]})
-        for name in ("text", "negative")
-    )
-    expected = negative + 7.5 * (text - negative)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_prior_noise_at_scale_one_is_one_conditional_call(batch, context):
-    calls = []
-
-    def counting(params, noisy, t, context):
-        calls.append(noisy.shape[0])
-        return NOISE_FN(params, noisy, t, context)
-
-    args = (counting, mixture(), batch[0], T_BATCH, context)
-    one = vsd.prior_noise(*args, guidance_scale=1.0)
-    both = vsd.prior_noise(*args, guidance_scale=1.0 + 1e-7)
-    np.testing.assert_allclose(one, both, rtol=1e-4, atol=1e-4)
-    assert calls == [BATCH, 2 * BATCH]
-
-
-def test_prior_noise_with_perp_neg(batch, context):
-    noisy, _ = batch
-    keys = jax.random.split(jax.random.key(4))
-    context = {
-        **context,
-        "perp_text": jax.random.normal(keys[0], (BATCH, 2, 1, 2)),
-        "perp_weights": jax.random.uniform(keys[1], (BATCH, 2)),
-    }
-
-    def call(text):
-        return NOISE_FN(mixture(), noisy, T_BATCH, {"text": text})
-
-    negatives = [call(context["perp_text"][:, m]) for m in range(2)]
-    expected = prompt.perp_neg(
-        call(context["negative"]),
-        call(context["text"]),
-        jnp.stack(negatives, axis=1),
-        context["perp_weights"],
-        scale=7.5,
-    )
-    found = vsd.prior_noise(
-        NOISE_FN, mixture(), noisy, T_BATCH, context, guidance_scale=7.5
-    )
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
-
-
 def test_residual_is_zero_for_equal_networks_at_guidance_one(batch, context):
     noisy, _ = batch
     context["negative"] = jnp.ones((BATCH, 1, 2))
-    prior = vsd.prior_noise(
-        NOISE_FN, mixture(), noisy, T_BATCH, context, guidance_scale=1.0
+    prior = guided_noise(
+        *(NOISE_FN, mixture(), noisy, T_BATCH, context),
+        scale=1.0,
+        alphas_cumprod=ALPHAS_CUMPROD,
     )
     score = NOISE_FN(mixture(), noisy, T_BATCH, {"text": context["text"]})
     np.testing.assert_array_equal(residual(prior, score), np.zeros(noisy.shape))
@@ -147,9 +99,9 @@ def test_residual_is_zero_for_equal_networks_at_guidance_one(batch, context):
 
 def test_sds_is_vsd_with_the_true_noise_as_score(batch):
     prior, eps = batch
-    found = vsd.sds_residual(
-        prior, eps, T_BATCH, ALPHAS_CUMPROD, weighting="sigma_squared"
-    )
+    sds = methods.bind(methods.sds(guidance_scale=1.0), make_prior(fixed(prior)), None)
+    prompts = {"text": jnp.zeros((BATCH, 1, 2))}
+    found = sds(jnp.zeros(eps.shape), make_draw(eps, prompts), {}, {})
     np.testing.assert_array_equal(found, residual(prior, eps))
     sigma_squared = 1 - ALPHAS_CUMPROD[np.asarray(T_BATCH)].reshape(-1, 1, 1, 1)
     np.testing.assert_allclose(found, sigma_squared * (prior - eps), rtol=1e-5)
@@ -179,7 +131,7 @@ def test_residual_is_the_difference_of_scores(batch):
 
 def test_surrogate_gradient_is_the_residual(batch):
     latents, direction = batch
-    grads = jax.grad(vsd.surrogate_loss, argnums=(0, 1))(latents, direction)
+    grads = jax.grad(surrogate_loss, argnums=(0, 1))(latents, direction)
     np.testing.assert_allclose(grads[0], direction / BATCH, rtol=1e-6)
     np.testing.assert_array_equal(grads[1], np.zeros(latents.shape))
 
@@ -187,14 +139,16 @@ def test_surrogate_gradient_is_the_residual(batch):
 def test_theta_loss_gives_phi_and_prior_no_gradient(batch):
     latents, eps = batch
 
+    score = fixed_score(
+        NoiseModel(lambda params, *rest: NOISE_FN(params[0], *rest), "epsilon")
+    )
+    prior = make_prior(NoiseModel(NOISE_FN, "epsilon"))
+    bound = methods.bind(methods.vsd(guidance_scale=1.0), prior, score)
+    empty = exact.empty_context(BATCH, 2)["text"]
+    draw = make_draw(eps, {"text": empty, "score": empty})
+
     def loss(phi, prior_params, latents):
-        noisy = noise.add_noise(latents, eps, T_BATCH, ALPHAS_CUMPROD)
-        empty = exact.empty_context(BATCH, 2)
-        direction = residual(
-            NOISE_FN(prior_params, noisy, T_BATCH, empty),
-            NOISE_FN(phi, noisy, T_BATCH, empty),
-        )
-        return vsd.surrogate_loss(latents, direction)
+        return surrogate_loss(latents, bound(latents, draw, phi, prior_params))
 
     phi = {**mixture(), "means": mixture()["means"] + 0.3}
     grads = jax.grad(loss, argnums=(0, 1, 2))(phi, mixture(), latents)
@@ -209,12 +163,13 @@ def linear_model(kind):
 
 
 def errors(kind, scale, latents, draw, **options):
-    return vsd.score_errors(
+    return score_errors(
         linear_model(kind),
         (scale, {}),
         latents,
-        draw,
-        {},
+        draw["t"],
+        draw["noise"],
+        context={},
         alphas_cumprod=ALPHAS_CUMPROD,
         **{"sigma_floor": 0.0, **options},
     )
@@ -252,12 +207,13 @@ def test_sample_loss_is_the_v_loss(batch):
         lambda params, noisy, t, context: (alpha_t - params[0]) / sigma_t * noisy,
         "v_prediction",
     )
-    expected = vsd.score_errors(
+    expected = score_errors(
         as_v,
         (jnp.float32(0.3), {}),
         latents,
-        draw,
-        {},
+        draw["t"],
+        draw["noise"],
+        context={},
         alphas_cumprod=ALPHAS_CUMPROD,
         sigma_floor=0.0,
     )
@@ -275,7 +231,7 @@ def test_sigma_floor_bounds_the_weight(batch):
 
 def test_camera_vector_drops_whole_cameras():
     matrices = jnp.arange(32.0).reshape(2, 4, 4)
-    found = vsd.camera_vector(matrices, jnp.array([True, False]))
+    found = camera_vector(matrices, jnp.array([True, False]))
     np.testing.assert_array_equal(found[0], np.arange(16.0))
     np.testing.assert_array_equal(found[1], np.zeros(16))
 
@@ -283,3 +239,34 @@ def test_camera_vector_drops_whole_cameras():
 def test_schedules_cover_the_noise_levels_of_the_tests():
     # Guards the other tests: the toy schedule ends in almost pure noise.
     assert ALPHAS_CUMPROD[0] > 0.99 and ALPHAS_CUMPROD[T - 1] < 0.02
+
+
+def test_a_method_without_its_score_network_is_refused():
+    prior = make_prior(NoiseModel(NOISE_FN, "epsilon"))
+    with pytest.raises(ValueError, match="score network"):
+        methods.bind(methods.vsd(guidance_scale=1.0), prior, None)
+
+
+def test_every_method_takes_the_same_options():
+    for name, make in methods.METHODS.items():
+        method = make(
+            guidance_scale=2.0, guidance=Guidance(x0_limit=1.0), weighting="uniform"
+        )
+        assert method.weighting == "uniform", name
+    assert list(methods.METHODS)[:2] == ["vsd", "sds"]
+
+
+def test_an_own_method_is_a_function_of_the_noised_views(batch, context):
+    latents, epsilon = batch
+
+    def towards_the_render(views):
+        return views.noise - views.prior("negative")
+
+    prior = make_prior(NoiseModel(NOISE_FN, "epsilon"))
+    method = methods.Method(towards_the_render, "uniform")
+    found = methods.bind(method, prior, None)(
+        latents, make_draw(epsilon, context), {}, mixture()
+    )
+    noisy = noise.add_noise(latents, epsilon, T_BATCH, ALPHAS_CUMPROD)
+    predicted = NOISE_FN(mixture(), noisy, T_BATCH, {"text": context["negative"]})
+    np.testing.assert_allclose(found, epsilon - predicted, rtol=1e-4, atol=1e-4)

@@ -6,11 +6,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from simple_scene import ALPHAS_CUMPROD, SHAPE, T, make_prior, sample_camera
+from simple_scene import (
+    ALPHAS_CUMPROD,
+    SHAPE,
+    T,
+    make_prior,
+    make_score,
+    sample_camera,
+)
 
 from vsd_jax.diffusion import exact, noise
-from vsd_jax.score_training import make_score_update, score_optimizer
-from vsd_jax.types import NoiseModel, ScoreState
+from vsd_jax.score_network import make_score_update, score_optimizer
+from vsd_jax.types import Batch, Draw, NoiseModel, Report, ScoreDraw, ScoreState
 
 # noise_score = phi * x_t + (first number of the camera), so the loss is a parabola.
 MODEL = NoiseModel(
@@ -27,27 +34,43 @@ NUM, VIEWS, STEPS = 3, 2, 2
 def batch():
     rng = np.random.default_rng(0)
     camera = sample_camera(jax.random.key(0))
-    return {
-        "ok": jnp.ones(NUM, bool),
-        "t": jnp.zeros((NUM, VIEWS), jnp.int32),
-        "latents": jnp.asarray(rng.standard_normal((NUM, VIEWS, *SHAPE), np.float32)),
-        "context": {"score": jnp.zeros((NUM, VIEWS, 1, 2))},
-        "cameras": jax.tree.map(
+    per_view = jnp.zeros((NUM, VIEWS))
+    score = ScoreDraw(
+        t=jnp.asarray(rng.integers(0, T, (NUM, STEPS, VIEWS)), jnp.int32),
+        noise=jnp.asarray(rng.standard_normal((NUM, STEPS, VIEWS, *SHAPE), np.float32)),
+        keep=jnp.asarray(rng.random((NUM, STEPS, VIEWS)) > 0.5),
+    )
+    draw = Draw(
+        cameras=jax.tree.map(
             lambda leaf: jnp.broadcast_to(leaf, (NUM, VIEWS, *leaf.shape)), camera
         ),
-        "score_t": jnp.asarray(rng.integers(0, T, (NUM, STEPS, VIEWS)), jnp.int32),
-        "score_noise": jnp.asarray(
-            rng.standard_normal((NUM, STEPS, VIEWS, *SHAPE), np.float32)
-        ),
-        "score_keep": jnp.asarray(rng.random((NUM, STEPS, VIEWS)) > 0.5),
-    }
+        backgrounds=per_view,
+        prompts={"score": jnp.zeros((NUM, VIEWS, 1, 2))},
+        t=jnp.zeros((NUM, VIEWS), jnp.int32),
+        noise=per_view,
+        encode_noise=per_view,
+        render_keys=per_view,
+        stats_key=per_view,
+        score=score,
+    )
+    report = Report(
+        ok=jnp.ones(NUM, bool),
+        residual_ms=per_view,
+        opacity=jnp.ones(NUM),
+        grad_norm=jnp.ones(NUM),
+        regularizer={},
+        render={},
+    )
+    latents = jnp.asarray(rng.standard_normal((NUM, VIEWS, *SHAPE), np.float32))
+    return Batch(draw=draw, latents=latents, report=report)
 
 
 @pytest.fixture(scope="module")
 def update():
     tx = optax.sgd(0.1)
     prior = make_prior(exact.make_model(ALPHAS_CUMPROD))
-    run = make_score_update(MODEL, prior, tx=tx, sigma_floor=0.1, axis_name=None)
+    score = make_score(MODEL, tx=tx, updates=STEPS, sigma_floor=0.1)
+    run = make_score_update(score, prior, axis_name=None)
     start = ScoreState(params=PHI, opt_state=tx.init(PHI))
     return jax.jit(lambda batch: run(start, batch, {}))
 
@@ -55,14 +78,15 @@ def update():
 def reference(batch, particles):
     """Gradient descent written out, with derivatives by hand."""
     scale, losses, norms = 0.2, [], []
+    drawn = batch.draw.score
     for k in range(STEPS):
         errors, slopes = [], []
         for i in particles:
-            x0, eps = batch["latents"][i], batch["score_noise"][i, k]
-            noisy = noise.add_noise(x0, eps, batch["score_t"][i, k], ALPHAS_CUMPROD)
+            x0, eps = batch.latents[i], drawn.noise[i, k]
+            noisy = noise.add_noise(x0, eps, drawn.t[i, k], ALPHAS_CUMPROD)
             noisy, eps = np.asarray(noisy), np.asarray(eps)
             # The test camera is the identity: its first number is 1, or 0 if dropped.
-            shift = np.asarray(batch["score_keep"][i, k]).reshape(-1, 1, 1, 1)
+            shift = np.asarray(drawn.keep[i, k]).reshape(-1, 1, 1, 1)
             error = scale * noisy + shift - eps
             errors.append(error**2)
             slopes.append(2 * error * noisy)
@@ -76,8 +100,11 @@ def reference(batch, particles):
 def test_update_equals_gradient_descent_by_hand(update, batch, skipped):
     keep = [i for i in range(NUM) if i != skipped]
     if skipped is not None:
-        batch["ok"] = batch["ok"].at[skipped].set(False)
-        batch["latents"] = batch["latents"].at[skipped].set(jnp.nan)
+        ok = batch.report.ok.at[skipped].set(False)
+        batch = batch.replace(
+            report=batch.report.replace(ok=ok),
+            latents=batch.latents.at[skipped].set(jnp.nan),
+        )
     state, metrics = update(batch)
     scale, loss, norm = reference(batch, keep)
     np.testing.assert_allclose(state.params["scale"], scale, rtol=1e-4)
@@ -87,16 +114,16 @@ def test_update_equals_gradient_descent_by_hand(update, batch, skipped):
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_and_counted(update, batch):
-    batch["score_noise"] = batch["score_noise"].at[0, 1].set(jnp.inf)
+    drawn = batch.draw.score
+    drawn = drawn.replace(noise=drawn.noise.at[0, 1].set(jnp.inf))
+    batch = batch.replace(draw=batch.draw.replace(score=drawn))
     state, metrics = update(batch)
     assert int(metrics["score/skipped"]) == 1
     assert np.isfinite(state.params["scale"]) and state.params["scale"] != 0.2
 
 
 def test_sds_leaves_the_state_alone(batch):
-    run = make_score_update(
-        None, make_prior(None), tx=optax.sgd(0.1), sigma_floor=0.1, axis_name=None
-    )
+    run = make_score_update(None, make_prior(None), axis_name=None)
     state, metrics = run("untouched", batch, {})
     assert state == "untouched" and metrics == {}
 

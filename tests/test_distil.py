@@ -8,21 +8,23 @@ import optax
 import pytest
 from simple_scene import (
     ALPHAS_CUMPROD,
-    DEFAULTS,
     SHAPE,
+    VIEWS,
     T,
+    init_state,
     make_contexts,
     make_prior,
     make_scene,
+    make_score,
     mixture,
-    sample_camera,
     simple_step,
 )
 
-from vsd_jax import particle, residuals, vsd
+from vsd_jax import methods, particle, timesteps
 from vsd_jax.diffusion import exact, prompt
-from vsd_jax.step import choose_particles, init_state
+from vsd_jax.distil import choose_particles
 from vsd_jax.types import NoiseModel
+from vsd_jax.views import make_background_sampler, make_draw
 
 MODEL = exact.make_model(ALPHAS_CUMPROD)
 # A score network with parameters: the prior's mixture with means moved by phi, and a
@@ -43,7 +45,7 @@ PHI = {"shift": jnp.float32(0.3), "camera": jnp.float32(0.1)}
 
 
 TXS = {
-    "num_views": 2,
+    "num": 2,
     "particle_tx": optax.adam(0.1),
     "score_tx": optax.adam(0.01),
 }
@@ -56,20 +58,20 @@ def plain_step(num):
     return simple_step(make_scene(), prior, SCORE, particles_per_step=num, **TXS)
 
 
-def setup(num=3, *, score=SCORE, **options):
+def setup(n=3, *, score=SCORE, **options):
     """A state and its step; `run(state)` makes one step."""
     plain = score is SCORE and not options
     scene = make_scene()
-    options = {"particles_per_step": num, **TXS, **options}
+    options = {"particles_per_step": n, **TXS, **options}
     if plain:
-        step = plain_step(num)
+        step = plain_step(n)
     else:
         step = simple_step(scene, make_prior(MODEL), score, **options)
     state = init_state(
         jax.random.key(0),
         scene,
         PHI if score else {},
-        num_particles=num,
+        num_particles=n,
         particle_tx=options["particle_tx"],
         score_tx=options["score_tx"],
     )
@@ -132,30 +134,12 @@ def test_vmap_equals_loop():
 
 def alone_update():
     """One particle through the unbatched functions, without vmap."""
-    prior = make_prior(MODEL)
-    draw_fn = particle.make_draw(
-        prior,
-        num_views=2,
-        **{
-            name: DEFAULTS[name]
-            for name in (
-                "sample_camera",
-                "sample_background",
-                "views",
-                "t_range",
-                "score_t_range",
-                "score_steps",
-                "camera_dropout",
-            )
-        },
-    )
-    residual = residuals.make_residual(
-        prior, SCORE, guidance_scale=1.0, weighting="sigma_squared"
-    )
+    prior, score = make_prior(MODEL), make_score(SCORE)
+    draw_fn = make_draw(prior, score, VIEWS._replace(num=2))
     update = particle.make_particle_update(
         make_scene(),
         prior,
-        residual=residual,
+        methods.bind(methods.vsd(guidance_scale=1.0), prior, score),
         regularizer=particle.no_regularizer,
         tx=optax.adam(0.1),
     )
@@ -166,8 +150,7 @@ def alone_update():
         one = jax.tree.map(lambda leaf: leaf[i], state.particles)
         key = jax.random.fold_in(step_key, i)
         draw = draw_fn(key, state.step, make_contexts(2))
-        networks = (state.score.params, mixture())
-        return update(one, draw, state.step, networks=networks)[0].params
+        return update(one, draw, state.step, state.score.params, mixture())[0].params
 
     return run
 
@@ -175,7 +158,7 @@ def alone_update():
 def test_particles_do_not_see_each_other_except_through_phi():
     # With a frozen score network the first of 2 moves as it does alone (which also
     # compares the paths without a particle and a view axis to vmap).
-    frozen = {"score_tx": optax.set_to_zero(), "num_views": 1}
+    frozen = {"score_tx": optax.set_to_zero(), "num": 1}
     state, run, _ = setup(2, **frozen)
     other, run_other, _ = setup(1, **frozen)
     for _ in range(2):
@@ -198,11 +181,11 @@ def test_no_retrace_when_the_range_anneals():
 
     def t_range(step):
         traces.append(None)
-        return vsd.two_stage_t_range(
+        return timesteps.two_stage_t_range(
             step, t_min=2, t_max=T - 2, t_max_late=T // 4 - 1, anneal_step=2
         )
 
-    state, run, step = setup(t_range=t_range, num_views=8)
+    state, run, step = setup(t_range=t_range, num=8)
     for i in range(4):
         state, metrics = run(state)
         late = sum(int(metrics[f"residual/count_t{b}"]) for b in (1, 2, 3))
@@ -269,54 +252,40 @@ def test_regularizer_acts_and_reports():
 def test_each_view_gets_the_prompt_of_its_view_and_background():
     seen = []
     colors = np.array([[1, 1, 1], [0.5, 0.5, 0.5], [0, 0, 0]], np.float32)
-    draw_fn = particle.make_draw(
-        make_prior(MODEL),
-        sample_camera=sample_camera,
-        sample_background=particle.make_background_sampler(colors, [0.5, 0.3, 0.2]),
-        views=DEFAULTS["views"],
-        t_range=DEFAULTS["t_range"],
-        score_t_range=(0, T - 1),
-        num_views=64,
-        score_steps=1,
-        camera_dropout=0.1,
+    views = VIEWS._replace(
+        sample_background=make_background_sampler(colors, [0.5, 0.3, 0.2]), num=64
     )
+    draw_fn = make_draw(make_prior(MODEL), make_score(SCORE), views)
     codes = jnp.arange(12.0).reshape(4, 3, 1, 1)
     contexts = {"text": codes, "negative": -codes, "score": 100 + codes}
     draw = jax.jit(draw_fn)(jax.random.key(0), jnp.int32(0), contexts)
     view = prompt.view_index(
-        draw["cameras"].azimuth_deg,
-        draw["cameras"].elevation_deg,
+        draw.cameras.azimuth_deg,
+        draw.cameras.elevation_deg,
         overhead_deg=60.0,
         front_half_angle_deg=45.0,
     )
     for i in range(64):
-        code = float(draw["context"]["text"][i, 0, 0])
+        code = float(draw.prompts["text"][i, 0, 0])
         index = int(code) % 3
         assert int(code) // 3 == int(view[i])
-        np.testing.assert_allclose(draw["backgrounds"][i], colors[index])
-        assert float(draw["context"]["score"][i, 0, 0]) == 100 + code
+        np.testing.assert_allclose(draw.backgrounds[i], colors[index])
+        assert float(draw.prompts["score"][i, 0, 0]) == 100 + code
         seen.append(index)
     assert set(seen) == {0, 1, 2}
 
 
 def test_draw_follows_its_distributions():
-    draw_fn = particle.make_draw(
-        make_prior(MODEL),
-        sample_camera=sample_camera,
-        sample_background=DEFAULTS["sample_background"],
-        views=DEFAULTS["views"],
-        t_range=lambda step: (10, 19),
-        score_t_range=(0, T - 1),
-        num_views=2000,
-        score_steps=2,
-        camera_dropout=0.1,
+    views = VIEWS._replace(
+        make_t_range=lambda alphas_cumprod: lambda step: (10, 19), num=2000
     )
+    draw_fn = make_draw(make_prior(MODEL), make_score(SCORE, updates=2), views)
     draw = jax.jit(draw_fn)(jax.random.key(0), jnp.int32(0), make_contexts(2))
-    assert draw["t"].min() == 10 and draw["t"].max() == 19
-    assert draw["score_t"].min() == 0 and draw["score_t"].max() == T - 1
-    assert abs(float(draw["score_keep"].mean()) - 0.9) < 0.02
-    assert abs(np.corrcoef(draw["score_t"])[0, 1]) < 0.1
-    stacked = np.concatenate([draw["noise"][None], draw["score_noise"]])
+    assert draw.t.min() == 10 and draw.t.max() == 19
+    assert draw.score.t.min() == 0 and draw.score.t.max() == T - 1
+    assert abs(float(draw.score.keep.mean()) - 0.9) < 0.02
+    assert abs(np.corrcoef(draw.score.t)[0, 1]) < 0.1
+    stacked = np.concatenate([draw.noise[None], draw.score.noise])
     assert stacked.shape == (3, 2000, *SHAPE)
     assert abs(stacked.std() - 1) < 0.03
     assert abs(np.corrcoef(stacked.reshape(3, -1))[0, 1:]).max() < 0.1
@@ -325,8 +294,7 @@ def test_draw_follows_its_distributions():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"subset": "some"}, "rotating"),
-        ({"num_views": 0}, "num_views"),
+        ({"num": 0}, "at least one view"),
         ({"camera_dropout": 1.5}, "camera_dropout"),
     ],
 )
@@ -336,4 +304,4 @@ def test_refuses_what_cannot_be_meant(change, message):
             make_scene(), make_prior(MODEL), SCORE, particles_per_step=1, **change
         )
     with pytest.raises(ValueError, match="do not fit"):
-        particle.make_background_sampler(np.ones((2, 3)), [1.0])
+        make_background_sampler(np.ones((2, 3)), [1.0])

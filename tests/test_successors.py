@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The family of score distillation against closed forms, on Gaussian priors.
+
+For N(m, v) the noise prediction is sigma (x - alpha m) / (alpha^2 v + sigma^2), and the
+deterministic path keeps (x_t - alpha m) / sqrt(alpha^2 v + sigma^2) constant.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vsd_jax import methods
+from vsd_jax.diffusion.guidance import Guidance
+from vsd_jax.methods.inversion import ddim_invert
+from vsd_jax.score_network import fixed_score
+from vsd_jax.types import Camera, Draw, NoiseModel, Prior
+
+ABAR = np.cumprod(1 - np.linspace(1e-4, 2e-2, 1000)).astype(np.float32)
+MEANS = {"text": 0.8, "empty": -0.3, "negative": -1.0, "source": 0.4}
+MEANS |= {"score": 0.1}
+VARIANCE = 0.3
+SHAPE = (3, 2, 2, 1)
+T = jnp.array([40, 300, 900])
+KEYS = jax.random.split(jax.random.key(0))
+LATENTS = jax.random.normal(KEYS[0], SHAPE)
+NOISE = jax.random.normal(KEYS[1], SHAPE)
+CAMERAS = Camera(
+    cam_to_world=jnp.zeros((3, 4, 4)),
+    **dict.fromkeys(("fov_deg", "azimuth_deg", "elevation_deg", "radius"), T),
+)
+
+
+def levels(t):
+    abar = jnp.asarray(ABAR)[t].reshape(-1, 1, 1, 1)
+    return jnp.sqrt(abar), jnp.sqrt(1 - abar)
+
+
+def predict(noisy, t, name):
+    alpha, sigma = levels(t)
+    return sigma * (noisy - alpha * MEANS[name]) / (alpha**2 * VARIANCE + sigma**2)
+
+
+def noisy_latents(t=T):
+    alpha, sigma = levels(t)
+    return alpha * LATENTS + sigma * NOISE
+
+
+def difference(first, second):
+    """w (eps(first) - eps(second)): the same wherever x_t is."""
+    alpha, sigma = levels(T)
+    apart = MEANS[second] - MEANS[first]
+    return sigma**3 * alpha * apart / (alpha**2 * VARIANCE + sigma**2)
+
+
+def close(actual, expected, tolerance=1e-5):
+    expected = jnp.broadcast_to(expected, SHAPE)
+    np.testing.assert_allclose(actual, expected, atol=tolerance, rtol=tolerance)
+
+
+def model(params, noisy, t, context):
+    """The text embedding carries the prompt's mean."""
+    alpha, sigma = levels(t)
+    mean = context["text"].mean((1, 2)).reshape(-1, 1, 1, 1) + params
+    return sigma * (noisy - alpha * mean) / (alpha**2 * VARIANCE + sigma**2)
+
+
+def score_model(params, noisy, t, context):
+    """phi sees the camera as a shift of the mean."""
+    seen = context["camera"][:, :1].reshape(-1, 1, 1, 1)
+    return model(params[0] * seen, noisy, t, context)
+
+
+def residual_of(method, latents=LATENTS, t=T, phi=0.0):
+    """A method's residual with weight one, on the Gaussian prior."""
+    prior = Prior(NoiseModel(model, "epsilon"), None, None, ABAR, SHAPE[1:], 2)
+    eye = jnp.broadcast_to(jnp.eye(4), (3, 4, 4))
+    names = set(Draw.__dataclass_fields__) - {"t", "noise", "prompts", "cameras"}
+    draw = Draw(
+        t=t,
+        noise=NOISE,
+        prompts={name: jnp.full((3, 1, 1), mean) for name, mean in MEANS.items()},
+        cameras=CAMERAS.replace(cam_to_world=eye),
+        **dict.fromkeys(names),
+    )
+    score = fixed_score(NoiseModel(score_model, "epsilon"))
+    return methods.bind(method, prior, score)(latents, draw, phi, 0.0)
+
+
+def test_csd_is_the_direction_between_the_means():
+    close(residual_of(methods.csd(guidance_scale=1.0)), difference("text", "empty"))
+    twice = residual_of(methods.csd(guidance_scale=2.0))
+    close(twice, 2.0 * difference("text", "empty"))
+
+
+def test_bridge_goes_from_the_source_to_the_text():
+    residual = residual_of(methods.bridge(guidance_scale=3.0))
+    close(residual, 3.0 * difference("text", "source"))
+
+
+def test_nfsd_switches_its_domain_term():
+    residual = residual_of(methods.nfsd(guidance_scale=7.5, t_switch=0.2))
+    _, sigma = levels(T)
+    early = sigma**2 * predict(noisy_latents(), T, "empty")
+    domain = jnp.where(
+        (T < 200).reshape(-1, 1, 1, 1), early, difference("empty", "negative")
+    )
+    close(residual, domain + 7.5 * difference("text", "empty"))
+
+
+@pytest.mark.parametrize("score_scale", [1.0, 0.5])
+def test_esd_is_vsd_at_scale_one(score_scale):
+    options = {"guidance_scale": 7.5}
+    vsd = residual_of(methods.vsd(**options), phi=0.6)
+    esd = residual_of(methods.esd(**options, score_scale=score_scale), phi=0.6)
+    # phi sees the camera as a shift of 0.6, of which `score_scale` is left.
+    alpha, sigma = levels(T)
+    lost = -0.6 * (1 - score_scale)
+    close(esd - vsd, sigma**3 * alpha * lost / (alpha**2 * VARIANCE + sigma**2))
+
+
+@pytest.mark.parametrize("name", ["csd", "nfsd", "bridge", "esd", "ism", "sdi"])
+def test_the_bound_of_x0_acts_in_every_method(name):
+    make = jax.jit(
+        lambda limit: residual_of(
+            methods.METHODS[name](guidance_scale=7.5, guidance=Guidance(x0_limit=limit))
+        ),
+        static_argnums=0,
+    )
+    free, bounded = make(0.0), make(0.2)
+    assert jnp.abs(free - bounded).max() > 1e-2
+
+
+def on_path(name, t, start):
+    """Where the path of N(m, v) through `start` at t = 0 is at t."""
+    (alpha, sigma), (alpha_0, sigma_0) = levels(t), levels(0 * t)
+    spread = jnp.sqrt(alpha**2 * VARIANCE + sigma**2)
+    spread_0 = jnp.sqrt(alpha_0**2 * VARIANCE + sigma_0**2)
+    mean = MEANS[name]
+    return alpha * mean + spread / spread_0 * (start - alpha_0 * mean)
+
+
+def test_inversion_follows_the_path():
+    t = jnp.array([100, 400, 800])
+    end = jax.jit(
+        lambda x: ddim_invert(
+            lambda x, t: predict(x, t, "text"), x, t, alphas_cumprod=ABAR, num_steps=100
+        )
+    )(LATENTS)
+    close(end, on_path("text", t, LATENTS), 0.02)
+
+
+def test_sdi_compares_with_the_noise_of_the_path():
+    # At scale one guidance is the text alone, in the inversion too.
+    method = methods.sdi(guidance_scale=1.0, inversion_scale=1.0, num_inversions=100)
+    residual = jax.jit(lambda x: residual_of(method, x))(LATENTS)
+    x_t = on_path("text", T, LATENTS)
+    alpha, sigma = levels(T)
+    expected = sigma**2 * predict(x_t, T, "text") - sigma * (x_t - alpha * LATENTS)
+    close(residual, expected, 0.03)
+
+
+def test_ism_compares_two_points_of_the_path():
+    method = methods.ism(guidance_scale=2.0, interval=0.05, num_inversions=100)
+    t = jnp.array([60, 300, 900])
+    residual = jax.jit(lambda x: residual_of(method, x, t))(LATENTS)
+    x_s, x_t = on_path("empty", t - 50, LATENTS), on_path("empty", t, LATENTS)
+    negative, text = predict(x_t, t, "negative"), predict(x_t, t, "text")
+    _, sigma = levels(t)
+    guided = 2.0 * text - negative
+    close(residual, sigma**2 * (guided - predict(x_s, t - 50, "empty")), 0.03)
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_an_unknown_weighting_is_refused(name):
+    method = methods.METHODS[name](guidance_scale=1.0, weighting="sigma")
+    with pytest.raises(ValueError, match="sigma_squared"):
+        residual_of(method)
+
+
+def test_only_the_renderer_is_differentiated():
+    def loss(latents):
+        return jnp.sum(residual_of(methods.csd(guidance_scale=1.0), latents) ** 2)
+
+    assert not jnp.any(jax.grad(loss)(LATENTS))

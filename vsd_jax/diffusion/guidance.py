@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guidance of a prior: every method of distillation and every sampler uses this.
+
+Classifier-free guidance (arXiv:2207.12598, Eq. 6) moves from the prediction without the
+prompt, or with a negative one, towards and past the prediction with it:
+
+    noise_guided = base + s (noise(text) - base)
+
+Scale s = 1 is the conditional prediction. (arXiv:2207.12598 itself writes
+(1 + w) text - w unc, so s = 1 + w.) What may be added to it, in this order:
+
+- Perp-Neg (arXiv:2304.04968), if the prompts have `perp_text`: prompts to move away
+  from, by the part of their direction that is perpendicular to the text's;
+- an interval of t outside of which s is 1 (arXiv:2404.07724);
+- the guided prediction rescaled to the standard deviation of the conditional one
+  (arXiv:2305.08891, Eq. 15 and 16);
+- the implied x_0 clipped to a range (Imagen, arXiv:2205.11487, Sec. 2.3).
+"""
+
+import dataclasses
+from typing import Annotated, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vsd_jax.diffusion.noise import to_noise, to_x0
+from vsd_jax.spec import Within
+from vsd_jax.types import NoiseFn, Prompts, PyTree
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Guidance:
+    """What is done to a guided prediction; the default is plain guidance.
+
+    Attributes:
+      x0_limit: the implied x_0 is clipped to [-limit, limit]; 0 = not. For priors of
+        images, which have a range; latents have none.
+      guidance_interval: (low, high) shares of the number of timesteps T; at t outside
+        of [low T, high T] the scale is 1.
+      guidance_rescale: share, in [0, 1], by which the guided prediction is rescaled to
+        the standard deviation of the conditional one; 0 = not.
+    """
+
+    x0_limit: Annotated[float, Within(0)] = 0.0
+    guidance_interval: Annotated[tuple[float, float], Within(0, 1)] = (0.0, 1.0)
+    guidance_rescale: Annotated[float, Within(0, 1)] = 0.0
+
+
+PLAIN = Guidance()
+
+
+class Guided(NamedTuple):
+    """A guided prediction and what it moved away from, both [B, h, w, c]."""
+
+    noise: jax.Array
+    base: jax.Array
+
+
+def guided_noise(
+    noise_fn: NoiseFn,
+    params: PyTree,
+    noisy: jax.Array,
+    t: jax.Array,
+    prompts: Prompts,
+    *,
+    scale: float,
+    alphas_cumprod: np.ndarray,
+    guidance: Guidance = PLAIN,
+    against: str = "negative",
+) -> jax.Array:
+    """The guided noise prediction [B, h, w, c]; arguments as in `guide_away`.
+
+    At scale 1 without Perp-Neg only the prompt itself is evaluated.
+    """
+    if scale == 1.0 and "perp_text" not in prompts:
+        noise_pred = noise_fn(params, noisy, t, {"text": prompts["text"]})
+        return limit_x0(noise_pred, noisy, t, alphas_cumprod, limit=guidance.x0_limit)
+    return guide_away(
+        noise_fn,
+        params,
+        noisy,
+        t,
+        prompts,
+        scale=scale,
+        alphas_cumprod=alphas_cumprod,
+        guidance=guidance,
+        against=against,
+    ).noise
+
+
+def guide_away(
+    noise_fn: NoiseFn,
+    params: PyTree,
+    noisy: jax.Array,
+    t: jax.Array,
+    prompts: Prompts,
+    *,
+    scale: float,
+    alphas_cumprod: np.ndarray,
+    guidance: Guidance = PLAIN,
+    against: str = "negative",
+) -> Guided:
+    """The guided prediction and its base, all prompts in one batch of the network.
+
+    Args:
+      noise_fn: noise prediction of the frozen prior.
+      params: its parameters.
+      noisy: [B, h, w, c] x_t.
+      t: [B] int32.
+      prompts: leaves [B, ...]; `text`, the one that `against` names, and for Perp-Neg
+        `perp_text` and `perp_weights`.
+      scale: s.
+      alphas_cumprod: [T] float32.
+      guidance: see `Guidance`.
+      against: name of the base's prompt: "negative", "empty" or "source".
+    """
+    texts = jnp.stack([prompts[against], prompts["text"]])
+    perp = "perp_text" in prompts
+    if perp:
+        texts = jnp.concatenate([texts, jnp.moveaxis(prompts["perp_text"], 1, 0)])
+    base, text, *others = _noise_per_text(noise_fn, params, noisy, t, texts)
+    strength = _strength(t, scale, guidance, num_t=len(alphas_cumprod), ndim=text.ndim)
+    if perp:
+        guided = perp_neg(
+            base, text, jnp.stack(others, 1), prompts["perp_weights"], scale=strength
+        )
+    else:
+        guided = guide(base, text, strength)
+    guided = rescale(guided, text, share=guidance.guidance_rescale)
+    guided = limit_x0(guided, noisy, t, alphas_cumprod, limit=guidance.x0_limit)
+    return Guided(guided, base)
+
+
+def guide(
+    noise_uncond: jax.Array, noise_text: jax.Array, scale: float | jax.Array
+) -> jax.Array:
+    """Classifier-free guidance: unc + s (text - unc) (arXiv:2207.12598, Eq. 6)."""
+    return noise_uncond + scale * (noise_text - noise_uncond)
+
+
+def perp_neg(
+    noise_uncond: jax.Array,
+    noise_text: jax.Array,
+    noise_negative: jax.Array,
+    weights: jax.Array,
+    *,
+    scale: float | jax.Array,
+) -> jax.Array:
+    """Perp-Neg guidance (arXiv:2304.04968).
+
+    With D(y) = noise(y) - noise(unc), the prediction is
+
+        noise(unc) + s [D(text) - sum_i w_i D_i^perp],
+        D_i^perp = D(neg_i) - <D(neg_i), D(text)> / |D(text)|^2 D(text),
+
+    so a negative prompt can never cancel what the prompt itself asks for.
+
+    Args:
+      noise_uncond: [B, ...].
+      noise_text: [B, ...].
+      noise_negative: [B, M, ...].
+      weights: [B, M] >= 0; all zero gives plain guidance.
+      scale: s.
+
+    Returns:
+      [B, ...] guided noise prediction.
+    """
+    chex.assert_equal_shape([noise_uncond, noise_text])
+    chex.assert_shape(weights, noise_negative.shape[:2])
+    batch, num = weights.shape
+    text = (noise_text - noise_uncond).reshape(batch, 1, -1)
+    negative = (noise_negative - noise_uncond[:, None]).reshape(batch, num, -1)
+    # With equal predictions there is no direction to be perpendicular to.
+    tiny = jnp.finfo(text.dtype).tiny
+    norm = jnp.maximum(jnp.sum(text**2, axis=-1, keepdims=True), tiny)
+    along = jnp.sum(negative * text, axis=-1, keepdims=True) / norm
+    perpendicular = negative - along * text
+    push = jnp.sum(weights[..., None] * perpendicular, axis=1)
+    direction = (text[:, 0] - push).reshape(noise_text.shape)
+    return noise_uncond + scale * direction
+
+
+def rescale(guided: jax.Array, noise_text: jax.Array, *, share: float) -> jax.Array:
+    """Rescales towards the conditional prediction's standard deviation.
+
+    share * guided * std(text) / std(guided) + (1 - share) * guided (arXiv:2305.08891,
+    Eq. 15 and 16), against over-saturation at large scales.
+
+    Args:
+      guided: [B, ...].
+      noise_text: [B, ...].
+      share: in [0, 1]; 0 returns `guided` itself.
+    """
+    if not share:
+        return guided
+    axes = tuple(range(1, guided.ndim))
+    wanted = jnp.std(noise_text, axis=axes, keepdims=True)
+    found = jnp.std(guided, axis=axes, keepdims=True)
+    ratio = wanted / jnp.maximum(found, jnp.finfo(found.dtype).tiny)
+    return guided * (share * ratio + 1.0 - share)
+
+
+def limit_x0(
+    noise_pred: jax.Array,
+    noisy: jax.Array,
+    t: jax.Array,
+    alphas_cumprod: np.ndarray,
+    *,
+    limit: float,
+) -> jax.Array:
+    """The noise whose implied x_0 is that of `noise_pred`, clipped to [-limit, limit].
+
+    Static thresholding (Imagen, arXiv:2205.11487, Sec. 2.3): guidance pushes x_0 out of
+    the range of the data, which images have and Stable Diffusion's latents have not.
+
+    Args:
+      noise_pred: [B, ...].
+      noisy: [B, ...] x_t.
+      t: [B] int32.
+      alphas_cumprod: [T] float32.
+      limit: the embedded prior's images fill [-1, 1]; 0 = not clipped.
+
+    Returns:
+      [B, ...].
+    """
+    if not limit:
+        return noise_pred
+    x0 = to_x0(noise_pred, noisy, t, alphas_cumprod, "epsilon")
+    clipped = jnp.clip(x0, -limit, limit)
+    return to_noise(clipped, noisy, t, alphas_cumprod, "sample")
+
+
+def _noise_per_text(noise_fn, params, noisy, t, texts):
+    """texts [M, B, L, D] -> [M, B, h, w, c] in one call of the network."""
+    num = texts.shape[0]
+    noise_pred = noise_fn(
+        params,
+        jnp.concatenate([noisy] * num),
+        jnp.concatenate([t] * num),
+        {"text": texts.reshape((-1,) + texts.shape[2:])},
+    )
+    return noise_pred.reshape((num,) + noisy.shape)
+
+
+def _strength(t, scale, guidance: Guidance, *, num_t: int, ndim: int):
+    """s, or [B, 1, ...] where it depends on t."""
+    low, high = guidance.guidance_interval
+    if (low, high) == (0.0, 1.0):
+        return scale
+    inside = (t >= low * num_t) & (t <= high * num_t)
+    strength = jnp.where(inside, scale, 1.0)
+    return strength.reshape((-1,) + (1,) * (ndim - 1))

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entropic Score Distillation: VSD whose renders also stay spread over the views.
+
+Notation: `paper.py`.
+"""
+
+from typing import Annotated
+
+import jax
+
+from vsd_jax.diffusion.guidance import PLAIN, Guidance, guide
+from vsd_jax.methods.protocol import SIGMA_SQUARED, Method, NoisedViews
+from vsd_jax.spec import Within
+
+
+def esd(
+    *,
+    guidance_scale: float,
+    score_scale: Annotated[float, Within(-10, 10)] = 0.5,
+    guidance: Guidance = PLAIN,
+    weighting: str = SIGMA_SQUARED,
+) -> Method:
+    """Entropic Score Distillation: VSD with guidance in the score network too.
+
+    noise_score = eps_phi(no camera) + g (eps_phi(camera) - eps_phi(no camera)) with
+    g = `score_scale` (arXiv:2401.00909): g = 1 is VSD; below it the entropy over all
+    views is kept up, which works against several faces.
+    """
+
+    def direction(views: NoisedViews) -> jax.Array:
+        without = views.score(camera=False)
+        noise_score = guide(without, views.score(), score_scale)
+        return views.guided(guidance_scale, guidance) - noise_score
+
+    return Method(direction, weighting, trains_score=True)

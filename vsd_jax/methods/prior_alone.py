@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Methods that compare predictions of the prior alone: no score network, no noise.
+
+Notation: `paper.py`.
+"""
+
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+
+from vsd_jax.diffusion.guidance import PLAIN, Guidance
+from vsd_jax.methods.protocol import SIGMA_SQUARED, Method, NoisedViews
+from vsd_jax.spec import Within
+
+
+def csd(
+    *,
+    guidance_scale: float,
+    guidance: Guidance = PLAIN,
+    weighting: str = SIGMA_SQUARED,
+) -> Method:
+    """Classifier Score Distillation: s (eps(y) - eps(empty)) (arXiv:2310.19415).
+
+    The guidance direction alone: the gradient of log p(y | x_t), for which neither the
+    added noise nor a score of the renders is subtracted.
+    """
+
+    def direction(views: NoisedViews) -> jax.Array:
+        return views.push(guidance_scale, guidance, against="empty")
+
+    return Method(direction, weighting, texts=("empty",))
+
+
+def nfsd(
+    *,
+    guidance_scale: float,
+    t_switch: Annotated[float, Within(0, 1)] = 0.2,
+    guidance: Guidance = PLAIN,
+    weighting: str = SIGMA_SQUARED,
+) -> Method:
+    """Noise-Free Score Distillation: delta_D + s delta_C (arXiv:2310.17590).
+
+    delta_C = eps(y) - eps(empty); the domain correction delta_D is eps(empty) below
+    `t_switch` (a share of T: 200 of 1,000 in the paper), where x_t holds little noise,
+    and eps(empty) - eps(negative) from there on, which cancels the noise.
+    """
+
+    def direction(views: NoisedViews) -> jax.Array:
+        empty = views.prior("empty")
+        early = views.t < round(t_switch * len(views.alphas_cumprod))
+        small = early.reshape(-1, *(1,) * (empty.ndim - 1))
+        domain = jnp.where(small, empty, empty - views.prior("negative"))
+        return domain + views.push(guidance_scale, guidance, against="empty")
+
+    return Method(direction, weighting, texts=("empty",))
+
+
+def bridge(
+    *,
+    guidance_scale: float,
+    guidance: Guidance = PLAIN,
+    weighting: str = SIGMA_SQUARED,
+) -> Method:
+    """Bridge to the target distribution: s (eps(y) - eps(source)) (arXiv:2406.09417).
+
+    The renders are a distribution of their own, which a text can describe ("...,
+    oversaturated, smooth"); its score takes the place of the learned one of VSD.
+    """
+
+    def direction(views: NoisedViews) -> jax.Array:
+        return views.push(guidance_scale, guidance, against="source")
+
+    return Method(direction, weighting, texts=("source",))
