@@ -17,7 +17,7 @@ from vsd_jax.program.prior.json_files import WeightsError
 from vsd_jax.toybox import prior_files, train
 from vsd_jax.toybox.text import vocabulary
 
-OLD = {"refine_channels": 0, "first_snr_divisor": 8.0}
+HEAD = {"refine_channels": 8, "refine_depth": 1}
 
 
 def write(folder: Path, init_from: str = "", **changes) -> Path:
@@ -34,8 +34,8 @@ def write(folder: Path, init_from: str = "", **changes) -> Path:
 def folders(tmp_path_factory):
     """A plain prior, and the same extended by an untrained head."""
     root = tmp_path_factory.mktemp("refined")
-    plain = write(root / "plain", **OLD)
-    return plain, write(root / "more", init_from=str(plain))
+    plain = write(root / "plain")
+    return plain, write(root / "more", init_from=str(plain), **HEAD)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_new_words_leave_old_texts_and_weights_as_they_are(tmp_path):
 
 def test_head_keeps_its_width_when_weights_are_taken_over(folders, tmp_path):
     """A further training begins with the trained head, not with a new one."""
-    again = write(tmp_path / "again", init_from=str(folders[1]))
+    again = write(tmp_path / "again", init_from=str(folders[1]), **HEAD)
     first, second = (
         diffusion_prior.load_prior(folder)[1] for folder in (folders[1], again)
     )

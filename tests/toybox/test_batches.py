@@ -9,7 +9,8 @@ from configs import toybox_prior
 from vsd_jax.toybox import batches
 from vsd_jax.toybox.text import COLOURS, HEIGHTS, ROOM, VIEWS, parse
 
-CONFIG = toybox_prior.get_config("smoke").to_dict() | {"batch_size": 64}
+CONFIG = toybox_prior.get_config("smoke").to_dict()
+CONFIG |= {"batch_size": 64, "height_dropout": 0.4}
 
 
 @pytest.fixture(scope="module")

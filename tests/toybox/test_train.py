@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from configs import toybox_prior
+from vsd_jax.program.prior import hub, schedule
 from vsd_jax.toybox import prior_files, sheets, train
 
 
@@ -205,3 +206,19 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
     for part in ("unet/diffusion_pytorch_model", "text_encoder/model"):
         files = [f / f"{part}.safetensors" for f in (stopped, straight)]
         assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_committed_schedule_is_that_of_a_prior_without_a_head():
+    """A head's schedule begins with less noise and ends in the same."""
+    committed = json.loads(
+        (hub.TOYBOX / "scheduler" / "scheduler_config.json").read_text()
+    )
+    assert prior_files.scheduler_config(8.0) == committed
+    own, refined = (
+        schedule.noise_schedule(prior_files.scheduler_config(8.0, first))
+        for first in (None, 0.5)
+    )
+    assert (1 - refined[0]) / refined[0] == pytest.approx(
+        (1 - own[0]) / own[0] / 16, rel=1e-3
+    )
+    assert refined[-1] == own[-1]

@@ -249,7 +249,8 @@ def write_folder(folder: Path, config: Mapping[str, Any], words: list[str]) -> N
         "unet/config.json": unet_config(config),
         "text_encoder/config.json": text_config(config, vocab),
         "scheduler/scheduler_config.json": scheduler_config(
-            config["snr_divisor"], config["first_snr_divisor"]
+            config["snr_divisor"],
+            config["first_snr_divisor"] if config["refine_channels"] else None,
         ),
     }
     for name, content in files.items():
