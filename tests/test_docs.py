@@ -56,7 +56,7 @@ def test_links_lead_somewhere(path):
 
 def test_architecture_is_a_page_and_names_every_file():
     text = (ROOT / "ARCHITECTURE.md").read_text()
-    assert text.count("\n") <= 80
+    assert text.count("\n") <= 110
     for path in (ROOT / "vsd_jax").rglob("*.py"):
         if "weights" not in path.parts:
             group = path.stem.split("_")[0] + "_*"  # one row for several of a kind

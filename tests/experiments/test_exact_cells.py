@@ -4,11 +4,14 @@
 import numpy as np
 import pytest
 
+from vsd_jax.diffusion import exact
 from vsd_jax.experiments import exact_cells, plan, scores
 from vsd_jax.experiments.catalogue import EXPERIMENTS
 from vsd_jax.experiments.plan import Budget
 
 pytest.importorskip("embreex")
+from vsd_jax.program.settings import config as config_lib
+from vsd_jax.program.settings import named
 
 
 @pytest.fixture(autouse=True)
@@ -37,21 +40,22 @@ def test_truth_is_what_the_text_wants(name):
 
 def test_prompts_allow_their_classes():
     world = exact_cells.make_world("plane")
-    contexts = exact_cells.make_contexts(world, family=True)
+    prompts = exact_cells.make_prompts(world, "nfsd")
     for name, number in (("text", 3), ("score", 3), ("empty", 9), ("source", 1)):
-        allowed = np.asarray(contexts[name])[0, 0, 0] == 0.0
+        allowed = np.asarray(prompts[name])[0, 0, 0] == 0.0
         assert allowed.sum() == number, name
-    assert np.all(exact_cells.make_contexts(world, family=False)["negative"] == 0.0)
+    assert (np.asarray(prompts["negative"])[0, 0, 0] == 0.0).sum() == 1
+    assert np.all(exact_cells.make_prompts(world, "vsd")["negative"] == 0.0)
 
 
 def test_a_learned_score_begins_as_the_prior():
     world = exact_cells.make_world("plane")
-    score, phi = exact_cells._make_score("mixture", world)
-    from vsd_jax.diffusion import exact
-
-    contexts = exact_cells.make_contexts(world, family=False)
-    text = {"text": contexts["text"][0]}
+    config = config_lib.validate(named.make_config("image2d", "smoke"))
+    score = exact_cells._make_score("mixture", world, config)
+    prompts = exact_cells.make_prompts(world, "vsd")
+    text = {"text": prompts["text"][0]}
     x, t = np.full((1, 1, 1, 2), 0.3, np.float32), np.array([300])
-    mine = score.apply((phi, {"target": world.mixture}), x, t, text)
+    weights = {"target": world.mixture}
+    mine = score.model.apply((score.init(None, weights), weights), x, t, text)
     theirs = exact.make_noise_fn(exact_cells.ALPHAS_CUMPROD)(world.mixture, x, t, text)
     np.testing.assert_allclose(mine, theirs, atol=1e-6)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """`~` in every path; users that are not there; bytes that are no text."""
 
+import argparse
 import os
 import pwd
 
 import pytest
 
 from configs import object as object_config
-from vsd_jax.experiments.__main__ import make_parser
 from vsd_jax.program.folder import paths, source, writer
 from vsd_jax.program.folder.workdir import Workdir
 from vsd_jax.program.prior import hub
@@ -45,7 +45,9 @@ def test_tilde_is_the_home_folder(home):
     assert workdir.path == home / "run" and (home / "run").is_dir()
     (home / "prior").mkdir()
     assert hub.resolve("~/prior") == home / "prior"
-    assert make_parser().parse_args(["--out=~/x"]).out == home / "x"
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=paths.argument)
+    assert parser.parse_args(["--out=~/x"]).out == home / "x"
 
 
 def test_tilde_in_mesh_source_and_in_the_folder_of_stages(home):
@@ -86,8 +88,8 @@ def test_a_user_that_is_not_there_is_named():
         Workdir(NOBODY, create=True)
     with pytest.raises(ConfigError, match=r"prior\.path.*no user"):
         hub.resolve(NOBODY)
-    with pytest.raises(SystemExit):
-        make_parser().parse_args([f"--out={NOBODY}"])
+    with pytest.raises(argparse.ArgumentTypeError, match="no user"):
+        paths.argument(NOBODY)
 
 
 @pytest.mark.parametrize("key", ["prior.path", "score.path", "mesh.source"])

@@ -24,8 +24,8 @@ from vsd_jax.diffusion.sampler import ddim_sample
 from vsd_jax.distil import Step
 from vsd_jax.experiments.plan import Cell
 from vsd_jax.presets import Settings
+from vsd_jax.program import Config
 from vsd_jax.program.build import build
-from vsd_jax.program.build.build_field import Config
 from vsd_jax.program.build.stages import make_scene
 from vsd_jax.score_network import fixed_score, make_score
 from vsd_jax.toybox import dataset
