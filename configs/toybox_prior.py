@@ -5,18 +5,18 @@
   python -m vsd_jax.toybox.train --config=configs/toybox_prior.py \
       --config.data=DATA --workdir=RUN
 
-For an accelerator (six minutes on one H200); two cores need 0.4 to 0.9 s for a step of
-16 (`--config.batch_size=16`). `toybox_prior.py:smoke` runs the same code in seconds.
-`toybox_prior.py:refine` goes on from trained weights (`--config.init_from`) with a
-refining head, less noise and words for height (docs/model_card.md).
+Six minutes on one H200; two cores need 0.4 to 0.9 s for a step of 16 images. Variants:
+`:smoke`, the same code in seconds, and `:refine` (`vsd_jax/toybox/refining.py`).
 """
 
 import ml_collections
 
+from vsd_jax.toybox import refining
+
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """The settings; `variant` is "", "refine" or "smoke"."""
-    config = ml_collections.ConfigDict()
+    config = ml_collections.ConfigDict(refining.SETTINGS[variant])
     config.data = ""  # folder made by vsd_jax.toybox.dataset
     config.init_from = ""  # diffusers-format folder to start from ("" = random)
     config.seed = 0
@@ -26,22 +26,16 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.warmup_steps = 500
     config.decay_fraction = 0.6  # of num_steps, at the end, linear
     config.final_fraction = 0.02  # last learning rate / learning_rate
-    config.weight_decay = 0.01
-    config.max_grad_norm = 1.0
+    config.weight_decay, config.max_grad_norm = 0.01, 1.0
     config.ema_decay = 0.999  # reached after a warm-up (1 + step) / (10 + step)
     # Of the loss weight 1 / max(sigma_t^2, floor); above it that is the v-loss.
     config.sigma2_floor = 0.05
     config.t_power = 1.5  # t / T = u^(1 / power), u uniform; 1 = uniform t
     config.snr_divisor = 8.0  # signal-to-noise ratio of Stable Diffusion / ours
-    config.train_only = ""  # "refine": the refining head alone
-    # Learning rates of the U-Net (but for its head) and the text tower, as shares of
-    # `learning_rate`.
-    config.unet_rate, config.text_rate = 1.0, 1.0
 
     config.text_dropout = 0.1  # empty prompt, for guidance (arXiv:2207.12598)
-    config.view_dropout = 0.1  # captions without a view word
-    config.height_dropout = 1.0  # captions with a view word without its height
-    config.colour_dropout = 0.08  # captions without the colour
+    # Captions without a view word; without the colour.
+    config.view_dropout, config.colour_dropout = 0.1, 0.08
     config.normal_fraction = 0.15  # of object images, shown as normal map
     config.overhead_fraction = 0.25  # of a batch, drawn from overhead views alone
     # Half of the above is of these; () = of all.
@@ -52,23 +46,12 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.channels = (64, 128, 128)
     config.layers_per_block = 1
     config.num_heads = 4
-    config.text_width = 128
-    config.text_layers = 2
+    config.text_width, config.text_layers = 128, 2
     config.text_length = 16
-
-    # The refining head (vsd_jax/diffusion/refine.py); 0 channels = none. With it:
-    config.refine_channels, config.refine_depth = 0, 4
-    config.refine_factor = 2  # its patches: 2 x 2 pixels
-    config.first_snr_divisor = 0.5  # `snr_divisor` at t = 0, from there geometrically
-    # Loss weight: 1 / min(scale (sigma_t / alpha_t)^(2 power), limit).
-    config.error_scale, config.error_power, config.error_limit = 0.013, 0.45, 0.3
 
     config.log_every = 50
     config.save_every = 2000
     config.sample_every = 8000
-    if variant == "refine":
-        config.refine_channels, config.height_dropout = 48, 0.4
-        config.unet_rate, config.text_rate = 0.2, 0.4
     if variant == "smoke":
         config.num_steps, config.batch_size, config.warmup_steps = 3, 2, 1
         config.channels = (32, 32, 32)
