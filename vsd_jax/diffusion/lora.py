@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from vsd_jax.diffusion.draws import draw_like
+from vsd_jax.diffusion.loss_scale import with_loss_scale
 from vsd_jax.spec import Within
 from vsd_jax.types import Context, NoiseModel, PyTree
 
@@ -185,7 +186,8 @@ def make_score_model(
     """The frozen network `base` with LoRA and the camera embedding added.
 
     The camera embedding is added to the output of the module named `time_embedding`,
-    and reaches every ResNet block from there (arXiv:2305.16213, Sec. 3).
+    and reaches every ResNet block from there (arXiv:2305.16213, Sec. 3). Where `base`
+    has weights in float16, its gradient is scaled (`loss_scale.py`).
 
     Args:
       base: frozen denoiser built on a Linen module.
@@ -202,9 +204,16 @@ def make_score_model(
         params: tuple[PyTree, PyTree], noisy: jax.Array, t: jax.Array, context: Context
     ) -> jax.Array:
         score_params, prior_params = params
+        moving, frozen = (score_params, noisy, context), select_params(prior_params)
+        dtypes = map(jnp.result_type, jax.tree.leaves(frozen))
+        is_half = any(dtype == jnp.float16 for dtype in dtypes)
+        return (with_loss_scale(run) if is_half else run)(moving, (frozen, t))
+
+    def run(moving: PyTree, fixed: PyTree) -> jax.Array:
+        (score_params, noisy, context), (frozen, t) = moving, fixed
         interceptor = _make_interceptor(score_params, context["camera"], scale)
         with nn.intercept_methods(interceptor):
-            return base.apply(select_params(prior_params), noisy, t, context)
+            return base.apply(frozen, noisy, t, context)
 
     return NoiseModel(apply, base.prediction_type)
 

@@ -233,7 +233,8 @@ def preset(kind: str = "object", variant: str = "", *, prompt: str = "") -> Pres
     Args:
       kind: "object", "room", "object_in_scene", "geometry", "texture" or "image2d".
       variant: "" = the embedded prior; "sd21", "sd15" = Stable Diffusion with the
-        paper's settings; "smoke" = the same code in seconds.
+        paper's settings, "sd15_256", "bk_sdm_small", "bk_sdm_tiny" smaller ones of its
+        family; "colab" = in an hour on a free T4; "smoke" = the same code in seconds.
       prompt: what to make; "" = the preset's own.
 
     Raises:

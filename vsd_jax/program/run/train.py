@@ -118,6 +118,7 @@ class Loop:
         self._events: events.EventFile | None = None
         self._times: list[float] = []
         self._judged: list[float] = []  # `log.best` since the last checkpoint
+        self._saved_at = time.monotonic()
 
     def run(self, state: VSDState) -> VSDState:
         """Trains up to `num_steps` and saves.
@@ -169,11 +170,17 @@ class Loop:
         return state
 
     def _due(self, step: int) -> bool:
+        every = self._config.log.image_every
+        return bool(every and step % every == 0) or self._checkpoint_due(step)
+
+    def _checkpoint_due(self, step: int) -> bool:
+        """By steps or, in one process (clocks of several differ), by minutes."""
         log = self._config.log
-        return any(
-            every and step % every == 0
-            for every in (log.image_every, log.checkpoint_every)
-        )
+        if log.checkpoint_every and step % log.checkpoint_every == 0:
+            return True
+        if not log.checkpoint_minutes or hosts.are_several():
+            return False
+        return time.monotonic() - self._saved_at >= 60 * log.checkpoint_minutes
 
     def _read(self, step: int, metrics: Any, meter: progress.Meter) -> bool:
         """Waits for a step's metrics, logs them, and raises what they tell.
@@ -247,10 +254,15 @@ class Loop:
         log = self._config.log
         if last or (log.image_every and step % log.image_every == 0):
             self._guard(lambda: self._save_sheet(step, state), last=False)
+<<<<<<< HEAD
             if hosts.is_first():
                 self._guard(lambda: self._save_look(step, state), last=False)
                 self._guard(lambda: self._refresh(step), last=False)
         if last or (log.checkpoint_every and step % log.checkpoint_every == 0):
+=======
+        if last or self._checkpoint_due(step):
+            self._saved_at = time.monotonic()
+>>>>>>> accel
             self._guard(lambda: self._save_state(state, last=last), last=last)
 
     def _guard(self, save: Callable[[], None], *, last: bool) -> None:

@@ -35,8 +35,13 @@ YOUNGER = {
     "camera.adapt_candidates": 8,
     "eval.prior_draws": 0,
     "eval.prior_t_range": (0.4, 0.8),
+<<<<<<< HEAD
     "log.inside": False,
     "log.tensorboard": False,
+=======
+    "log.checkpoint_minutes": 0.0,
+    "prior.image_size": 0,
+>>>>>>> accel
     "render.early_size": 0,
     "render.early_steps": 0,
     "score.prompt": True,

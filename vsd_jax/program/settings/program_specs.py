@@ -67,15 +67,25 @@ class PriorSpec:
 
     Attributes:
       path: "toybox" (embedded), a local folder, or a hub id: owner/name[@revision].
+<<<<<<< HEAD
       variant: which of its weight files: "fp16" halves what is downloaded.
       sha256: checksum that the U-Net's weight file must have; "" = any.
       dtype: type of its weights and activations.
+=======
+      variant: of its weight files: "fp16" halves what is downloaded.
+      image_size: side of its images, pixels, for one tuned to others; 0 = as its
+        settings say.
+      sha256: that the U-Net's weight file must have; "" = any.
+      dtype: of its weights and activations; "float16" for GPUs without bfloat16 (T4).
+        Softmax, norms, LoRA and scene stay in float32.
+>>>>>>> accel
     """
 
     path: str
     variant: str
+    image_size: Annotated[int, Within(0, 4096)]
     sha256: str
-    dtype: Annotated[str, OneOf(("float32", "bfloat16"))]
+    dtype: Annotated[str, OneOf(("float32", "bfloat16", "float16"))]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,9 +168,17 @@ class LogSpec:
       metrics_every: steps between rows of metrics.jsonl.
       image_every: steps between contact sheets; 0 = never.
       checkpoint_every: steps between checkpoints; 0 = only at the end.
+<<<<<<< HEAD
       keep_checkpoints: number of checkpoints that are kept.
       best: one more is kept: that before which "residual/rms" or "score/loss" was
         lowest on average, since the checkpoint before it; "" = none.
+=======
+      checkpoint_minutes: minutes after which one is written as well, where a runtime
+        may be lost at any time; in one process alone. 0 = by steps only.
+      keep_checkpoints: how many stay.
+      best: one more stays: that before which "residual/rms" or "score/loss" was lowest
+        on average, since the checkpoint before it; "" = none.
+>>>>>>> accel
       sheet_views: views of each particle on a contact sheet.
       sheet_size: side of a view on it, pixels.
       inside: with each sheet a look inside the step: render, x_t, the prior's and the
@@ -172,6 +190,7 @@ class LogSpec:
     metrics_every: Annotated[int, Within(1)]
     image_every: Annotated[int, Within(0)]
     checkpoint_every: Annotated[int, Within(0)]
+    checkpoint_minutes: Annotated[float, Within(0)]
     keep_checkpoints: Annotated[int, Within(1, 1000)]
     best: Annotated[str, OneOf(("", "residual/rms", "score/loss"))]
     sheet_views: Annotated[int, Within(1, 64)]
