@@ -10,17 +10,19 @@ BIN := $(VENV)/bin
 RUN := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 BENCH := $(VENV)/.installed-bench
+DOCS := $(VENV)/.installed-docs
 DECLARED := setup.cfg pyproject.toml
 CODE := vsd_jax configs tests $(wildcard benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format docs bench clean
 
 help:
 	@echo "make demo     make a 3D object from a text (PROMPT=\"a blue car\" for another)"
 	@echo "make test     check style, then run all tests"
 	@echo "make lint     check style only"
 	@echo "make format   rewrite the code in the project's style"
+	@echo "make docs     build the documents and the API reference as a site, in site/"
 	@echo "make bench    compare the speed of the scene with torch (installs torch)"
 	@echo "make clean    remove $(VENV), builds and caches; runs/ stays"
 
@@ -42,11 +44,15 @@ format: $(DEV)
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
+	@echo "Open site/index.html in a browser."
+
 bench: $(BENCH)
 	OMP_WAIT_POLICY=passive $(BIN)/python -m benchmarks.nerf
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Some systems ship Python without ensurepip: then pip of the base Python serves.
@@ -66,6 +72,11 @@ $(RUN): $(DECLARED) | $(BIN)/python
 $(DEV): $(DECLARED) | $(BIN)/python
 	@echo "Installing vsd_jax and its tests' tools into $(VENV): some minutes, once."
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $(RUN) $@
+
+$(DOCS): $(DECLARED) | $(BIN)/python
+	@echo "Installing vsd_jax and what builds its documents into $(VENV)."
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	@touch $(RUN) $@
 
 $(BENCH): $(DECLARED) | $(BIN)/python

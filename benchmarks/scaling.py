@@ -55,7 +55,7 @@ LINKS = {
     "A100, NVLink 3, 200 Gb/s InfiniBand": Links("A100 80 GB", 8, 300, 25, 5e-6),
     "H100, NVLink 4, 400 Gb/s InfiniBand": Links("H100 SXM", 8, 450, 50, 5e-6),
     "T4, one a host, 10 Gb/s Ethernet": Links("T4", 1, 16, 1.25, 5e-5),
-    "TPU v5e, ICI to 256, then 100 Gb/s": Links("TPU v5e", 256, 100, 3.1, 3e-5),
+    "TPU v5e, ICI to 256, then 100 Gb/s": Links("TPU v5e-1", 256, 100, 3.1, 3e-5),
     "TPU v5p, ICI to 8,960": Links("TPU v5p", 8960, 300, 25, 3e-5),
 }
 

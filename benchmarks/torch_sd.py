@@ -31,7 +31,8 @@ class LoRALinear(nn.Module):
 
     def forward(self, inputs):
         """[..., in] -> [..., out]."""
-        return self.base(inputs) + inputs @ self.down @ self.up
+        update = inputs.float() @ self.down @ self.up
+        return self.base(inputs) + update.to(inputs.dtype)
 
 
 def _trained(name: str, shape) -> nn.Parameter:
@@ -71,7 +72,9 @@ def make_encoder(size: str) -> nn.Module:
     return _fill(vae, "vae")
 
 
-def add_lora(unet: nn.Module, size: str, rank: int) -> dict[str, nn.Parameter]:
+def add_lora(
+    unet: nn.Module, size: str, rank: int, device="cpu"
+) -> dict[str, nn.Parameter]:
     """Puts LoRA and the camera embedding into a U-Net; returns what is trained."""
     trained = {}
     for name, module in list(unet.named_modules()):
@@ -88,7 +91,13 @@ def add_lora(unet: nn.Module, size: str, rank: int) -> dict[str, nn.Parameter]:
             torch.from_numpy(sd_models.adapter(f"{name}.bias", (width,)))
         )
         trained |= {f"{name}.weight": weight, f"{name}.bias": bias}
-    camera = torch.from_numpy(sd_models.inputs(size)["camera"])
+    unet.to(device)  # and what was added
+    trained = {k: nn.Parameter(x.detach().to(device)) for k, x in trained.items()}
+    for name, module in unet.named_modules():
+        if isinstance(module, LoRALinear):
+            key = f"lora.{name}"
+            module.down, module.up = trained[f"{key}.down"], trained[f"{key}.up"]
+    camera = torch.from_numpy(sd_models.inputs(size)["camera"]).to(device)
     unet.time_embedding.register_forward_hook(_make_camera_hook(trained, camera))
     return trained
 
@@ -98,12 +107,14 @@ def _make_camera_hook(trained, camera):
         hidden = camera @ trained["camera.linear_1.weight"]
         hidden = nn.functional.silu(hidden + trained["camera.linear_1.bias"])
         hidden = hidden @ trained["camera.linear_2.weight"]
-        return out + hidden + trained["camera.linear_2.bias"]
+        return out + (hidden + trained["camera.linear_2.bias"]).to(out.dtype)
 
     return hook
 
 
-def make_part(size: str, name: str, *, rank: int, noise) -> Callable[[], dict]:
+def make_part(
+    size: str, name: str, *, rank: int, noise, device="cpu", dtype=torch.float32
+) -> Callable[[], dict]:
     """`run()`, which returns named arrays as our parts do.
 
     Args:
@@ -111,14 +122,20 @@ def make_part(size: str, name: str, *, rank: int, noise) -> Callable[[], dict]:
       name: of the part, as in `benchmarks/sd_parts.py`.
       rank: of LoRA.
       noise: [1, h, w, 4] that the VAE's part adds to its mean.
+      device: of weights and inputs; the render's are on the CPU.
+      dtype: of the networks; what is trained stays in float32.
     """
-    given = {k: torch.from_numpy(x) for k, x in sd_models.inputs(size).items()}
+    given = {
+        k: _placed(torch.from_numpy(x), device, dtype)
+        for k, x in sd_models.inputs(size).items()
+    }
     if name == "vae":
-        return _make_vae(make_encoder(size), given, torch.from_numpy(noise))
+        noise = _placed(torch.from_numpy(noise), device, dtype)
+        return _make_vae(make_encoder(size).to(device, dtype), given, noise)
     if name == "render":
         return _make_render(size)
-    unet = make_unet(size)
-    trained = {} if name == "unet" else add_lora(unet, size, rank)
+    unet = make_unet(size).to(device, dtype)
+    trained = {} if name == "unet" else add_lora(unet, size, rank, device)
 
     def denoise(batch, t):
         latents = given["latents"][:batch].permute(0, 3, 1, 2)
@@ -129,15 +146,23 @@ def make_part(size: str, name: str, *, rank: int, noise) -> Callable[[], dict]:
         batch = 2 if name == "unet" else 1
         with torch.no_grad():
             out = denoise(batch, given["t"][2 - batch])
-        return {"out": out.numpy()}
+        return {"out": _numbers(out)}
 
     def train():
         loss = torch.mean((denoise(1, given["t"][1]) - given["target"]) ** 2)
         grads = torch.autograd.grad(loss, list(trained.values()))
         named = zip(trained, grads, strict=True)
-        return {"loss": loss.detach().numpy()} | {k: g.numpy() for k, g in named}
+        return {"loss": _numbers(loss)} | {k: _numbers(g) for k, g in named}
 
     return train if name == "train" else forward
+
+
+def _placed(value, device, dtype):
+    return value.to(device, dtype if value.is_floating_point() else None)
+
+
+def _numbers(value):
+    return value.detach().float().cpu().numpy()
 
 
 def _make_vae(vae, given, noise) -> Callable[[], dict]:
@@ -148,7 +173,7 @@ def _make_vae(vae, given, noise) -> Callable[[], dict]:
         latents = posterior.mean + posterior.std * noise.permute(0, 3, 1, 2)
         latents = latents.permute(0, 2, 3, 1) * vae.config.scaling_factor
         (grads,) = torch.autograd.grad(torch.sum(latents * given["direction"]), [image])
-        return {"latents": latents.detach().numpy(), "image": grads.numpy()}
+        return {"latents": _numbers(latents), "image": _numbers(grads)}
 
     return run
 

@@ -5,8 +5,9 @@
       --workdir=runs/mushroom
 
 `object.py` uses the embedded prior (a CPU, minutes), `object.py:sd21` and
-`object.py:sd15` Stable Diffusion with the paper's settings, `object.py:smoke` runs the
-same code in seconds. The numbers: `vsd_jax/presets/`.
+`object.py:sd15` Stable Diffusion with the paper's settings, `object.py:colab` what a
+free T4 finishes in an hour by preflight, `object.py:smoke` runs the same code in
+seconds. The numbers: `vsd_jax/presets/`.
 """
 
 from ml_collections import ConfigDict

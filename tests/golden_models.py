@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny Stable Diffusions of three architectures, with weights made from their names.
+"""Tiny Stable Diffusions of five architectures, with weights made from their names.
 
 So the golden files hold no weights: `tools/record_golden.py` (PyTorch) and
 `tests/program/test_parity.py` (ours) make the same ones. NumPy alone.
@@ -76,6 +76,24 @@ ARCHITECTURES = {
         },
         "text": _TEXT | {"hidden_act": "gelu", "num_hidden_layers": 3},
         "prediction_type": "v_prediction",
+    },
+    # BK-SDM (arXiv:2305.15798): half the layers and no middle; its tiny one ends with a
+    # level that has attention.
+    "bk_small": {
+        "unet": _UNET | {"attention_head_dim": 2, "mid_block_type": None},
+        "text": _TEXT | {"hidden_act": "quick_gelu"},
+        "prediction_type": "epsilon",
+    },
+    "bk_tiny": {
+        "unet": _UNET
+        | {
+            "attention_head_dim": 2,
+            "mid_block_type": None,
+            "down_block_types": ["CrossAttnDownBlock2D"] * 2,
+            "up_block_types": ["CrossAttnUpBlock2D"] * 2,
+        },
+        "text": _TEXT | {"hidden_act": "quick_gelu"},
+        "prediction_type": "epsilon",
     },
 }
 

@@ -14,7 +14,10 @@ from vsd_jax.program.run import session
 from vsd_jax.program.settings import config as config_lib
 
 FOLDER = pathlib.Path(scene.__file__).parent
-SCENE_VARIANTS = ("", "room", "object", "object,sd21", "room,sd15", "object,smoke")
+SCENE_VARIANTS = (
+    *("", "room", "object", "object,sd21", "room,sd15", "object,smoke"),
+    *("object,sd15_256", "room,bk_sdm_tiny", "room,colab"),
+)
 EVERY = [
     *((object_config, variant) for variant in VARIANTS),
     *((image2d, variant) for variant in VARIANTS),

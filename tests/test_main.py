@@ -6,10 +6,11 @@ import sys
 import pytest
 from absl import flags
 
+from configs import object as object_config
 from vsd_jax import main
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.settings import named
-from vsd_jax.program.terminal import command_line
+from vsd_jax.program.terminal import command_line, overrides
 from vsd_jax.program.terminal.errors import ConfigError
 
 
@@ -22,8 +23,7 @@ def parse(monkeypatch):
         monkeypatch.setattr(sys, "argv", ["main", *arguments])
         values = flags.FlagValues()
         command_line.define(values)
-        command_line.parse(sys.argv, values)
-        return command_line.read(values)
+        return command_line.read(values, command_line.parse(sys.argv, values)[1:])
 
     return call
 
@@ -50,6 +50,7 @@ def test_overrides_reach_the_configuration(parse):
         "--workdir=runs/x",
     )
     config = found.pop("config")
+    assert found.pop("overrides") == () and found.pop("serve") is None
     assert found == {"mode": "train", "folder": "runs/x", "overwrite": False}
     assert config.prompt == "a blue car" and config.camera.radius == (2.0, 3.0)
     assert config.vsd.view_prompts is False
@@ -88,6 +89,47 @@ def test_an_unknown_variant_is_named(fault):
 def test_without_config_for_a_finished_run(parse):
     found = parse("--mode=render", "--workdir=x")
     assert found["mode"] == "render" and found["config"] is None
+
+
+def test_changes_to_a_finished_run_need_no_config(parse, fault, tmp_path):
+    changes = ("--config.eval.turntable_frames=6", "--config.export.chunk", "128")
+    found = parse("--mode=render", *changes, "--workdir=x")
+    assert found["config"] is None and found["overrides"] == changes
+    flags_file = tmp_path / "flags"
+    flags_file.write_text("--mode=render\n--config.eval.fps=3\n")
+    assert parse(f"--flagfile={flags_file}")["overrides"] == ("--config.eval.fps=3",)
+    assert "'mushroom' is no flag" in fault("--config.eval.fps=3", "mushroom")
+
+
+def test_what_a_finished_run_takes():
+    base = config_lib.validate(object_config.get_config("smoke"))
+    found = overrides.apply(
+        base,
+        [
+            *("--config.eval.turntable_frames=6", "--config.export.chunk", "128"),
+            "--config.eval.background=(0.0, 0.5, 1.0)",
+        ],
+    )
+    assert found.eval.turntable_frames == 6 and found.export.chunk == 128
+    assert found.eval.background == (0.0, 0.5, 1.0)
+    assert config_lib.differing_keys(base, found) == {}
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--config.eval.turntable_frame=6", ["eval.turntable_frames"]),
+        ("--config.vsd.guidance_scale=6", ["vsd.guidance_scale", "learned", "3.0"]),
+        ("--config.eval.fps=fast", ["eval.fps", "fast"]),
+        ("--config.eval=6", ["'eval'"]),
+    ],
+)
+def test_what_a_finished_run_does_not_take(argument, words):
+    base = config_lib.validate(object_config.get_config("smoke"))
+    with pytest.raises(ConfigError) as error:
+        overrides.apply(base, [argument])
+    for word in words:
+        assert word in str(error.value)
 
 
 def test_faults_of_the_user_end_without_traceback(monkeypatch, capsys):

@@ -4,6 +4,7 @@
 import configparser
 import importlib.metadata
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -90,6 +91,51 @@ def test_wheel_holds_the_embedded_prior(wheel):
     assert any(n.endswith("scheduler/scheduler_config.json") for n in names)
     total = sum(wheel.getinfo(n).file_size for n in names)
     assert total <= 16 * 2**20, f"{total / 2**20:.1f} MiB of weights, 16 are allowed"
+
+
+EXAMPLE = """
+import os, sys
+import jax
+import vsd_jax as vsd
+assert vsd.__file__.startswith(sys.argv[1]), vsd.__file__
+assert not {"diffusers", "transformers", "ml_collections"} & set(sys.modules)
+prior, weights, encode = vsd.load_prior("toybox")
+preset = vsd.presets.toybox("a red mushroom")
+prompts = vsd.encode_prompts(encode, preset.prompt)
+run = vsd.distil(
+    vsd.nerf(preset.nerf), prior, vsd.methods.vsd(guidance_scale=3.0),
+    vsd.lora(prior, preset.score), vsd.views(preset.views), tx=preset.tx,
+)
+state = jax.eval_shape(lambda: run.init(jax.random.key(0), weights, num_particles=2))
+after, metrics = jax.eval_shape(run.step, state, weights, prompts)
+assert after.particles.params["table"].shape[0] == 2 and "residual/rms" in metrics
+"""
+
+
+@pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the embedded prior is not there yet")
+def test_the_wheel_runs_alone_in_an_empty_folder(wheel, tmp_path):
+    """The README's first example and a preset by its name, without the checkout."""
+    site, empty = tmp_path / "site", tmp_path / "empty"
+    wheel.extractall(site)
+    empty.mkdir()
+    environment = os.environ | {"PYTHONPATH": str(site)}
+    for command, words in (
+        (["-c", EXAMPLE, str(site)], ""),
+        (
+            ["-m", "vsd_jax", "--config=object:smoke", "--mode=render", "--workdir=."],
+            "there is no config.json",
+        ),
+    ):
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=empty,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert words in done.stderr and "Traceback" not in done.stderr, done.stderr
+        assert done.returncode == (1 if words else 0), done.stderr
 
 
 def test_versions_agree():

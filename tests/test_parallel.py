@@ -53,12 +53,14 @@ def leaves(state):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(parts)]
 
 
-@pytest.mark.parametrize("devices", [2, 4, 8])
-def test_many_devices_give_what_one_gives(devices):
+@pytest.mark.parametrize(
+    ("devices", "by"), [(2, "pmap"), (4, "pmap"), (8, "pmap"), (4, "shard_map")]
+)
+def test_many_devices_give_what_one_gives(devices, by):
     single, state, step = step_for(None), new_state(), step_for(parallel.AXIS)
-    many = parallel.split_state(new_state(), devices)
-    fixed = parallel.replicate((mixture(), make_contexts(2)), devices)
-    step = parallel.parallel_step(step)
+    many = parallel.split_state(new_state(), devices, by)
+    fixed = parallel.replicate((mixture(), make_contexts(2)), devices, by)
+    step = parallel.parallel_step(step, by)
     for _ in range(3):
         state, metrics = single(state, mixture(), make_contexts(2))
         many, many_metrics = step(many, *fixed)
@@ -79,7 +81,8 @@ def test_many_devices_give_what_one_gives(devices):
     assert (scales == scales[0]).all() and scales[0] != np.float32(0.5)
 
 
-def test_only_the_gradient_of_the_score_network_crosses_devices():
+@pytest.mark.parametrize("by", ["pmap", "shard_map"])
+def test_only_the_gradient_of_the_score_network_crosses_devices(by):
     """Collectives of the compiled program: their kind, and bytes by the formula."""
     num_phi = 1000
 
@@ -100,9 +103,10 @@ def test_only_the_gradient_of_the_score_network_crosses_devices():
         )
         phi = {"phi": jnp.full(num_phi, 1e-3)}
         state = init_state(jax.random.key(0), scene, phi, num_particles=NUM, **TXS)
-        fixed = parallel.replicate(({}, make_contexts(2)), 2)
-        step = parallel.parallel_step(step)
-        text = step.lower(parallel.split_state(state, 2), *fixed).compile().as_text()
+        fixed = parallel.replicate(({}, make_contexts(2)), 2, by)
+        step = parallel.parallel_step(step, by)
+        split = parallel.split_state(state, 2, by)
+        text = step.lower(split, *fixed).compile().as_text()
         assert not re.search(
             r" (all-gather|all-to-all|collective-\w+|reduce-scatter)\(", text
         )
@@ -125,8 +129,11 @@ def all_reduce_sizes(text: str) -> list[int]:
     return [math.prod(int(n) for n in d.split(",") if n) for d in dims]
 
 
-@pytest.mark.parametrize(("num", "devices", "views"), [(1, 2, 2), (2, 8, 4)])
-def test_shared_views_give_what_one_device_gives(num, devices, views):
+@pytest.mark.parametrize(
+    ("num", "devices", "views", "by"),
+    [(1, 2, 2, "pmap"), (2, 8, 4, "pmap"), (2, 8, 4, "shard_map")],
+)
+def test_shared_views_give_what_one_device_gives(num, devices, views, by):
     copies = devices // num
     options = {"particles_per_step": num, "num": views, "score_steps": 2, **TXS}
     parts = (make_scene(), make_prior(MODEL), SCORE)
@@ -141,8 +148,9 @@ def test_shared_views_give_what_one_device_gives(num, devices, views):
 
     single, state = simple_step(*parts, **options), fresh()
     step = simple_step(*parts, **options, devices=(parallel.AXIS, copies))
-    step, many = parallel.parallel_step(step), parallel.split_state(fresh(), devices)
-    fixed = parallel.replicate((mixture(), make_contexts(2)), devices)
+    step, many = parallel.parallel_step(step, by), fresh()
+    many = parallel.split_state(many, devices, by)
+    fixed = parallel.replicate((mixture(), make_contexts(2)), devices, by)
     for _ in range(3):
         state, metrics = single(state, mixture(), make_contexts(2))
         many, many_metrics = step(many, *fixed)
@@ -203,6 +211,11 @@ def test_split_and_gather_are_inverse():
     assert split.particles.params["latent"].shape[:2] == (2, NUM // 2)
     for a, b in zip(leaves(state), leaves(parallel.gather_state(split)), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_another_way_of_mapping_is_refused():
+    with pytest.raises(ValueError, match="'vmap' is unknown"):
+        parallel.parallel_step(lambda state: state, "vmap")
 
 
 def test_refuses_what_does_not_fit():

@@ -8,7 +8,8 @@ Each set is what a runtime already has before the project comes: the packages th
 Colab's GPU and TPU runtimes preinstall and the project uses, or the newest jax. Then
 the project is installed as a user would (`pip install FOLDER`), and jax, jaxlib and
 numpy must be what they were. The tests run on a copy of the last commit, with a
-compilation cache of their own. The last output is the table of docs/versions.md.
+compilation cache of their own; on the newest set what is announced to go (warnings of
+deprecation) is an error. The last output is the table of docs/versions.md.
 """
 
 import argparse
@@ -33,6 +34,13 @@ numpy==2.1.3 optax==0.2.8 orbax-checkpoint==0.12.4 pillow==11.3.0 pytest==8.4.2
 rich==13.9.4 safetensors==0.8.0 scikit-image==0.25.2 scipy==1.16.3
 tensorstore==0.1.85 tokenizers==0.22.2 transformers==5.15.0 treescope==0.1.10"""
 SETS = {"colab": COLAB.split(), "newest": ["jax"]}
+# What the newest libraries announce to take away is a fault there.
+STRICT = {
+    "newest": [
+        f"-Werror::{kind}Warning"
+        for kind in ("Deprecation", "PendingDeprecation", "Future")
+    ]
+}
 
 
 def run(*command: object, **options: object) -> subprocess.CompletedProcess:
@@ -112,7 +120,7 @@ def row(name: str, python: str, folder: pathlib.Path, what: list[str]) -> str:
     shown = ", ".join(f"{package} {found[package]}" for package in SHOWN)
     print(f"{name}: Python {interpreter}, {shown}; jax and numpy: {kept}")
     started = time.monotonic()
-    last = run_tests(binary, source, what)
+    last = run_tests(binary, source, [*STRICT.get(name, []), *what])
     minutes = (time.monotonic() - started) / 60
     counts = [
         (re.search(rf"(\d+) {word}", last) or ["", "0"])[1]

@@ -12,7 +12,8 @@
         vsd.lora(prior, preset.score), vsd.views(preset.views), tx=preset.tx,
     )
     state = run.init(jax.random.key(0), weights, num_particles=2)
-    state, metrics = run.step(state, weights, prompts)
+    for _ in range(preset.num_steps):
+        state, metrics = run.step(state, weights, prompts)
 
 Five nouns: a `Scene` renders one particle, a `Prior` predicts noise, a `Method` says
 what the particles follow, a `Score` is the network that estimates the score of their
@@ -101,6 +102,13 @@ def load_prior(path: str = "toybox", **options):
 
     Raises:
       RunError: if weights are missing or of another architecture, in a sentence.
+
+    Examples:
+      >>> prior, weights, encode = vsd.load_prior("toybox")
+      >>> prior.image_size, len(prior.alphas_cumprod)
+      (64, 1000)
+      >>> encode(["a red mushroom", ""]).shape[0]
+      2
     """
     # Imports diffusers and transformers, which nothing else needs.
     from vsd_jax.program.prior import diffusion_prior

@@ -41,9 +41,9 @@ class AdaptSpec:
     """Whether cameras adapt.
 
     Attributes:
-      adapt: "residual", where the particle's residual has been large, or "", not at
-        all, as in the paper.
-      adapt_candidates: K, cameras of which one is kept.
+      adapt: what cameras follow: "residual", where the particle's residual has been
+        large, or "", nothing, as in the paper.
+      adapt_candidates: K, cameras that are drawn and of which one is kept.
     """
 
     adapt: Annotated[str, OneOf(("", "residual"))]
@@ -149,7 +149,7 @@ def remember_views(scene: Scene) -> Scene:
         memory, _ = jax.lax.scan(_learn, stats[_MEMORY], seen)
         return {**stats, _MEMORY: memory}
 
-    return Scene(scene.init, init_stats, update_stats, render, observe)
+    return Scene(scene.init, render, init_stats, update_stats, observe)
 
 
 def _own(stats: PyTree) -> PyTree:

@@ -72,9 +72,10 @@ class Population:
 
     Attributes:
       particles_per_step: m <= n are updated, the others stand still; 0 = all.
-      subset: which: "rotating" (in turn) or "random" (without replacement).
-      restart_after: a particle that was not finite in so many steps in a row starts
-        anew (`restart.py`); 0 = never.
+      subset: which particles these are: "rotating" (in turn) or "random" (without
+        replacement).
+      restart_after: number of steps in a row that were not finite after which a
+        particle starts anew (`restart.py`); 0 = never.
     """
 
     particles_per_step: Annotated[int, Within(0, 4096)] = 0
@@ -132,6 +133,25 @@ def distil(
 
     Raises:
       ValueError: if the parts do not fit together.
+
+    Examples:
+      >>> preset = vsd.presets.preset("image2d", "smoke")
+      >>> alphas_cumprod = np.linspace(0.999, 0.001, 100).astype(np.float32)
+      >>> run = vsd.distil(
+      ...     vsd.image(preset.image, shape=(1, 1, 1), latent=True),
+      ...     vsd.exact.make_prior(alphas_cumprod, latent_shape=(1, 1, 1)),
+      ...     vsd.methods.sds(guidance_scale=1.0),
+      ...     None,
+      ...     vsd.views(preset.views),
+      ...     tx=optax.sgd(0.1),
+      ... )
+      >>> weights = vsd.exact.image_set(jnp.full((1, 1, 1, 1), 0.5), jnp.ones(1))
+      >>> encode = lambda texts: np.zeros((len(texts), 1, 1), np.float32)
+      >>> prompts = vsd.encode_prompts(encode, preset.prompt)
+      >>> state = run.init(jax.random.key(0), weights, num_particles=3)
+      >>> state, metrics = run.step(state, weights, prompts)
+      >>> int(state.step), state.particles.params["pixels"].shape
+      (1, (3, 1, 1, 1))
     """
     if not isinstance(method, Method):
         method = Method(method, "sigma_squared", trains_score=score is not None)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The program; flags: `program/terminal/command_line.py`, work: `program/run/`.
 
-python -m vsd_jax.main --config=configs/object.py --workdir=runs/mushroom \
-    --config.prompt="a red mushroom"
+python -m vsd_jax.main --config=configs/object.py --workdir=runs/mushroom
 """
 
 import sys
@@ -16,9 +15,9 @@ from vsd_jax.program.terminal import command_line, process, streams
 from vsd_jax.program.terminal.errors import RunError
 
 
-def main(_: list[str]) -> None:
-    """Called by absl with the flags parsed."""
-    arguments = command_line.read(flags.FLAGS)
+def main(argv: list[str]) -> None:
+    """Called by absl with what `command_line.parse` returned."""
+    arguments = command_line.read(flags.FLAGS, argv[1:])
     place = command_line.read_hosts(flags.FLAGS)
     if place is not None and not supervisor.is_child():
         command = [sys.executable, *sys.orig_argv[1:]]

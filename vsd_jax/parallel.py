@@ -17,6 +17,7 @@ leading axis has the D / hosts entries of this host.
     state, metrics = gather_state(state), gather_metrics(metrics)
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -31,6 +32,9 @@ _SHARDS = "shards"
 _SMALLEST_CUT = 4096  # elements: less is not worth an exchange
 VOTES = "votes"
 """Name of the metric that sums the votes of all devices."""
+MAP = "pmap"
+"""How a step is mapped over the devices of one host; "shard_map" gives the same, for
+the day when `pmap` goes. Over hosts it stays `pmap`, whose arrays are each host's."""
 
 
 class Devices(NamedTuple):
@@ -49,9 +53,52 @@ class Devices(NamedTuple):
 ONE_DEVICE = Devices()
 
 
-def parallel_step(step: Callable) -> Callable:
-    """Runs a step on all devices at once; every argument has a leading axis D."""
-    return jax.pmap(step, axis_name=AXIS, donate_argnums=0)
+def parallel_step(step: Callable, by: str = MAP) -> Callable:
+    """Runs a step on all devices at once; every argument has a leading axis D.
+
+    Args:
+      step: made for `AXIS`.
+      by: "pmap" or "shard_map"; both give the same.
+    """
+    return _each_device(step, by, donate_argnums=0)
+
+
+def _each_device(
+    function: Callable, by: str, *, in_axes=0, devices=None, donate_argnums=()
+) -> Callable:
+    """`pmap` over `AXIS`, or the same as `jit` of a `shard_map`.
+
+    Either takes and gives leaves with a leading axis of as many devices of this host.
+    """
+    if by == "pmap":
+        options = {"devices": devices, "donate_argnums": donate_argnums}
+        return jax.pmap(function, axis_name=AXIS, in_axes=in_axes, **options)
+    if by != "shard_map":
+        raise ValueError(f"by={by!r} is unknown; use 'pmap' or 'shard_map'.")
+
+    def on_one(axes, *arguments):
+        blocks = (
+            jax.tree.map(lambda leaf: leaf[0], argument) if axis == 0 else argument
+            for axis, argument in zip(axes, arguments, strict=True)
+        )
+        return jax.tree.map(lambda leaf: leaf[None], function(*blocks))
+
+    def mapped(*arguments):
+        axes = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(arguments)
+        num = jax.tree.leaves(arguments[0])[0].shape[0]
+        spread = jax.sharding.PartitionSpec(AXIS)
+        specs = [
+            jax.sharding.PartitionSpec() if axis is None else spread for axis in axes
+        ]
+        return jax.shard_map(
+            functools.partial(on_one, axes),
+            mesh=jax.sharding.Mesh((devices or jax.local_devices())[:num], (AXIS,)),
+            in_specs=tuple(specs),
+            out_specs=spread,
+            check_vma=False,
+        )(*arguments)
+
+    return jax.jit(mapped, donate_argnums=donate_argnums)
 
 
 def parallel_step_over_hosts(step: Callable) -> Callable:
@@ -78,27 +125,28 @@ def parallel_step_over_hosts(step: Callable) -> Callable:
     return jax.pmap(step_and_vote, axis_name=AXIS, devices=devices, donate_argnums=0)
 
 
-def replicate(tree: PyTree, num_devices: int) -> PyTree:
+def replicate(tree: PyTree, num_devices: int, by: str = MAP) -> PyTree:
     """One copy on each device of this host: every leaf gets a leading axis."""
     num_devices //= jax.process_count()
     # pmap needs one mapped argument, so the device's number goes along. The axis has
     # the step's name, or the step would be compiled again for its own results.
-    spread = jax.pmap(
+    spread = _each_device(
         lambda index, leaves: leaves,
-        axis_name=AXIS,
+        by,
         in_axes=(0, None),
         devices=jax.local_devices()[:num_devices],
     )
     return spread(np.arange(num_devices), jax.tree.map(_release, tree))
 
 
-def split_state(state: VSDState, num_devices: int) -> VSDState:
+def split_state(state: VSDState, num_devices: int, by: str = MAP) -> VSDState:
     """Splits the particles over the devices and replicates the rest.
 
     Args:
       state: as from `distil`, n particles; the same on every host.
       num_devices: D, over all hosts; divides n, or is a multiple of it: then each
         particle has D / n copies, on devices that share its views.
+      by: see `parallel_step`.
 
     Returns:
       VSDState whose leaves have a leading axis D; particles [D, n / D, ...], or
@@ -126,10 +174,8 @@ def split_state(state: VSDState, num_devices: int) -> VSDState:
         lambda leaf: _release(leaf)[rows].reshape((local, -1) + leaf.shape[1:]),
         state.particles,
     )
-    shared = replicate((state.score, state.step, state.key), num_devices)
-    place = jax.pmap(
-        lambda leaves: leaves, axis_name=AXIS, devices=jax.local_devices()[:local]
-    )
+    shared = replicate((state.score, state.step, state.key), num_devices, by)
+    place = _each_device(lambda leaves: leaves, by, devices=jax.local_devices()[:local])
     return VSDState(
         particles=place(blocks), score=shared[0], step=shared[1], key=shared[2]
     )

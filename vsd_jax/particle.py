@@ -34,14 +34,14 @@ class OptimSpec:
     """Adam for theta, with a learning rate for each part of it.
 
     Attributes:
-      table_lr: of the hash grid's table.
-      decoder_lr: of the field's decoder.
-      environment_lr: of the learned background.
-      sdf_lr: of signed distances.
-      offset_lr: of the moves of grid vertices.
-      image_lr: of pixels, where theta is an image or latent.
-      b1: decay of the first moment.
-      b2: decay of the second moment.
+      table_lr: learning rate of the hash grid's table.
+      decoder_lr: learning rate of the field's decoder.
+      environment_lr: learning rate of the learned background.
+      sdf_lr: learning rate of signed distances.
+      offset_lr: learning rate of the moves of grid vertices.
+      image_lr: learning rate of pixels, where theta is an image or latent.
+      b1: decay of Adam's first moment.
+      b2: decay of Adam's second moment.
       tiny: Adam's epsilon.
     """
 

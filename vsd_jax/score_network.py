@@ -40,15 +40,15 @@ class TrainingSpec:
 
     Attributes:
       steps_per_step: K, updates of phi in a step.
-      camera_dropout: probability that it sees zeros instead of the camera.
-      t_range: (low, high) of its timesteps, shares of T.
+      camera_dropout: probability that the network sees zeros instead of the camera.
+      t_range: (low, high) of the timesteps that it is trained at, shares of T.
       sigma_floor: bound on the loss weight 1 / sigma_t^2 of a network that predicts
         clean images; of no effect on others.
-      learning_rate: of AdamW.
-      warmup_steps: updates over which the rate grows linearly from 0.
+      learning_rate: learning rate of AdamW.
+      warmup_steps: updates over which the learning rate grows linearly from 0.
       b1: decay of AdamW's first moment.
       b2: decay of its second moment.
-      weight_decay: of AdamW.
+      weight_decay: weight decay of AdamW.
     """
 
     steps_per_step: Annotated[int, Within(1, 100)]
@@ -89,6 +89,12 @@ def lora(
       base: the prior, or another one of its family.
       spec: see `ScoreSpec`.
       select_params: picks the weights of `base` out of `prior_params`.
+
+    Examples:
+      >>> prior, weights, encode = vsd.load_prior("toybox")
+      >>> preset = vsd.presets.toybox("a red mushroom")
+      >>> vsd.lora(prior, preset.score).updates
+      1
     """
 
     def init(key: jax.Array, prior_params: PyTree) -> PyTree:
@@ -114,6 +120,13 @@ def small_unet(prior: Prior, spec: ScoreSpec) -> Score:
 
     Raises:
       ValueError: if its channels do not fit the prior's latents.
+
+    Examples:
+      >>> preset = vsd.presets.preset("object", "smoke")
+      >>> levels = np.linspace(0.999, 0.001, 100).astype(np.float32)
+      >>> prior = vsd.exact.make_prior(levels, latent_shape=(16, 16, 3))
+      >>> vsd.small_unet(prior, preset.score).model.prediction_type
+      'epsilon'
     """
     init, model = unet_lib.make_small_unet(
         latent_shape=prior.latent_shape,
@@ -136,6 +149,18 @@ def make_score(
       model: over `(score_params, prior_params)`.
       init: `(key, prior_params) -> score_params`.
       spec: of its training.
+
+    Examples:
+      >>> def apply(params, noisy, t, context):
+      ...     score_params, prior_params = params
+      ...     return score_params["scale"] * noisy
+      >>> score = vsd.make_score(
+      ...     vsd.NoiseModel(apply, "epsilon"),
+      ...     lambda key, prior_params: {"scale": jnp.ones(())},
+      ...     vsd.presets.toybox("a red mushroom").score.training,
+      ... )
+      >>> score.camera_dropout
+      0.1
     """
     return Score(
         model=model,
@@ -155,7 +180,13 @@ def make_score(
 
 
 def fixed_score(model: NoiseModel) -> Score:
-    """A score network that has nothing to learn, such as an exact one."""
+    """A score network that has nothing to learn, such as an exact one.
+
+    Examples:
+      >>> model = vsd.NoiseModel(lambda params, x, t, context: x, "epsilon")
+      >>> vsd.fixed_score(model).updates
+      0
+    """
     return Score(
         model=model,
         init=lambda key, prior_params: {},

@@ -34,6 +34,13 @@ def two_stage_t_range(
 
     Returns:
       (lowest, highest), both inclusive, int32 scalars.
+
+    Examples:
+      >>> low, high = vsd.timesteps.two_stage_t_range(
+      ...     jnp.int32(0), t_min=20, t_max=980, t_max_late=500, anneal_step=5000
+      ... )
+      >>> int(low), int(high)
+      (20, 980)
     """
     high = jnp.where(step < anneal_step, t_max, t_max_late)
     return jnp.full((), t_min, jnp.int32), high.astype(jnp.int32)
@@ -46,6 +53,13 @@ def sqrt_t_range(
 
     t = t_max - (t_max - t_min) sqrt(step / num_steps) (arXiv:2305.18766, Sec. 3).
     Arguments and result as `two_stage_t_range`; lowest = highest.
+
+    Examples:
+      >>> t, _ = vsd.timesteps.sqrt_t_range(
+      ...     jnp.int32(25), t_min=0, t_max=1000, num_steps=100
+      ... )
+      >>> int(t)
+      500
     """
     progress = jnp.clip(step / num_steps, 0.0, 1.0)
     t = jnp.round(t_max - (t_max - t_min) * jnp.sqrt(progress)).astype(jnp.int32)
@@ -68,6 +82,11 @@ def dreamtime_timesteps(
 
     Returns:
       [N] int32, not rising.
+
+    Examples:
+      >>> levels = np.linspace(0.999, 0.001, 1000)
+      >>> vsd.timesteps.dreamtime_timesteps(levels, 10, middle=500, width=125).shape
+      (10,)
     """
     abar = np.asarray(alphas_cumprod, np.float64)
     t = np.arange(len(abar))
@@ -80,7 +99,13 @@ def dreamtime_timesteps(
 
 
 def table_t_range(step: jax.Array, *, table: np.ndarray) -> tuple[jax.Array, jax.Array]:
-    """The timestep of a training step from a table [N], as a range of one."""
+    """The timestep of a training step from a table [N], as a range of one.
+
+    Examples:
+      >>> t, _ = vsd.timesteps.table_t_range(jnp.int32(1), table=np.array([980, 500]))
+      >>> int(t)
+      500
+    """
     t = jnp.asarray(table)[jnp.minimum(step, len(table) - 1)]
     return t, t
 
@@ -96,6 +121,10 @@ def uniform_t(
 
     Returns:
       [...] int32.
+
+    Examples:
+      >>> vsd.timesteps.uniform_t(jnp.array([0.0, 0.999]), (20, 980))
+      Array([ 20, 980], dtype=int32)
     """
     low, high = t_range
     t = low + jnp.floor(unit * (high - low + 1)).astype(jnp.int32)
@@ -104,7 +133,12 @@ def uniform_t(
 
 
 def shares_to_range(shares: tuple[float, float], num_t: int) -> tuple[int, int]:
-    """(lowest, highest) timestep, inclusive, of two shares of `num_t`."""
+    """(lowest, highest) timestep, inclusive, of two shares of `num_t`.
+
+    Examples:
+      >>> vsd.timesteps.shares_to_range((0.02, 0.98), 1000)
+      (20, 980)
+    """
     low, high = (round(share * num_t) for share in shares)
     return low, min(high, num_t - 1)
 
@@ -152,13 +186,13 @@ class TimestepSpec:
     """A schedule of t and its numbers.
 
     Attributes:
-      t_schedule: "two_stage" (the paper's), "sqrt" (HiFA) or "dreamtime"; the last two
-        draw one falling t.
-      t_range: (low, high), shares of T; of "two_stage" before `anneal_step`.
-      t_range_late: (low, high) from `anneal_step` on.
+      t_schedule: schedule of t: "two_stage" (the paper's), "sqrt" (HiFA) or
+        "dreamtime"; the last two draw one falling t.
+      t_range: (low, high) of t as shares of T; of "two_stage" before `anneal_step`.
+      t_range_late: (low, high) of t from `anneal_step` on.
       anneal_step: training step at which the range changes.
-      dreamtime_middle: m / T of DreamTime's weight.
-      dreamtime_width: s / T of DreamTime's weight.
+      dreamtime_middle: m / T, centre of DreamTime's weight (arXiv:2306.12422).
+      dreamtime_width: s / T, width of DreamTime's weight.
       num_steps: training steps over which t falls.
     """
 
@@ -172,5 +206,12 @@ class TimestepSpec:
 
 
 def make_t_range(spec: TimestepSpec, alphas_cumprod: np.ndarray) -> TRange:
-    """The schedule that `spec` names, for a prior with these noise levels [T]."""
+    """The schedule that `spec` names, for a prior with these noise levels [T].
+
+    Examples:
+      >>> spec = vsd.presets.stable_diffusion("a pineapple").timesteps
+      >>> t_range = vsd.timesteps.make_t_range(spec, np.ones(1000, np.float32))
+      >>> [int(t) for t in t_range(jnp.int32(0))]
+      [20, 980]
+    """
     return SCHEDULES[spec.t_schedule](spec, alphas_cumprod)

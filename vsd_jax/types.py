@@ -183,19 +183,21 @@ class Scene(NamedTuple):
 
     Attributes:
       init: `(key) -> params`, a plain dict pytree (theta).
+      render: `(params, stats, camera, background, key, *, train) -> RenderOutput`;
+        `background` [3] in [0, 1] is composited behind what the scene shows.
       init_stats: `(params) -> stats`, what is carried but not differentiated (the
         occupancy grid); `{}` if there is nothing.
       update_stats: `(params, stats, step, key) -> stats`; cheap when nothing is due.
-      render: `(params, stats, camera, background, key, *, train) -> RenderOutput`;
-        `background` [3] in [0, 1] is composited behind what the scene shows.
       observe: `(stats, cameras, t, residual_ms) -> stats`, what the scene remembers of
         a step's V views (leaves [V, ...]; mean square of the residual [V]).
     """
 
     init: Callable[[jax.Array], Params]
-    init_stats: Callable[[Params], Stats]
-    update_stats: Callable[[Params, Stats, jax.Array, jax.Array], Stats]
     render: RenderFn
+    init_stats: Callable[[Params], Stats] = lambda params: {}
+    update_stats: Callable[[Params, Stats, jax.Array, jax.Array], Stats] = (
+        lambda params, stats, step, key: stats
+    )
     observe: Callable[..., Stats] = lambda stats, *of_views: stats
 
 

@@ -31,9 +31,9 @@ class BackgroundSpec:
 
     Attributes:
       environment_share: probability of the scene's learned environment.
-      background_colors: (r, g, b) in [0, 1] for each of the others.
-      background_words: appended to the prompt for each colour.
-      background_shares: probabilities of the colours, sum 1.
+      background_colors: (r, g, b) in [0, 1] of each plain background.
+      background_words: text appended to the prompt for each of these colours.
+      background_shares: probabilities of these colours, sum 1.
     """
 
     environment_share: Annotated[float, Within(0, 1)]
@@ -66,7 +66,7 @@ class ViewsSpec:
       background: what is behind the scene.
       prompts: which prompt goes with a camera.
       timesteps: schedule of t.
-      views_per_step: V.
+      views_per_step: V, views of each particle in a step.
     """
 
     camera: CameraSpec
@@ -78,7 +78,13 @@ class ViewsSpec:
 
 
 def make_views(spec: ViewsSpec) -> Views:
-    """The distribution that `spec` describes."""
+    """The distribution that `spec` describes.
+
+    Examples:
+      >>> views = vsd.views(vsd.presets.toybox("a red mushroom").views)
+      >>> views.num, views.sample_camera(jax.random.key(0)).cam_to_world.shape
+      (2, (4, 4))
+    """
     colors, shares, _ = spec.background.table()
     return Views(
         sample_camera=adaptive.make_camera(

@@ -124,6 +124,13 @@ def test_missing_and_truncated_weights_are_named(folder, tmp_path):
         diffusion_prior.load_prior(tmp_path / "nowhere")
 
 
+def test_image_size_is_that_of_the_settings_or_another(folder):
+    prior, _, _ = diffusion_prior.load_prior(folder[0], image_size=32)
+    assert prior.latent_shape == (8, 8, 48) and prior.image_size == 32
+    with pytest.raises(weights.WeightsError, match="image_size=30.*multiple of 4"):
+        diffusion_prior.load_prior(folder[0], image_size=30)
+
+
 def test_missing_embedded_prior_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "TOYBOX", tmp_path)
     with pytest.raises(weights.WeightsError, match="model_card"):

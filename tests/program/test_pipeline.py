@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Three stages in one folder; the prior is replaced by nothing."""
 
+import shutil
+
 import numpy as np
 import pytest
 import trimesh
@@ -92,6 +94,83 @@ def test_a_finished_stage_is_not_passed_off_as_another(trained, config):
         start(config, trained)
 
 
+def move(trained, name):
+    moved = trained.parent / name
+    shutil.copytree(trained, moved)
+    return moved
+
+
+@pytest.mark.filterwarnings("ignore:os.fork")
+def test_a_moved_folder_goes_on(trained, config, monkeypatch, tmp_path, capsys):
+    moved = move(trained, "moved")
+    stored = writer.read_json(moved / "texture" / "config.json")
+    assert stored["mesh"]["source"] == "../geometry"
+    away = trained.with_name("away")
+    trained.rename(away)  # where it was is gone
+    try:
+        read = source.read_config(moved / "texture")
+        assert read.mesh.source == str((moved / "geometry").resolve())
+        with monkeypatch.context() as patch:
+            patch.setattr(build, "build", lambda config: pytest.fail("trains again"))
+            start(config, moved)
+        assert capsys.readouterr().out.count("Finished before.") == 3
+        shutil.rmtree(moved / "texture")  # as if it had stopped before this stage
+        start(config, moved)
+        assert capsys.readouterr().out.count("Finished before.") == 2
+        assert (moved / "texture" / "evaluation.json").exists()
+    finally:
+        away.rename(trained)
+
+
+@pytest.mark.filterwarnings("ignore:os.fork")
+def test_a_moved_folder_of_an_older_version_goes_on(trained, config, capsys):
+    moved = move(trained, "older")
+    for name, before in zip(STAGES[1:], STAGES, strict=False):
+        path = moved / name / "config.json"
+        old = writer.read_json(path)
+        old["mesh"]["source"] = f"/where/it/was/{before}"
+        writer.write_json(path, old)
+        (moved / name / "source.json").unlink()
+    start(config, moved)
+    assert capsys.readouterr().out.count("Finished before.") == 3
+
+
+@pytest.mark.filterwarnings("ignore:os.fork")
+def test_more_steps_of_a_stage_start_the_later_ones_anew(trained, config, capsys):
+    folder = move(trained, "longer")
+    before = (folder / "texture" / "mesh" / "particle_00.ply").read_bytes()
+    config.geometry.num_steps = 4
+    start(config, folder)
+    said = capsys.readouterr().out
+    assert said.count("Finished before.") == 1
+    assert "geometry has changed since this stage began from its step 2" in said
+    kept = folder / "geometry" / "at_step_000002"
+    assert (kept / "mesh" / "particle_00.ply").exists()
+    assert source.read_config(kept).mesh.source == str((folder / "nerf").resolve())
+    aside = folder / "texture_of_step_000002"
+    assert (aside / "mesh" / "particle_00.ply").read_bytes() == before
+    shape, textured = (
+        trimesh.load(folder / name / "mesh" / "particle_00.ply")
+        for name in ("geometry", "texture")
+    )
+    np.testing.assert_allclose(textured.vertices, shape.vertices, atol=1e-5)
+    start(config, folder)
+    assert capsys.readouterr().out.count("Finished before.") == 3
+    config.geometry.num_steps = 2
+    with pytest.raises(ConfigError, match="has made 4 steps of 4"):
+        start(config, folder)
+
+
+def test_one_prior_for_all_stages(config):
+    config.prior.path, config.prior.dtype = "somewhere", "bfloat16"
+    config.geometry.prior.path = "another"
+    paths = [config[name].prior.path for name in STAGES]
+    assert paths == ["somewhere", "another", "somewhere"]
+    assert {config[name].prior.dtype for name in STAGES} == {"bfloat16"}
+    stages = pipeline._linked(config, source.pathlib.Path("x"))
+    assert [stages[name].prior.path for name in STAGES] == paths
+
+
 @pytest.mark.filterwarnings("ignore:os.fork")
 def test_a_run_of_one_stage_gives_way_to_several_and_back(
     tmp_path, config, nerf_config, flat_config
@@ -116,7 +195,7 @@ def test_overwrite_also_replaces_a_finished_stage_of_other_settings(
     done = []
     monkeypatch.setattr(pipeline.session, "start", lambda *a, **o: done.append(a))
     monkeypatch.setattr(pipeline, "_begin", lambda *arguments, **options: None)
-    monkeypatch.setattr(pipeline, "write_overview", lambda *arguments: "")
+    monkeypatch.setattr(pipeline, "write_overview", lambda *a, **options: "")
     config.geometry.optim.sdf_lr = 0.5
     start(config, trained, overwrite=True)
     assert len(done) == 3

@@ -23,13 +23,46 @@ def test_roofline_takes_the_slower_of_both():
     assert slow == pytest.approx(0.4 / share)
     fast = preflight.step_seconds(NEEDS, device, "bfloat16")
     assert fast == pytest.approx(0.2 / share)
+    # Without units for a type it is computed as float32.
+    for dtypes, other in ((("float16",), "bfloat16"), (("bfloat16",), "float16")):
+        device = preflight.Accelerator(16, 400, 100, 10, dtypes)
+        assert preflight.step_seconds(NEEDS, device, other) == slow
+        assert preflight.step_seconds(NEEDS, device, dtypes[0]) == fast
 
 
 def test_answer_names_what_does_not_fit_and_what_to_change(nerf_config):
     text = preflight.describe(config_lib.validate(nerf_config), NEEDS)
     lines = {line[:12].strip(): line for line in text.splitlines()}
     assert " no " in lines["T4"] and " yes " in lines["A100 80 GB"]
-    assert "prior.dtype=bfloat16" in text and "20.00 GB" in text
+    assert "20.00 GB" in text and "is an estimate" in text
+    names = [name for name in lines if name in preflight.ACCELERATORS]
+    assert names[:2] == ["T4", "TPU v5e-1"]
+    assert "has no" not in text
+    nerf_config.prior.dtype = "bfloat16"
+    text = preflight.describe(config_lib.validate(nerf_config), NEEDS)
+    assert text.count("has no bfloat16: prior.dtype=float16") == 1  # the T4
+
+
+def test_settings_that_fit_are_found_and_named(nerf_config, monkeypatch, capsys):
+    nerf_config.render.max_rays = 16_384
+    asked = []
+
+    def measure(config):
+        asked.append(config)
+        room = config.prior.dtype == "float16" and config.render.max_rays == 4096
+        return NEEDS._replace(memory=14e9 if room else 20e9)
+
+    monkeypatch.setattr(preflight, "measure", measure)
+    preflight.run(config_lib.validate(nerf_config))
+    said = capsys.readouterr().out
+    wanted = "With --config.prior.dtype=float16 --config.render.max_rays=4096 a step"
+    assert wanted in " ".join(said.split()) and "14.00 GB" in said
+    assert len(asked) == 3 and asked[0].render.max_rays == 16_384
+    monkeypatch.setattr(preflight, "measure", lambda config: NEEDS)
+    assert "object.py:colab" in preflight.find_remedy(config_lib.validate(nerf_config))
+    monkeypatch.setattr(preflight, "measure", lambda c: NEEDS._replace(memory=1e9))
+    preflight.run(config_lib.validate(nerf_config))
+    assert "Looking" not in capsys.readouterr().out
 
 
 def test_a_cpu_shares_its_memory_with_the_program(nerf_config):

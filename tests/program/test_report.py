@@ -118,14 +118,14 @@ def test_a_verdict_is_shown_with_its_hit_rate(folder):
     verdicts = [verdict.judge(verdict.THRESHOLD + shift) for shift in (0.1, -0.1)]
     assert verdicts[0] == "likely good" and verdicts[1].startswith("under-trained")
     assert f"{verdict.THRESHOLD - 0.1:.2f}" in verdicts[1]
-    evaluation = writer.read_json(folder / "evaluation.json")
-    evaluation |= {"verdicts": verdicts}
-    writer.write_json(folder / "evaluation.json", evaluation)
+    found = writer.read_json(folder / "evaluation.json")
+    found |= {"verdicts": verdicts}
+    writer.write_json(folder / "evaluation.json", found)
     page = report.write_report(folder).read_text()
     assert all(text in page for text in verdicts)
     assert f"right for {verdict.HIT_RATE:.0%} of {verdict.NUM_RUNS} runs" in page
-    line = evaluation.judged_line(evaluation | {"mean": {}})
+    line = evaluation.judged_line(found | {"mean": {}})
     assert "particle 0: likely good; particle 1: under-trained" in line
     assert "Verdict: likely good." in evaluation.judged_line(
-        evaluation | {"mean": {}, "verdicts": verdicts[:1]}
+        found | {"mean": {}, "verdicts": verdicts[:1]}
     )

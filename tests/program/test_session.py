@@ -32,6 +32,12 @@ def trained(tmp_path_factory):
     return tmp_path_factory.mktemp("run")
 
 
+def change(mode, folder, *overrides):
+    session.start(
+        *(mode, None, str(folder)), overwrite=False, command=[], overrides=overrides
+    )
+
+
 @pytest.mark.filterwarnings("ignore:os.fork")
 def test_train_leaves_all_products(trained, nerf_config, capsys):
     start("train", nerf_config, trained)
@@ -125,6 +131,20 @@ def test_vertex_colours_take_the_place_of_the_texture(trained, nerf_config):
     assert left == {"particle_00.glb", "particle_00.ply", "info.json"}
     assert b"COLOR_0" in (trained / "mesh" / "particle_00.glb").read_bytes()
     assert "texture" not in writer.read_json(trained / "mesh" / "info.json")[0]
+
+
+@pytest.mark.filterwarnings("ignore:os.fork")
+def test_a_finished_run_is_rendered_in_another_way_without_its_settings(trained):
+    change("render", trained, "--config.eval.turntable_frames=3")
+    assert imageio.imread(trained / "turntable_00.mp4").shape == (3, 16, 16, 3)
+    stored = writer.read_json(trained / "config.json")
+    assert stored["eval"]["turntable_frames"] == 3
+    for override in ("--config.vsd.guidance_scale=2", "--config.eval.turntable_fps=2"):
+        with pytest.raises(ConfigError):
+            change("render", trained, override)
+    with pytest.raises(ConfigError, match="--config is missing"):
+        change("train", trained, "--config.eval.turntable_frames=3")
+    assert writer.read_json(trained / "config.json") == stored
 
 
 def test_training_again_finds_it_finished(trained, nerf_config, capsys):

@@ -56,6 +56,23 @@ def test_files_of_a_run(loop):
     assert len(rows[0]["particle/opacity"]) == 3
 
 
+def test_checkpoints_by_minutes(loop, flat_config, monkeypatch):
+    """A clock on which every look takes a minute, and one that stands still."""
+    flat_config.log.update(checkpoint_every=0, keep_checkpoints=9, image_every=0)
+    for name, minutes, clock, expected in (
+        ("minutes", 2.0, iter(range(0, 10**6, 60)), {3, 4, 5, 6}),
+        ("still", 2.0, iter(int, 1), {6}),
+        ("off", 0.0, iter(range(0, 10**6, 60)), {6}),
+    ):
+        flat_config.log.checkpoint_minutes = minutes
+        now = lambda clock=clock: next(clock)  # noqa: E731
+        monkeypatch.setattr(train_lib.time, "monotonic", now)
+        trainer, run, workdir = loop(name=name)
+        trainer.run(run.init())
+        found = {*checkpoint.list_steps(workdir.checkpoints)}
+        assert found - {1, 2} == expected  # other threads look at the clock, too
+
+
 def test_interrupted_and_resumed_equals_straight(loop):
     trainer, run, _ = loop(name="straight")
     straight = trainer.run(run.init())

@@ -69,6 +69,13 @@ def test_reads_any_float_into_the_wanted_one(folder, stored, wanted):
     assert_is_params(load(folder, wanted), wanted)
 
 
+def test_float16_refuses_what_it_cannot_hold(folder):
+    single(folder, on_disk(**{"norm.weight": np.full(3, 7e4, np.float32)}))
+    load(folder, jnp.bfloat16)
+    with pytest.raises(WeightsError, match="norm.weight.*65504.*prior.dtype=bfloat16"):
+        load(folder, jnp.float16)
+
+
 def test_variant_is_preferred_and_fp16_found_by_itself(folder):
     single(folder, on_disk(), ".fp16")
     assert_is_params(load(folder))

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vsd_jax.diffusion.noise import alpha_sigma
-from vsd_jax.types import Context, NoiseFn, NoiseModel
+from vsd_jax.types import Context, NoiseFn, NoiseModel, Prior
 
 MixtureParams = dict[str, jax.Array]
 """`means` [K, ...], `variances` [K, ...] >= 0, `log_weights` [K] (normalised)."""
@@ -41,6 +41,14 @@ def gaussian_mixture(
 
     Returns:
       The pytree that the functions of this module take as `params`.
+
+    Examples:
+      >>> means = jnp.array([-2.0, 2.0]).reshape(2, 1, 1, 1)
+      >>> mixture = vsd.exact.gaussian_mixture(
+      ...     means, jnp.ones_like(means), jnp.array([1.0, 3.0])
+      ... )
+      >>> jnp.exp(mixture["log_weights"]).round(2)
+      Array([0.25, 0.75], dtype=float32)
     """
     means, variances, weights = (
         jnp.asarray(leaf, jnp.float32) for leaf in (means, variances, weights)
@@ -55,12 +63,23 @@ def gaussian_mixture(
 
 
 def image_set(images: jax.Array, weights: jax.Array) -> MixtureParams:
-    """A finite set of images [K, ...] with weights [K] > 0: variances are zero."""
+    """A finite set of images [K, ...] with weights [K] > 0: variances are zero.
+
+    Examples:
+      >>> images = vsd.exact.image_set(jnp.zeros((5, 8, 8, 3)), jnp.ones(5))
+      >>> images["means"].shape
+      (5, 8, 8, 3)
+    """
     return gaussian_mixture(images, jnp.zeros_like(images), weights)
 
 
 def empty_context(batch: int, num_components: int) -> Context:
-    """The context of the unconditional mixture."""
+    """The context of the unconditional mixture.
+
+    Examples:
+      >>> vsd.exact.empty_context(batch=2, num_components=5)["text"].shape
+      (2, 1, 5)
+    """
     return {"text": jnp.zeros((batch, 1, num_components))}
 
 
@@ -76,6 +95,10 @@ def restrict(batch: int, allowed: np.ndarray) -> Context:
 
     Raises:
       ValueError: if no component is allowed.
+
+    Examples:
+      >>> vsd.exact.restrict(1, np.array([True, False]))["text"].tolist()
+      [[[0.0, -inf]]]
     """
     if not np.any(allowed):
         raise ValueError("At least one component of the mixture must be allowed.")
@@ -101,6 +124,17 @@ def log_density(
 
     Returns:
       [B] float32, up to nothing: the density is normalised.
+
+    Examples:
+      >>> levels = np.array([0.5], np.float32)
+      >>> origin = vsd.exact.gaussian_mixture(
+      ...     jnp.zeros((1, 1)), jnp.ones((1, 1)), jnp.ones(1)
+      ... )
+      >>> context = vsd.exact.empty_context(1, 1)
+      >>> vsd.exact.log_density(
+      ...     origin, jnp.zeros((1, 1)), jnp.array([0]), context, levels
+      ... ).round(3)  # of a standard normal, -log(2 pi) / 2
+      Array([-0.919], dtype=float32)
     """
     log_joint, _, _ = _components(params, noisy, t, context, alphas_cumprod)
     return jax.nn.logsumexp(log_joint, axis=1)
@@ -117,6 +151,13 @@ def make_noise_fn(alphas_cumprod: np.ndarray) -> NoiseFn:
 
     Returns:
       A `NoiseFn` whose params are `MixtureParams`.
+
+    Examples:
+      >>> noise_fn = vsd.exact.make_noise_fn(np.array([0.75], np.float32))
+      >>> origin = vsd.exact.image_set(jnp.zeros((1, 1)), jnp.ones(1))
+      >>> context = vsd.exact.empty_context(1, 1)
+      >>> noise_fn(origin, jnp.ones((1, 1)), jnp.array([0]), context).round(3)
+      Array([[2.]], dtype=float32)
     """
 
     def noise_fn(
@@ -134,8 +175,37 @@ def make_noise_fn(alphas_cumprod: np.ndarray) -> NoiseFn:
 
 
 def make_model(alphas_cumprod: np.ndarray) -> NoiseModel:
-    """`make_noise_fn` as a `NoiseModel` of prediction type "epsilon"."""
+    """`make_noise_fn` as a `NoiseModel` of prediction type "epsilon".
+
+    Examples:
+      >>> vsd.exact.make_model(np.array([0.75], np.float32)).prediction_type
+      'epsilon'
+    """
     return NoiseModel(make_noise_fn(alphas_cumprod), "epsilon")
+
+
+def make_prior(
+    alphas_cumprod: np.ndarray, *, latent_shape: tuple[int, int, int]
+) -> Prior:
+    """A prior whose weights are `MixtureParams`; its latents are the renders.
+
+    Args:
+      alphas_cumprod: [T] float32.
+      latent_shape: (h, w, c) of the mixture's components.
+
+    Examples:
+      >>> levels = np.linspace(0.999, 0.001, 100).astype(np.float32)
+      >>> vsd.exact.make_prior(levels, latent_shape=(8, 8, 3)).image_size
+      8
+    """
+    return Prior(
+        model=make_model(alphas_cumprod),
+        encode=lambda params, image, noise: image,
+        decode=lambda params, latents: latents,
+        alphas_cumprod=alphas_cumprod,
+        latent_shape=latent_shape,
+        image_size=latent_shape[0],
+    )
 
 
 def _components(params, noisy, t, context, alphas_cumprod):

@@ -38,6 +38,7 @@ import numpy as np
 from flax import traverse_util
 
 from vsd_jax.diffusion.draws import draw_like
+from vsd_jax.diffusion.loss_scale import with_loss_scale
 from vsd_jax.diffusion.noise import alpha_sigma, target, to_noise, to_x0
 from vsd_jax.spec import Within
 from vsd_jax.types import Context, NoiseModel, PyTree
@@ -55,11 +56,11 @@ class LoraSpec:
     """LoRA and the camera embedding.
 
     Attributes:
-      rank: of the update of every attention projection.
-      lora_scale: factor of the update.
-      zero_camera: start the camera embedding at zero.
-      pass_through: whether it learns the variance, by channel of the latents, of what
-        its frozen network cannot say, and lets it through.
+      rank: rank of LoRA's update of every attention projection.
+      lora_scale: factor on LoRA's update.
+      zero_camera: whether the camera embedding starts at zero.
+      pass_through: whether LoRA also learns the variance, by channel of the latents, of
+        what its frozen network cannot say, and lets it through.
     """
 
     rank: Annotated[int, Within(1, 1024)]
@@ -250,7 +251,8 @@ def make_score_model(
     """The frozen network `base` with LoRA and the camera embedding added.
 
     The camera embedding is added to the output of the module named `time_embedding`,
-    and reaches every ResNet block from there (arXiv:2305.16213, Sec. 3).
+    and reaches every ResNet block from there (arXiv:2305.16213, Sec. 3). Where `base`
+    has weights in float16, its gradient is scaled (`loss_scale.py`).
 
     Args:
       base: frozen denoiser built on a Linen module.
@@ -268,9 +270,10 @@ def make_score_model(
         params: tuple[PyTree, PyTree], noisy: jax.Array, t: jax.Array, context: Context
     ) -> jax.Array:
         score_params, prior_params = params
-        interceptor = _make_interceptor(score_params, context["camera"], scale)
-        with nn.intercept_methods(interceptor):
-            raw = base.apply(select_params(prior_params), noisy, t, context)
+        moving, frozen = (score_params, noisy, context), select_params(prior_params)
+        dtypes = map(jnp.result_type, jax.tree.leaves(frozen))
+        is_half = any(dtype == jnp.float16 for dtype in dtypes)
+        raw = (with_loss_scale(run) if is_half else run)(moving, (frozen, t))
         if "passage" not in score_params:
             return raw
         return pass_noise(
@@ -281,6 +284,12 @@ def make_score_model(
             alphas_cumprod=alphas_cumprod,
             prediction_type=base.prediction_type,
         )
+
+    def run(moving: PyTree, fixed: PyTree) -> jax.Array:
+        (score_params, noisy, context), (frozen, t) = moving, fixed
+        interceptor = _make_interceptor(score_params, context["camera"], scale)
+        with nn.intercept_methods(interceptor):
+            return base.apply(frozen, noisy, t, context)
 
     return NoiseModel(apply, base.prediction_type)
 

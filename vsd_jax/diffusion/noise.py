@@ -178,6 +178,12 @@ def as_noise_fn(model: NoiseModel, alphas_cumprod: np.ndarray) -> NoiseFn:
 
     Raises:
       ValueError: if the model's prediction type is unknown.
+
+    Examples:
+      >>> model = vsd.NoiseModel(lambda params, x, t, context: 0.0 * x, "sample")
+      >>> noise_fn = vsd.as_noise_fn(model, np.array([0.75], np.float32))
+      >>> noise_fn({}, jnp.ones((1, 1)), jnp.array([0]), {})  # x_t / sigma_t
+      Array([[2.]], dtype=float32)
     """
     if model.prediction_type not in PREDICTION_TYPES:
         raise _unknown_prediction_type(model.prediction_type)

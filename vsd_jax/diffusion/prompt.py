@@ -43,12 +43,14 @@ class PromptSpec:
     """The texts of a run.
 
     Attributes:
-      prompt: what to make.
-      prompt_prefix: stands before it, for the networks: what kind of picture.
-      negative_prompt: what guidance moves away from.
-      view_prompts: whether the prior's text tells the view.
+      prompt: text of what to make.
+      prompt_prefix: text before the prompt that tells the networks what kind of picture
+        it is.
+      negative_prompt: text that guidance moves away from.
+      view_prompts: whether the prior's text names the view (", front view").
       background_words: appended for each background that can be drawn (G of them).
-      source_words: what the renders look like at present, appended for `source`.
+      source_words: text that describes how the renders look at present, appended to the
+        prompt of `source` (method "bridge").
       score_prompt: whether the score network reads the plain prompt, or no text.
     """
 
@@ -66,14 +68,14 @@ class ViewPromptSpec:
     """Which prompt goes with a camera.
 
     Attributes:
-      overhead_deg: above this elevation the overhead view, degrees.
-      front_half_angle_deg: half width of front and back, degrees.
+      overhead_deg: elevation above which the view counts as overhead, degrees.
+      front_half_angle_deg: half the width of the front and of the back view, degrees.
       perp_neg: Perp-Neg with interpolated views (arXiv:2304.04968); else one view each.
-      front_over_side: (a, b, c) of the weight a exp(-b r) + c at which the front is
-        pushed away between front and side, see `perp_neg_views`.
-      side_over_front: of the side there.
-      side_over_back: of the side between side and back.
-      front_over_back: of the front there.
+      front_over_side: (a, b, c) of Perp-Neg's weight a exp(-b r) + c of the front view
+        between front and side, see `perp_neg_views`.
+      side_over_front: (a, b, c) for the side view between front and side.
+      side_over_back: (a, b, c) for the side view between side and back.
+      front_over_back: (a, b, c) for the front view between side and back.
     """
 
     overhead_deg: Annotated[float, Within(0, 90)]
@@ -152,6 +154,12 @@ def encode_prompts(
 
     Returns:
       Prompts with leaves [4, G, L, D].
+
+    Examples:
+      >>> encode = lambda texts: np.zeros((len(texts), 77, 8), np.float32)
+      >>> spec = vsd.presets.toybox("a red mushroom").prompt
+      >>> vsd.encode_prompts(encode, spec)["text"].shape  # three backgrounds
+      (4, 3, 77, 8)
     """
     tables = prompt_texts(spec, extra=extra)
     unique = sorted({text for rows in tables.values() for row in rows for text in row})

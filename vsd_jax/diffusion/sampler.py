@@ -51,6 +51,20 @@ def ddim_sample(
 
     Raises:
       ValueError: for an impossible number of steps, or guidance without its prompt.
+
+    Examples:
+      >>> alphas_cumprod = np.linspace(0.999, 0.001, 100).astype(np.float32)
+      >>> one_image = vsd.exact.image_set(jnp.full((1, 1, 1, 1), 0.5), jnp.ones(1))
+      >>> latents = vsd.ddim_sample(
+      ...     vsd.exact.make_noise_fn(alphas_cumprod),
+      ...     one_image,
+      ...     jax.random.normal(jax.random.key(0), (4, 1, 1, 1)),
+      ...     vsd.exact.empty_context(4, 1),
+      ...     alphas_cumprod=alphas_cumprod,
+      ...     num_steps=10,
+      ... )
+      >>> bool(jnp.allclose(latents, 0.5, atol=1e-3))
+      True
     """
     num_t = len(alphas_cumprod)
     if not 1 <= num_steps <= num_t:
@@ -114,6 +128,15 @@ def sample(
 
     Returns:
       [B, H, W, 3] in [0, 1].
+
+    Examples:
+      >>> alphas_cumprod = np.linspace(0.999, 0.001, 100).astype(np.float32)
+      >>> prior = vsd.exact.make_prior(alphas_cumprod, latent_shape=(1, 1, 1))
+      >>> one_image = vsd.exact.image_set(jnp.full((1, 1, 1, 1), 0.5), jnp.ones(1))
+      >>> prompts = vsd.exact.empty_context(4, 1)
+      >>> key = jax.random.key(0)
+      >>> vsd.sample(prior, one_image, key, prompts, num_steps=10).shape
+      (4, 1, 1, 1)
     """
     start_key, fresh_key = jax.random.split(key)
     shape = (len(prompts["text"]), *prior.latent_shape)

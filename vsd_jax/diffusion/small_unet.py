@@ -30,9 +30,9 @@ class SmallUnetSpec:
     """A small U-Net.
 
     Attributes:
-      channels: width of each resolution.
-      num_groups: of the group normalisations.
-      num_heads: of the self-attention at the lowest resolution.
+      channels: channels of the small U-Net at each resolution.
+      num_groups: groups of its group normalisations.
+      num_heads: heads of its self-attention at the lowest resolution.
     """
 
     channels: tuple[int, ...]

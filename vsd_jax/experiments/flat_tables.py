@@ -213,7 +213,7 @@ FAMILY = Experiment(
         "The family of score distillation on one prior in closed form (that of"
         " `plane`), all at guidance 7.5 but where it says 100: SDS (arXiv:2209.14988),"
         " VSD (arXiv:2305.16213), CSD (arXiv:2310.19415), NFSD (arXiv:2310.17590), ISM"
-        " (arXiv:2311.11284), SDI (arXiv:2405.15891), ESD (arXiv:2401.00604), Bridge"
+        " (arXiv:2311.11284), SDI (arXiv:2405.15891), ESD (arXiv:2401.00909), Bridge"
         " (arXiv:2406.09417); HiFA's falling t (arXiv:2305.18766) and DreamTime's"
         " (arXiv:2306.12422) with SDS and VSD. With one camera ESD is VSD: its score"
         " network has no camera to leave out."

@@ -62,9 +62,9 @@ class MethodSpec:
     """Which method, and what all of them have.
 
     Attributes:
-      method: name in `METHODS`.
-      guidance_scale: s in base + s (text - base).
-      weighting: name of w(t) (`diffusion/noise.py`).
+      method: name of the method of distillation (`METHODS`).
+      guidance_scale: s of classifier-free guidance, base + s (text - base).
+      weighting: name of the weight w(t) (`diffusion.noise.w_t`).
     """
 
     method: Annotated[str, OneOf(tuple(METHODS))]
@@ -73,7 +73,12 @@ class MethodSpec:
 
 
 def own_settings(name: str) -> dict[str, inspect.Parameter]:
-    """The parameters that the method of that name has beside the common ones."""
+    """The parameters that the method of that name has beside the common ones.
+
+    Examples:
+      >>> list(vsd.methods.own_settings("nfsd"))
+      ['t_switch']
+    """
     known = inspect.signature(METHODS[name]).parameters
     return {key: known[key] for key in known if key not in COMMON}
 
@@ -81,7 +86,13 @@ def own_settings(name: str) -> dict[str, inspect.Parameter]:
 def make_method(
     spec: MethodSpec, guidance: Guidance, settings: Mapping[str, Any]
 ) -> Method:
-    """The method that `spec` names, with its own entries of `settings`."""
+    """The method that `spec` names, with its own entries of `settings`.
+
+    Examples:
+      >>> preset = vsd.presets.toybox("a red mushroom")
+      >>> preset.replace({"vsd.method": "sds"}).method.trains_score
+      False
+    """
     return METHODS[spec.method](
         guidance_scale=spec.guidance_scale,
         guidance=guidance,

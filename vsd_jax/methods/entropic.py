@@ -25,6 +25,16 @@ def esd(
     noise_score = eps_phi(no camera) + g (eps_phi(camera) - eps_phi(no camera)) with
     g = `score_scale` (arXiv:2401.00909): g = 1 is VSD; below it the entropy over all
     views is kept up, which works against several faces.
+
+    Args:
+      guidance_scale: s.
+      score_scale: g, guidance of the score network by the camera.
+      guidance: of the prior.
+      weighting: name of w(t).
+
+    Examples:
+      >>> vsd.methods.esd(guidance_scale=7.5, score_scale=0.5).trains_score
+      True
     """
 
     def direction(views: NoisedViews) -> jax.Array:

@@ -30,6 +30,17 @@ def ism(
     x_s is reached from x_0 by `num_inversions` steps of unconditional DDIM inversion,
     x_t from x_s by one more (arXiv:2311.11284); `interval` is a share of T (50 of 1,000
     in the paper). Nothing is random but t.
+
+    Args:
+      guidance_scale: s.
+      interval: t - s, a share of T.
+      num_inversions: steps of DDIM inversion.
+      guidance: of the prior.
+      weighting: name of w(t).
+
+    Examples:
+      >>> vsd.methods.ism(guidance_scale=7.5, interval=0.05).texts
+      ('empty',)
     """
 
     def direction(views: NoisedViews) -> jax.Array:
@@ -61,6 +72,17 @@ def sdi(
 
     kappa = the noise that x_t, inverted from x_0 with guidance `inversion_scale` (-7.5
     in the paper), implies; direction eps_guided(x_t) - kappa (arXiv:2405.15891).
+
+    Args:
+      guidance_scale: s.
+      inversion_scale: guidance scale of the inversion.
+      num_inversions: steps of DDIM inversion.
+      guidance: of the prior.
+      weighting: name of w(t).
+
+    Examples:
+      >>> vsd.methods.sdi(guidance_scale=7.5, num_inversions=10).weighting
+      'sigma_squared'
     """
 
     def direction(views: NoisedViews) -> jax.Array:

@@ -38,7 +38,12 @@ def vsd(
     guidance: Guidance = PLAIN,
     weighting: str = SIGMA_SQUARED,
 ) -> Method:
-    """Variational Score Distillation: eps_guided - eps_phi (arXiv:2305.16213)."""
+    """Variational Score Distillation: eps_guided - eps_phi (arXiv:2305.16213).
+
+    Examples:
+      >>> vsd.methods.vsd(guidance_scale=7.5).trains_score
+      True
+    """
 
     def direction(views: NoisedViews) -> jax.Array:
         return views.guided(guidance_scale, guidance) - views.score()
@@ -52,7 +57,13 @@ def sds(
     guidance: Guidance = PLAIN,
     weighting: str = SIGMA_SQUARED,
 ) -> Method:
-    """Score Distillation Sampling: eps_guided - noise (arXiv:2209.14988, Eq. 3)."""
+    """Score Distillation Sampling: eps_guided - noise (arXiv:2209.14988, Eq. 3).
+
+    Examples:
+      >>> guidance = vsd.Guidance(guidance_rescale=0.5)
+      >>> vsd.methods.sds(guidance_scale=100.0, guidance=guidance).trains_score
+      False
+    """
 
     def direction(views: NoisedViews) -> jax.Array:
         return views.guided(guidance_scale, guidance) - views.noise

@@ -24,6 +24,10 @@ def csd(
 
     The guidance direction alone: the gradient of log p(y | x_t), for which neither the
     added noise nor a score of the renders is subtracted.
+
+    Examples:
+      >>> vsd.methods.csd(guidance_scale=7.5).texts
+      ('empty',)
     """
 
     def direction(views: NoisedViews) -> jax.Array:
@@ -44,6 +48,16 @@ def nfsd(
     delta_C = eps(y) - eps(empty); the domain correction delta_D is eps(empty) below
     `t_switch` (a share of T: 200 of 1,000 in the paper), where x_t holds little noise,
     and eps(empty) - eps(negative) from there on, which cancels the noise.
+
+    Args:
+      guidance_scale: s.
+      t_switch: share of T below which delta_D is eps(empty).
+      guidance: of the prior.
+      weighting: name of w(t).
+
+    Examples:
+      >>> vsd.methods.nfsd(guidance_scale=7.5, t_switch=0.2).texts
+      ('empty',)
     """
 
     def direction(views: NoisedViews) -> jax.Array:
@@ -66,6 +80,10 @@ def bridge(
 
     The renders are a distribution of their own, which a text can describe ("...,
     oversaturated, smooth"); its score takes the place of the learned one of VSD.
+
+    Examples:
+      >>> vsd.methods.bridge(guidance_scale=7.5).texts
+      ('source',)
     """
 
     def direction(views: NoisedViews) -> jax.Array:

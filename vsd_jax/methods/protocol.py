@@ -124,6 +124,13 @@ def bind(method: Method, prior: Prior, score: Score | None) -> Residual:
     Raises:
       ValueError: for an unknown weighting or prediction type, or if the method needs a
         score network and there is none.
+
+    Examples:
+      >>> levels = np.linspace(0.999, 0.001, 100).astype(np.float32)
+      >>> prior = vsd.exact.make_prior(levels, latent_shape=(1, 1, 1))
+      >>> residual = vsd.methods.bind(vsd.methods.sds(guidance_scale=7.5), prior, None)
+      >>> callable(residual)
+      True
     """
     check_weighting(method.weighting)
     if method.trains_score and score is None:

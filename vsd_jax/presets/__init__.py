@@ -211,6 +211,10 @@ def join(*layers: Layer) -> dict[str, dict[str, Any]]:
 
     Raises:
       KeyError: if a later layer has a section or key that the first one lacks.
+
+    Examples:
+      >>> vsd.presets.join({"vsd": {"t": 1, "w": 2}}, {"vsd": {"w": 3}})
+      {'vsd': {'t': 1, 'w': 3}}
     """
     found = {section: dict(values) for section, values in layers[0].items()}
     for layer in layers[1:]:
@@ -229,23 +233,38 @@ def preset(kind: str = "object", variant: str = "", *, prompt: str = "") -> Pres
     Args:
       kind: "object", "room", "object_in_scene", "geometry", "texture" or "image2d".
       variant: "" = the embedded prior; "sd21", "sd15" = Stable Diffusion with the
-        paper's settings; "smoke" = the same code in seconds.
+        paper's settings, "sd15_256", "bk_sdm_small", "bk_sdm_tiny" smaller ones of its
+        family; "colab" = in an hour on a free T4; "smoke" = the same code in seconds.
       prompt: what to make; "" = the preset's own.
 
     Raises:
       ValueError: if there is no such kind or variant.
+
+    Examples:
+      >>> vsd.presets.preset("room", "sd21").num_steps
+      25000
     """
     found = Preset(join(*layers_of(kind, variant)))
     return found.replace({"prompt": prompt}) if prompt else found
 
 
 def toybox(prompt: str, kind: str = "object") -> Preset:
-    """For the embedded prior: a CPU, minutes."""
+    """For the embedded prior: a CPU, minutes.
+
+    Examples:
+      >>> vsd.presets.toybox("a blue car")["vsd.guidance_scale"]
+      3.0
+    """
     return preset(kind, prompt=prompt)
 
 
 def stable_diffusion(
     prompt: str, kind: str = "object", variant: str = "sd21"
 ) -> Preset:
-    """For Stable Diffusion, with the paper's settings: an accelerator, hours."""
+    """For Stable Diffusion, with the paper's settings: an accelerator, hours.
+
+    Examples:
+      >>> vsd.presets.stable_diffusion("a pineapple")["vsd.guidance_scale"]
+      7.5
+    """
     return preset(kind, variant, prompt=prompt)

@@ -3,7 +3,14 @@
 
 from collections.abc import Callable, Mapping
 
-from vsd_jax.presets.numbers import LAYERS, PAPER, VARIANTS, Layer, PartOf
+from vsd_jax.presets.numbers import (
+    EMBEDDED_VARIANTS,
+    LAYERS,
+    PAPER,
+    VARIANTS,
+    Layer,
+    PartOf,
+)
 
 _WHITE_ALONE = dict(
     background_colors=((1.0, 1.0, 1.0),),
@@ -21,6 +28,8 @@ SCENE: Layer = {
 ROOM: Layer = {
     "vsd": dict(view_prompts=False),  # a room has no front
     "field": dict(init="scene"),
+    # A room fills the cube: no empty space to skip, and nothing is thinned.
+    "render": dict(occupancy_resolution=0, capacity=1.0),
 }
 OBJECT_IN_SCENE: Layer = {"field": dict(init="object_in_scene")}
 
@@ -36,7 +45,6 @@ EMBEDDED_SCENE: Layer = {  # the cameras that the embedded prior knows
 }
 EMBEDDED_ROOM: Layer = {
     "": dict(prompt="a blue room"),
-    # A room fills the cube: no empty space to skip, and nothing is thinned.
     "render": dict(occupancy_resolution=0, capacity=1.0, near=0.2),
     "camera": dict(
         law="inside",
@@ -76,6 +84,7 @@ GEOMETRY: Layer = {
     "render": dict(
         density_noise=0.0,
         environment_share=0.0,
+        early_size=0,
         occupancy_resolution=0,
         capacity=1.0,
         # Normals on black [T]; [O] adds a background to grey, which was not meant.
@@ -106,7 +115,9 @@ TEXTURE: Layer = {
     "": dict(num_steps=30_000),  # [T], the flag of [O]
     "field": dict(kind="texture"),
     "vsd": dict(anneal_step=PartOf("num_steps", 1, 6)),  # 5,000 [P][T]
-    "render": dict(density_noise=0.0, occupancy_resolution=0, capacity=1.0),
+    "render": dict(
+        density_noise=0.0, early_size=0, occupancy_resolution=0, capacity=1.0
+    ),
     "regularize": dict(entropy=0.0, z_variance=0.0),
     "camera": dict(fov_deg=(30.0, 60.0)),  # [O]
 }
@@ -126,7 +137,7 @@ IMAGE2D: Layer = {
     # one it lags, and the particles are less diverse (docs/experiments.md).
     "": dict(num_steps=1500, num_particles=16, particles_per_step=2),  # [2D]
     "field": dict(environment=False),
-    "render": dict(environment_share=0.0, **_WHITE_ALONE),
+    "render": dict(environment_share=0.0, early_size=0, **_WHITE_ALONE),
     # One fixed camera: the score network's camera input carries nothing.
     "camera": dict(
         elevation_deg=(0.0, 0.0),
@@ -151,30 +162,30 @@ def _object(variant: str) -> tuple[Layer, ...]:
 
 
 def _room(variant: str) -> tuple[Layer, ...]:
-    if variant.startswith("sd"):
+    if variant not in EMBEDDED_VARIANTS:
         return (SCENE, ROOM)
     longer = () if variant == "smoke" else (LONGER_ROOM,)
     return (SCENE, ROOM, EMBEDDED_SCENE, EMBEDDED_ROOM, *longer)
 
 
 def _object_in_scene(variant: str) -> tuple[Layer, ...]:
-    if variant.startswith("sd"):
+    if variant not in EMBEDDED_VARIANTS:
         return (SCENE, OBJECT_IN_SCENE)
     return (SCENE, OBJECT_IN_SCENE, EMBEDDED_SCENE, EMBEDDED_OBJECT_IN_SCENE)
 
 
 def _geometry(variant: str) -> tuple[Layer, ...]:
-    embedded = () if variant.startswith("sd") else (EMBEDDED_GEOMETRY,)
+    embedded = (EMBEDDED_GEOMETRY,) if variant in EMBEDDED_VARIANTS else ()
     return (GEOMETRY, *embedded, *((SMOKE_MESH,) if variant == "smoke" else ()))
 
 
 def _texture(variant: str) -> tuple[Layer, ...]:
-    embedded = () if variant.startswith("sd") else (EMBEDDED_TEXTURE,)
+    embedded = (EMBEDDED_TEXTURE,) if variant in EMBEDDED_VARIANTS else ()
     return (TEXTURE, *embedded, *((SMOKE_MESH,) if variant == "smoke" else ()))
 
 
 def _image2d(variant: str) -> tuple[Layer, ...]:
-    what = LATENTS if variant.startswith("sd") else PIXELS
+    what = PIXELS if variant in EMBEDDED_VARIANTS else LATENTS
     return (IMAGE2D, what, *((SMOKE_IMAGE2D,) if variant == "smoke" else ()))
 
 

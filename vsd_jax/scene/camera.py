@@ -15,6 +15,12 @@ rays are true distances in scene units.
 
 Samplers are pure functions of a key that return one camera; map them for a batch.
 Ranges are (low, high) pairs; angles are in degrees.
+
+Examples:
+  >>> camera = vsd.camera.orbit_camera(0.0, 0.0, radius=2.5, fov_deg=40.0)
+  >>> origin, rays = vsd.camera.pixel_rays(camera, 64, 64)  # from +Z to the origin
+  >>> origin, rays.shape
+  (Array([0. , 0. , 2.5], dtype=float32), (64, 64, 3))
 """
 
 import dataclasses
@@ -37,16 +43,18 @@ class CameraSpec:
     """A distribution of cameras. Lengths are scene units; pairs are (low, high).
 
     Attributes:
-      law: "orbit" looks at the target from outside, "inside" outwards from a room.
-      radius: of an orbit, distance from the target.
+      law: kind of distribution: "orbit" looks at the target from outside, "inside" from
+        inside of a room outwards.
+      radius: distance of an orbiting camera from the target.
       fov_deg: full vertical field of view.
-      elevation_deg: above the horizon; of a camera inside: looks down if positive.
-      azimuth_deg: 0 is the front.
+      elevation_deg: above the horizon; a camera inside looks down if it is positive.
+      azimuth_deg: around the vertical axis; 0 is the front.
       area_uniform_share: probability that an orbit's elevation is drawn evenly in area,
         not in angle.
-      overhead_share: probability that it is drawn from `overhead_deg` instead.
-      overhead_deg: elevations of that share.
-      target: what an orbit looks at.
+      overhead_share: probability that the elevation is drawn from `overhead_deg`
+        instead.
+      overhead_deg: elevations of those cameras.
+      target: point that an orbiting camera looks at.
       target_std: standard deviation of a Gaussian shift of camera and target together.
       box_half_extent: an orbit stays in the cube of this half size; 0 = no such limit.
       position_radius: positions inside a room fill a ball of this radius.
@@ -221,7 +229,7 @@ def sample_elevation(
     With probability `overhead_share` uniform in `overhead_range_deg`; otherwise in
     `elevation_range_deg`, and there with probability `area_uniform_share` uniform in
     area on the sphere (sin el uniform), else uniform in degrees (threestudio's mixture;
-    its own area law covers another band than its degrees law, this one the same).
+    there the two cover different bands of elevation, here the same one).
     """
     key_law, key_overhead, key_value = jax.random.split(key, 3)
     low, high = elevation_range_deg

@@ -21,14 +21,21 @@ class ImageSpec:
     """A picture as theta.
 
     Attributes:
-      init_std: standard deviation of its Gaussian start.
+      init_std: standard deviation of a picture's Gaussian start.
     """
 
     init_std: Annotated[float, Within(0)]
 
 
 def image(spec: ImageSpec, *, shape: tuple[int, int, int], latent: bool) -> Scene:
-    """The identity scene; arguments as in `make_image`, a latent without sigmoid."""
+    """The identity scene; arguments as in `make_image`, a latent without sigmoid.
+
+    Examples:
+      >>> spec = vsd.presets.preset("image2d").image
+      >>> scene = vsd.image(spec, shape=(8, 8, 3), latent=False)
+      >>> scene.init(jax.random.key(0))["pixels"].shape
+      (8, 8, 3)
+    """
     return make_image(shape=shape, init_std=spec.init_std, sigmoid=not latent)
 
 
@@ -57,9 +64,4 @@ def make_image(*, shape: tuple[int, int, int], init_std: float, sigmoid: bool) -
             extras={},
         )
 
-    return Scene(
-        init=init,
-        init_stats=lambda params: {},
-        update_stats=lambda params, stats, step, key: stats,
-        render=render,
-    )
+    return Scene(init=init, render=render)

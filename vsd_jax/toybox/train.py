@@ -38,6 +38,7 @@ from vsd_jax.program.prior import (
 from vsd_jax.program.terminal import process
 from vsd_jax.toybox import batches, prior_files, sheets
 from vsd_jax.toybox.text import vocabulary
+from vsd_jax.trees import global_norm
 from vsd_jax.types import PyTree
 
 
@@ -184,7 +185,7 @@ def make_train_step(config, unet_fn, text_fn, alphas_cumprod):
         count = state.step.astype(jnp.float32)
         decay = jnp.minimum(config["ema_decay"], (1.0 + count) / (10.0 + count))
         average = optax.incremental_update(params, state.average, 1.0 - decay)
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
+        metrics = {"loss": loss, "grad_norm": global_norm(grads)}
         new = TrainState(
             params=params, average=average, opt_state=opt_state, step=state.step + 1
         )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from vsd_jax import parallel, score_network
+from vsd_jax import inside, parallel, score_network
 from vsd_jax.distil import Distillation, Population, Step, distil
 from vsd_jax.presets import Settings
 from vsd_jax.program import Config
@@ -38,6 +38,7 @@ class Run(NamedTuple):
       prior: the prior itself; decodes latents for pictures.
       early_step: the step on smaller renders (`render.early_size`), None = none.
       check_texts: what the prior is asked at the end, see `texts.make_check_texts`.
+      look: what the networks see in a render (`inside.make_look`); None = none.
     """
 
     step: Step
@@ -47,6 +48,7 @@ class Run(NamedTuple):
     prior: Prior
     early_step: Step | None = None
     check_texts: jax.Array | None = None
+    look: inside.Look | None = None
 
 
 def load_prior(path: str, dtype: str, **options) -> tuple[Prior, PyTree, Callable]:
@@ -123,6 +125,15 @@ def build(config: Config, *, load_weights: bool = True) -> Run:
         prior=prior,
         early_step=early_step,
         check_texts=texts.make_check_texts(config, encode_text),
+        look=inside.make_look(
+            scene,
+            step_prior,
+            score,
+            make_views(Settings(config).views),
+            guidance_scale=config.vsd.guidance_scale,
+            guidance=Settings(config).guidance,
+            size=min(config.render.size, 2 * config.log.sheet_size),
+        ),
     )
 
 

@@ -185,8 +185,8 @@ class StageSpec:
     """What theta is.
 
     Attributes:
-      kind: "nerf"; "geometry" and "texture", the stages on a mesh; "image" or "latent",
-        what is seen itself (2D).
+      kind: what theta is: "nerf"; "geometry" and "texture", the stages on a mesh;
+        "image" or "latent", the picture itself (2D).
     """
 
     kind: Annotated[str, OneOf(tuple(STAGES))]

@@ -4,14 +4,17 @@
 The step is compiled from shapes alone; its memory, arithmetic and traffic are what the
 compiler reports for the machine it runs on. Times elsewhere are a roofline: the larger
 of arithmetic at `EFFICIENCY` of the peak and traffic at `EFFICIENCY` of the bandwidth.
+Neither network nor folder is needed for the checkpoints that `configs/` name.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
 
 from vsd_jax.program import Config
 from vsd_jax.program.build import build
+from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.terminal import process, progress
 from vsd_jax.types import PyTree, VSDState
 
@@ -25,27 +28,34 @@ class Accelerator(NamedTuple):
     Attributes:
       memory: GB.
       bandwidth: GB / s.
-      bfloat16: dense TFLOP / s (float16 where there is no bfloat16).
+      half: dense TFLOP / s in the first of `dtypes`.
       float32: TFLOP / s; for TPUs, which give none, a sixth of bfloat16 is assumed.
+      dtypes: of 16 bits that it computes in; another runs as float32 does.
     """
 
     memory: float
     bandwidth: float
-    bfloat16: float
+    half: float
     float32: float
+    dtypes: tuple[str, ...] = ("bfloat16", "float16")
 
 
+_TPU = ("bfloat16",)
 ACCELERATORS = {
-    "T4": Accelerator(16, 320, 65, 8.1),
+    # The two that a free Colab may have come first.
+    "T4": Accelerator(16, 320, 65, 8.1, ("float16",)),
+    "TPU v5e-1": Accelerator(16, 819, 197, 33, _TPU),
     "L4": Accelerator(24, 300, 121, 30),
     "A100 40 GB": Accelerator(40, 1555, 312, 19.5),
     "A100 80 GB": Accelerator(80, 2039, 312, 19.5),
     "H100 SXM": Accelerator(80, 3350, 989, 67),
-    "TPU v4": Accelerator(32, 1228, 275, 46),
-    "TPU v5e": Accelerator(16, 819, 197, 33),
-    "TPU v5p": Accelerator(95, 2765, 459, 77),
-    "TPU v6e": Accelerator(32, 1640, 918, 153),
+    "H200": Accelerator(141, 4800, 989, 67),
+    "TPU v4": Accelerator(32, 1228, 275, 46, _TPU),
+    "TPU v5p": Accelerator(95, 2765, 459, 77, _TPU),
+    "TPU v6e": Accelerator(32, 1640, 918, 153, _TPU),
 }
+_ROOM = 0.9  # of the memory: the runtime and the compiler's buffers take their share
+_SMALLEST = min(device.memory for device in ACCELERATORS.values())
 
 
 class Needs(NamedTuple):
@@ -112,9 +122,14 @@ def _count(tree: PyTree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
+def fits(needs: Needs, memory: float) -> bool:
+    """Whether a step has room in `memory` GB."""
+    return needs.memory < _ROOM * memory * 1e9
+
+
 def step_seconds(needs: Needs, device: Accelerator, dtype: str) -> float:
     """Roofline of one step, seconds."""
-    peak = device.bfloat16 if dtype == "bfloat16" else device.float32
+    peak = device.half if dtype in device.dtypes else device.float32
     arithmetic = needs.flops / (peak * 1e12)
     traffic = needs.traffic / (device.bandwidth * 1e9)
     return max(arithmetic, traffic) / EFFICIENCY
@@ -122,6 +137,7 @@ def step_seconds(needs: Needs, device: Accelerator, dtype: str) -> float:
 
 def describe(config: Config, needs: Needs) -> str:
     """The answer as text: what one step needs, and a line for each accelerator."""
+    dtype, steps = config.prior.dtype, f"{config.num_steps:,} steps"
     lines = [
         f"parameters: prior {needs.prior / 1e6:,.1f} M, theta"
         f" {needs.theta / 1e6:,.2f} M, trained score network {needs.phi / 1e6:,.2f} M",
@@ -131,25 +147,72 @@ def describe(config: Config, needs: Needs) -> str:
         f"on a CPU: about {(needs.memory + needs.program) / 1e9:.2f} GB resident, with"
         f" {needs.program / 1e9:.2f} GB of the program itself",
         "",
-        f"{'':12} {'fits':>5} {'a step':>10} {config.num_steps:>10,} steps",
+        f"{'estimates:':12} {'fits':>5} {'a step':>10} {steps:>16}",
     ]
-    fits = []
     for name, device in ACCELERATORS.items():
-        seconds = step_seconds(needs, device, config.prior.dtype)
-        # The runtime and the compiler's own buffers take their share.
-        fits.append(needs.memory < 0.9 * device.memory * 1e9)
+        seconds = step_seconds(needs, device, dtype)
         total = progress.duration(seconds * config.num_steps)
-        answer = "yes" if fits[-1] else "no"
-        lines.append(f"{name:12} {answer:>5} {seconds * 1e3:>7.1f} ms {total:>16}")
-    if not all(fits):
-        lines.append(
-            "\nLess memory: --config.prior.dtype=bfloat16, a smaller render.max_rays,"
-            " render.size or vsd.views_per_step, particles_per_step=1."
-        )
+        answer = "yes" if fits(needs, device.memory) else "no"
+        line = f"{name:12} {answer:>5} {seconds * 1e3:>7.1f} ms {total:>16}"
+        if dtype not in ("float32", *device.dtypes):
+            line += f"   has no {dtype}: prior.dtype={device.dtypes[0]}"
+        lines.append(line)
+    lines.append(
+        "\nParameters and arithmetic are exact. Everything in the table is an estimate:"
+        f" memory as compiled here (in 16 bits a {jax.default_backend()} may need more"
+        f" than an accelerator), times as {EFFICIENCY:.0%} of the nominal peaks."
+    )
     return "\n".join(lines)
+
+
+def remedies(config: Config) -> Iterator[dict[str, object]]:
+    """Changes of settings that need less memory, the least harmful first."""
+    half = {"prior.dtype": config.prior.dtype}
+    if config.prior.dtype == "float32":
+        half = {"prior.dtype": "float16"}
+        yield half
+    smaller = half | {"render.max_rays": min(config.render.max_rays, 4096)}
+    if config.render.max_rays > 4096:
+        yield smaller
+    fewer = smaller | {"vsd.views_per_step": 1, "render.size": config.render.size // 2}
+    if config.num_devices == 1:
+        fewer |= {"particles_per_step": 1}
+    yield fewer
+
+
+def find_remedy(config: Config) -> str:
+    """A sentence that names the first of `remedies` with which all devices have room.
+
+    Each is compiled in its turn. Keys that stay as they are are not named.
+    """
+    flat = config_lib.flatten(config)
+    for changes in remedies(config):
+        changed = config.as_configdict()
+        changed.update_from_flattened_dict(changes)
+        needs = measure(config_lib.validate(changed))
+        if fits(needs, _SMALLEST):
+            options = [
+                f"--config.{key}={value}"
+                for key, value in changes.items()
+                if flat[key] != value
+            ]
+            found = f"{needs.memory / 1e9:.2f} GB, which fits {_SMALLEST:g} GB."
+            return f"With {' '.join(options)} a step needs {found}" + (
+                " On a TPU take bfloat16 for float16, as large."
+                if changes["prior.dtype"] == "float16"
+                else ""
+            )
+    return (
+        f"No smaller setting fits {_SMALLEST:g} GB; use a smaller prior, such as"
+        " --config=configs/object.py:colab."
+    )
 
 
 def run(config: Config) -> None:
     """Prints the answer."""
     progress.say("Compiling one step from shapes; no weight is loaded.")
-    progress.say(describe(config, measure(config)))
+    needs = measure(config)
+    progress.say(describe(config, needs))
+    if not fits(needs, _SMALLEST):
+        progress.say(f"Looking for settings that fit {_SMALLEST:g} GB ...")
+        progress.say(find_remedy(config))

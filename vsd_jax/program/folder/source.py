@@ -19,7 +19,7 @@ from vsd_jax.program import Config
 from vsd_jax.program.build import stages
 from vsd_jax.program.build.stages import Start
 from vsd_jax.program.export import sdf
-from vsd_jax.program.folder import checkpoint, paths, workdir
+from vsd_jax.program.folder import checkpoint, origin, paths, workdir
 from vsd_jax.program.run import products
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.terminal import progress
@@ -47,6 +47,8 @@ def read_config(folder: str | pathlib.Path) -> Config:
     """The validated configuration of a run, of this version or an older one."""
     path = paths.expand(folder, "mesh.source")
     stored = config_lib.flatten(workdir.read_config(path))
+    if stored.get("mesh.source"):
+        stored["mesh.source"] = origin.find(stored["mesh.source"], path)
     filled = config_lib.nest(config_lib.YOUNGER | stored)
     return config_lib.validate(ConfigDict(filled))
 
@@ -90,8 +92,14 @@ def _init_particles(config: Config, latent_shape: tuple[int, int, int]) -> Parti
     return jax.vmap(lambda key: init_particle(scene, tx, key))(keys)
 
 
-def load_start(config: Config) -> Start | None:
+def load_start(
+    config: Config, folder: str | pathlib.Path | None = None
+) -> Start | None:
     """What the particles of a run start from; None = what their scene gives.
+
+    Args:
+      config: of the run.
+      folder: its own folder, where the source's state is noted; None = nowhere.
 
     Raises:
       ConfigError: if `mesh.source` is no run that this one can go on with.
@@ -101,6 +109,8 @@ def load_start(config: Config) -> Start | None:
     if stage.start is None or not config.mesh.source:
         return None
     source = _load_stage(config, config.mesh.source)
+    if folder is not None:
+        origin.note(folder, config.mesh.source, source.step)
     return stages.stack(stage.start(config, source))
 
 

@@ -2,7 +2,8 @@
 """The folder of a run: where what stands, who may use it, and with which settings.
 
 config.json environment.json command.txt      what ran, with what, where
-prior.json                                    which weights taught it
+settings_history.json at_step_XXXXXX/         what held before it went on (history.py)
+prior.json source.json                        which weights, which run it began from
 metrics.jsonl images/step_XXXXXX.png           while it runs
 checkpoints/step_XXXXXX/                       the whole state
 turntable_00.mp4 .gif  mesh/particle_00.glb .ply  lora/  evaluation.json .png
@@ -26,7 +27,7 @@ from typing import Any
 import jax
 
 from vsd_jax.program.devices import hosts
-from vsd_jax.program.folder import paths, writer
+from vsd_jax.program.folder import history, origin, paths, writer
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.terminal import progress
 from vsd_jax.program.terminal.errors import ConfigError, RunError
@@ -36,6 +37,8 @@ _PRODUCTS = (
     *("checkpoints", "metrics.jsonl", "images", "turntable_*", ".turntable_*.part.mp4"),
     *("views_*.png", "mesh", "lora", "evaluation.*", "report.html", "stages.json"),
     *("environment.json", "command.txt", "prior.json"),
+    *("progress.json", "tensorboard", "source.json", "settings_history.json"),
+    "at_step_*",
     "config.json",  # last: a folder that is cleared by half is still that run's
 )
 STAGES = ("nerf", "geometry", "texture")
@@ -108,7 +111,9 @@ class Workdir:
         if self._lock is not None:
             self._lock.close()
 
-    def adopt(self, config: Mapping[str, Any], *, overwrite: bool) -> None:
+    def adopt(
+        self, config: Mapping[str, Any], *, overwrite: bool, extend: bool = False
+    ) -> None:
         """Compares with what the folder holds; sets `resumed`; writes config.json.
 
         Of several hosts the first does so, and the others wait for it.
@@ -116,20 +121,27 @@ class Workdir:
         Args:
           config: validated configuration.
           overwrite: remove an earlier run, whatever its configuration.
+          extend: the run may go on for another number of steps (`history.py`).
 
         Raises:
-          ConfigError: naming the differing keys, if the folder holds another run.
+          ConfigError: naming the differing keys, if the folder holds another run, or
+            one that has made more steps.
         """
         if hosts.is_first():
-            self._adopt(config, overwrite=overwrite)
+            self._adopt(config, overwrite=overwrite, extend=extend)
         self.resumed = bool(hosts.tell_all(self.resumed))
 
-    def _adopt(self, config: Mapping[str, Any], *, overwrite: bool) -> None:
+    def _adopt(
+        self, config: Mapping[str, Any], *, overwrite: bool, extend: bool
+    ) -> None:
         stored = self.path / "config.json"
         if overwrite:
             self.clear()
         elif stored.exists():
-            self._refuse_another(read_config(self.path), config)
+            old = read_config(self.path)
+            changed = check_same_run(self.path, old, config, extend=extend)
+            if changed and history.steps_done(self.path):
+                history.append(self.path, old, changed)
             self.resumed = True
         elif any(self.checkpoints.glob("step_*")):
             raise ConfigError(
@@ -137,20 +149,9 @@ class Workdir:
                 " gone. Put it back, give another --workdir, or --overwrite to delete"
                 " them and start anew."
             )
-        writer.write_json(stored, config_lib.nest(config_lib.flatten(config)))
-
-    def _refuse_another(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-        differing = config_lib.differing_keys(old, new)
-        if differing:
-            lines = [
-                f"  {k}: {a!r} there, {b!r} now" for k, (a, b) in differing.items()
-            ]
-            raise ConfigError(
-                f"--workdir={self.path} holds a run with another configuration:\n"
-                + "\n".join(lines)
-                + "\nGive another --workdir, or the same settings to go on with it, or"
-                " --overwrite to delete it and start anew."
-            )
+        new = config_lib.nest(config_lib.flatten(config))
+        source = origin.stored(new.get("mesh", {}).get("source", ""), self.path)
+        writer.write_json(stored, origin.replaced(new, source))
 
     def clear(self) -> None:
         """Deletes what a run wrote, of one stage or several, whatever its method.
@@ -241,6 +242,53 @@ def read_config(path: Path) -> dict[str, Any]:
             f"{Path(path) / 'config.json'} cannot be read ({error}). Give another"
             " --workdir, or --overwrite to start anew."
         ) from error
+
+
+def check_same_run(
+    folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], *, extend: bool
+) -> dict[str, tuple[Any, Any]]:
+    """Refuses to go on with a run whose settings are others.
+
+    Args:
+      folder: of the run.
+      old: its nested configuration (`read_config`).
+      new: the one to go on with.
+      extend: whether it may go on for another number of steps.
+
+    Returns:
+      What changes then, `{key: (before, after)}`, each in `config.SCHEDULE`.
+
+    Raises:
+      ConfigError: naming the differing keys, or the steps that are made.
+    """
+    source = new.get("mesh", {}).get("source", "")
+    before = origin.find(old.get("mesh", {}).get("source", ""), folder)
+    now = origin.given(source)
+    if now and origin.is_same(folder, now):
+        before = now  # wherever it was: the same checkpoint
+    differing = config_lib.differing_keys(
+        origin.replaced(old, before),
+        origin.replaced(config_lib.nest(config_lib.flatten(new)), now),
+    )
+    changed = {}
+    if extend and "num_steps" in differing:
+        changed = {k: differing.pop(k) for k in config_lib.SCHEDULE if k in differing}
+    if differing:
+        lines = [f"  {k}: {a!r} there, {b!r} now" for k, (a, b) in differing.items()]
+        raise ConfigError(
+            f"--workdir={folder} holds a run with another configuration:\n"
+            + "\n".join(lines)
+            + "\nGive another --workdir, or the same settings to go on with it, or"
+            " --overwrite to delete it and start anew."
+        )
+    done, wanted = history.steps_done(folder), new["num_steps"]
+    if changed and wanted < done:
+        raise ConfigError(
+            f"num_steps={wanted:,}, but the run in --workdir={folder} has made"
+            f" {done:,} steps of {old['num_steps']:,}. Give num_steps={done} or more to"
+            " go on with it, or another --workdir."
+        )
+    return changed
 
 
 def describe_environment() -> dict[str, Any]:

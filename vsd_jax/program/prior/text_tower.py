@@ -159,7 +159,8 @@ def load_text(
     Args:
       folder: of the prior.
       read: `diffusion_prior.Reader`.
-      load_weights: false gives texts of zeros, whatever their length.
+      load_weights: false gives texts of zeros, whatever their length, and needs no
+        tokenizer.
       say: is told what is cut off.
 
     Raises:
@@ -173,8 +174,10 @@ def load_text(
     options = {"dtype": jnp.float32, "component": "text_encoder"}
     params = read(folder / "text_encoder", shapes, **options)
     positions = settings["max_position_embeddings"]
-    tokenizer = load_tokenizer(folder / "tokenizer", positions)
-    shape = tokenizer.length, settings["hidden_size"]
+    has_tokenizer = load_weights or (folder / "tokenizer").is_dir()
+    if has_tokenizer:
+        tokenizer = load_tokenizer(folder / "tokenizer", positions)
+    shape = tokenizer.length if has_tokenizer else positions, settings["hidden_size"]
     if not load_weights:
         zeros = lambda texts: np.zeros((len(texts), *shape), np.float32)  # noqa: E731
         return EncodeText(zeros, lambda text: 0, *shape)

@@ -316,8 +316,10 @@ def load_params(
     for name, path, array in _named_leaves(files, expected, vae=vae):
         _check_tensor(component, name, array, expected[path].shape)
         # Layout and dtype at once; waited for, or copies to come would pile up.
-        value = jax.numpy.asarray(np.ascontiguousarray(array, dtype))
-        found[path] = value.block_until_ready()
+        with np.errstate(over="ignore"):
+            array = np.ascontiguousarray(array, dtype)
+        _check_fits(component, name, array)
+        found[path] = jax.numpy.asarray(array).block_until_ready()
     missing = sorted(torch_name(path) for path in expected if path not in found)
     if missing:
         raise WeightsError(
@@ -326,6 +328,14 @@ def load_params(
             "Stable Diffusion 1.x/2.x component is needed (not SDXL, SD3 or a LoRA)."
         )
     return unflatten_dict(found)
+
+
+def _check_fits(component: str, name: str, array: np.ndarray) -> None:
+    if array.dtype == np.float16 and not np.isfinite(array).all():
+        raise WeightsError(
+            f"{component}: {name} holds numbers beyond 65504, the largest that float16"
+            " has; use prior.dtype=bfloat16 or float32."
+        )
 
 
 def _check_tensor(

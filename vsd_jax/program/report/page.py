@@ -15,9 +15,18 @@ Path = pathlib.Path
 
 
 def write_page(
-    folder: Path, *, prompt: str, chips: str, body: str, script: str = ""
+    folder: Path,
+    *,
+    prompt: str,
+    chips: str,
+    body: str,
+    script: str = "",
+    is_live: bool = False,
 ) -> Path:
-    """Writes `report.html`; all but `prompt` is HTML and JavaScript of ours."""
+    """Writes `report.html`; all but `prompt` is HTML and JavaScript of ours.
+
+    A live page may ask where it came from whether it was written anew.
+    """
     page = string.Template(template("report.html")).substitute(
         title=f"{escape(progress.shorten(prompt))} · vsd_jax",
         over="vsd_jax · Variational Score Distillation",
@@ -25,6 +34,7 @@ def write_page(
         chips=chips,
         body=body,
         script=script,
+        connect="; connect-src 'self'" if is_live else "",
     )
     path = folder / "report.html"
     writer.write_bytes(path, page.encode())

@@ -10,9 +10,9 @@ import base64
 import pathlib
 from typing import Any
 
-from vsd_jax.program.folder import writer
+from vsd_jax.program.folder import history, writer
 from vsd_jax.program.judge import verdict
-from vsd_jax.program.report import charts, mesh_data, page
+from vsd_jax.program.report import charts, live, mesh_data, page
 from vsd_jax.program.settings import config
 
 Path = pathlib.Path
@@ -34,13 +34,17 @@ def write_report(folder: Path) -> Path:
     rows = writer.read_metrics(folder / "metrics.jsonl")
     infos = _read(folder / "mesh" / "info.json", [])
     scripts, viewers = _mesh_cards(folder, settings, infos)
+    now = live.read(folder)
     body = [
+        live.show(now, rows),
         _warnings(rows, infos, settings),
         _section("The result", _films(folder) + viewers, grid=True),
         _section("What the views show", _evaluation(folder)),
-        _section("How it came about", _sheets(folder)),
+        _section("How it came about", _sheets(folder, newest_first=bool(now))),
+        _section("Inside the step", _inside(folder)),
         _section("Curves", _curves(rows), grid=True),
         _section("Files", _downloads(folder)),
+        _section("Gone on with", _changes(folder)),
         _section("Settings", _settings(folder, settings)),
     ]
     return page.write_page(
@@ -48,7 +52,9 @@ def write_report(folder: Path) -> Path:
         prompt=settings.get("prompt", "(no configuration)"),
         chips=_chips(settings, rows, _read(folder / "environment.json", {})),
         body="\n".join(filter(None, body)) + scripts,
-        script=page.template("viewer.js") if scripts else "",
+        script=(page.template("viewer.js") if scripts else "")
+        + (live.SCRIPT if now else ""),
+        is_live=bool(now),
     )
 
 
@@ -213,12 +219,14 @@ def _number(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, int | float) else "–"
 
 
-def _sheets(folder: Path) -> str:
+def _sheets(folder: Path, *, newest_first: bool) -> str:
     paths = sorted((folder / "images").glob("step_*.png"))
     if len(paths) > MAX_SHEETS:
         last = len(paths) - 1
         keep = {round(i * last / (MAX_SHEETS - 1)) for i in range(MAX_SHEETS)}
         paths = [path for i, path in enumerate(paths) if i in keep]
+    if newest_first:
+        paths.reverse()
     figures = "".join(
         f'<figure class="card" style="margin-bottom:16px"><img class="sheet" alt="views'
         f' at step {int(path.stem[5:])}" src="{page.data_url(path, "image/png")}">'
@@ -226,6 +234,26 @@ def _sheets(folder: Path) -> str:
         for path in paths
     )
     return figures and '<p class="note">A row per particle.</p>' + figures
+
+
+def _inside(folder: Path) -> str:
+    """The newest look inside the step."""
+    paths = sorted((folder / "images").glob("inside_*.png"))
+    if not paths:
+        return ""
+    step, url = int(paths[-1].stem[7:]), page.data_url(paths[-1], "image/png")
+    note = (
+        "What is seen in one render of particle 0: the noisy picture x_t at three"
+        " timesteps (of them training draws one), what the prior, with its guidance,"
+        " makes of it, and what the score network makes of it. The particle follows"
+        " the difference of the two; without a score network that of the prior and"
+        " the noise."
+    )
+    return (
+        f'<p class="note">{note}</p><figure class="card"><img class="sheet"'
+        f' alt="inside step {step}" src="{url}" style="max-width:760px">'
+        f"<figcaption>step {step:,}</figcaption></figure>"
+    )
 
 
 def _curves(rows: list[dict]) -> str:
@@ -241,9 +269,13 @@ def _curves(rows: list[dict]) -> str:
 
     bins = {f"{i / 4:g}_to_{(i + 1) / 4:g}": f"residual/rms_t{i}" for i in range(4)}
     quarters = series(**bins)
+    seen = {"prior": "inside/prior_error_t1", "score_network": "inside/score_error_t1"}
     drawn = [
         charts.line_chart("Residual by t (share of T)", quarters, log=True),
         charts.line_chart("Score network: loss", series(loss="score/loss"), log=True),
+        charts.line_chart(
+            "x_0 against the render, at the middle t", series(**seen), log=True
+        ),
         charts.line_chart("Opacity", series(opacity="opacity"), log=False),
         charts.line_chart(
             "Gradient norms",
@@ -274,6 +306,27 @@ def _downloads(folder: Path) -> str:
         " opens in Blender and game engines; its colours contain the light.</p>"
     )
     return items and f"{note}<ul>{items}</ul>"
+
+
+def _changes(folder: Path) -> str:
+    """Where the settings changed, with what had been made until then."""
+    items = []
+    for row in history.read(folder):
+        step = row["until_step"]
+        changes = ", ".join(
+            page.escape(f"{key} {before} → {after}")
+            for key, (before, after) in row["changed"].items()
+        )
+        text = f"from step {step:,} on: {changes}"
+        page_then = f"at_step_{step:06d}/report.html"
+        if (folder / page_then).exists():
+            text = f'<a href="{page_then}">what it was at step {step:,}</a>; {text}'
+        items.append(f"<li>{text}</li>")
+    note = (
+        '<p class="note">Its steps are those of the settings that held at the time'
+        f" ({history.HISTORY}).</p>"
+    )
+    return items and f"{note}<ul>{''.join(items)}</ul>" or ""
 
 
 def _settings(folder: Path, settings: dict) -> str:

@@ -5,14 +5,25 @@ A configuration with `stages` holds one configuration for each; WORKDIR/<stage> 
 ordinary run. WORKDIR/report.html shows them side by side.
 """
 
+import copy
+import os
 import pathlib
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
 from vsd_jax.program.devices import hosts
-from vsd_jax.program.folder import checkpoint, paths, workdir, writer
-from vsd_jax.program.report import page, report
+from vsd_jax.program.folder import (
+    checkpoint,
+    history,
+    origin,
+    paths,
+    source,
+    workdir,
+    writer,
+)
+from vsd_jax.program.report import live, page, report
+from vsd_jax.program.report.serve import serving
 from vsd_jax.program.run import session
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.terminal import progress
@@ -29,15 +40,29 @@ def start(
     *,
     overwrite: bool,
     command: Sequence[str],
+    overrides: Sequence[str] = (),
+    serve: int | None = None,
 ) -> None:
     """Runs the program, one stage or several; arguments as in `session.start`.
+
+    Args:
+      serve: port on this machine where the report is shown while it trains; None =
+        nowhere.
 
     Raises:
       RunError: whatever the user can put right, in words.
     """
+    if serve is not None and mode != "train":
+        raise ConfigError(
+            f"--serve shows a run while it trains; with --mode={mode} leave it out and"
+            " open report.html in a browser."
+        )
     options = {"overwrite": overwrite, "command": command}
     folder = folder and str(paths.expand(folder, "--workdir"))
-    if config is None or "stages" not in config:
+    with serving(folder, serve if hosts.is_first() and folder else None):
+        if config is not None and "stages" in config:
+            _start_stages(mode, config, folder, **options)
+            return
         replaces = overwrite and mode == "train"
         if (Path(folder or ".") / "stages.json").exists() and not replaces:
             raise RunError(
@@ -45,8 +70,10 @@ def start(
                 f" example {Path(folder) / 'texture'}. (A run of one stage in their"
                 " place needs --mode=train and --overwrite.)"
             )
-        session.start(mode, config, folder, **options)
-        return
+        session.start(mode, config, folder, overrides=overrides, **options)
+
+
+def _start_stages(mode: str, config: ConfigDict, folder: str, **options) -> None:
     if mode == "preflight":
         raise ConfigError(
             "--mode=preflight works on one stage: give --config=configs/object.py,"
@@ -58,21 +85,25 @@ def start(
             f"--mode={mode} works on one stage: give --workdir={folder}/texture (or"
             " another stage) and no --config."
         )
-    stages = _linked(config, Path(folder))
+    stages, overwrite = _linked(config, Path(folder)), options["overwrite"]
     for stage in stages.values():
         config_lib.validate(stage)  # all of them before the first one starts
     if hosts.is_first():
         _begin(Path(folder), list(stages), overwrite=overwrite)
     for number, (name, stage) in enumerate(stages.items(), 1):
         progress.say(f"\nStage {number} of {len(stages)}: {name}")
+        if hosts.is_first():
+            if not overwrite:
+                set_aside(Path(folder) / name, stage)
+            write_overview(Path(folder), config, list(stages), now=name)
+        hosts.wait("stage")
         if not overwrite and is_finished(Path(folder) / name, stage):
             progress.say("Finished before.")
             continue
         session.start("train", stage, str(Path(folder) / name), **options)
     if hosts.is_first():
-        progress.say(
-            f"\nAll stages: {write_overview(Path(folder), config, list(stages))}"
-        )
+        overview = write_overview(Path(folder), config, list(stages))
+        progress.say(f"\nAll stages: {overview}")
 
 
 def _begin(folder: Path, names: list[str], *, overwrite: bool) -> None:
@@ -101,10 +132,10 @@ def _linked(config: ConfigDict, folder: Path) -> dict[str, ConfigDict]:
             f"stages={names!r} must name some of {', '.join(known)}, in that order."
         )
     stages = {}
+    config = copy.deepcopy(config)  # with its references: keys that follow num_steps
     for number, name in enumerate(names):
-        stage = config[name].copy_and_resolve_references()
+        stage = config[name]
         if number:
-            # Absolute: however the folder is spelled, the run is the same.
             stage.mesh.source = str(folder.resolve() / names[number - 1])
         stages[name] = stage
     return stages
@@ -114,42 +145,93 @@ def is_finished(folder: Path, config: ConfigDict) -> bool:
     """Whether a stage is trained to its end and its products are made.
 
     Raises:
-      ConfigError: if it is finished, but with other settings.
+      ConfigError: if it is finished, but with other settings or more steps.
     """
     steps = checkpoint.list_steps(folder / "checkpoints")
     done = bool(steps) and steps[-1] >= config.num_steps
     if not (done and (folder / "evaluation.json").exists()):
         return False
-    differing = config_lib.differing_keys(
-        writer.read_json(folder / "config.json"), config
+    held, _ = history.hold_schedules(config, folder)
+    old = workdir.read_config(folder)
+    return not workdir.check_same_run(folder, old, held, extend=True)
+
+
+def set_aside(folder: Path, config: ConfigDict) -> None:
+    """Renames a stage whose source has made more steps since, so that it starts anew.
+
+    It was made on what the source was before, and stays as it is under another name.
+    """
+    known = origin.noted(folder)
+    if not known or not config.mesh.source:
+        return
+    best = source.read_config(config.mesh.source).eval.checkpoint == "best"
+    if known == origin.state_of(config.mesh.source, best=best):
+        return
+    aside = folder.with_name(f"{folder.name}_of_step_{known['step']:06d}")
+    number = 2
+    while aside.exists():
+        aside = folder.with_name(f"{folder.name}_of_step_{known['step']:06d}_{number}")
+        number += 1
+    os.replace(folder, aside)
+    progress.say(
+        f"{Path(config.mesh.source).name} has changed since this stage began from its"
+        f" step {known['step']:,}: this stage starts anew. What it was is kept in"
+        f" {aside}."
     )
-    if differing:
-        raise ConfigError(
-            f"{folder} is finished, with other settings: {', '.join(differing)}. Give"
-            " another --workdir, or --overwrite to start anew."
-        )
-    return True
 
 
-def write_overview(folder: Path, config: ConfigDict, names: list[str]) -> Path:
-    """Writes a `report.html` that leads to those of the stages."""
+def write_overview(
+    folder: Path, config: ConfigDict, names: list[str], *, now: str = ""
+) -> Path:
+    """Writes a `report.html` that leads to those of the stages.
+
+    Args:
+      folder: of all stages.
+      config: of all stages.
+      names: the stages, in order.
+      now: the one that trains; "" if all are finished.
+    """
     cards, rows = [], []
     for name in names:
         films = sorted((folder / name).glob("turntable_*.mp4"))
         cards += [_card(name, film) for film in films[: report.MAX_SHOWN]]
-        found = writer.read_json(folder / name / "evaluation.json")
-        numbers = {key: f"{value:.3f}" for key, value in found["mean"].items()}
-        cells = ", ".join(f"{key.replace('_', ' ')} {n}" for key, n in numbers.items())
         steps = config[name].num_steps
-        rows.append(f"<tr><th>{name}</th><td>{steps:,} steps</td><td>{cells}</td></tr>")
+        rows.append(
+            f"<tr><th>{name}</th><td>{steps:,} steps</td>"
+            f"<td>{_state(folder, name, now)}</td></tr>"
+        )
     models = sorted((folder / names[-1] / "mesh").glob("particle_*"))
     links = "".join(_link(path.relative_to(folder).as_posix()) for path in models)
-    body = (
-        f'<section><h2>Stages</h2><div class="grid">{"".join(cards)}</div></section>'
-        f'<section><h2>Numbers</h2><div class="scroll"><table>{"".join(rows)}</table>'
-        f"</div></section><section><h2>Files</h2><ul>{links}</ul></section>"
+    parts = {
+        "Stages": cards and f'<div class="grid">{"".join(cards)}</div>',
+        "Numbers": f'<div class="scroll"><table>{"".join(rows)}</table></div>',
+        "Files": links and f"<ul>{links}</ul>",
+    }
+    body = "".join(
+        f"<section><h2>{title}</h2>{content}</section>"
+        for title, content in parts.items()
+        if content
     )
-    return page.write_page(folder, prompt=config.prompt, chips="", body=body)
+    return page.write_page(
+        folder,
+        prompt=config.prompt,
+        chips="",
+        body=body,
+        script=live.SCRIPT if now else "",
+        is_live=bool(now),
+    )
+
+
+def _state(folder: Path, name: str, now: str) -> str:
+    """What is known of a stage, as HTML."""
+    if name == now:
+        return f'<a href="{name}/report.html">trains now</a>'
+    try:
+        found = writer.read_json(folder / name / "evaluation.json")
+    except (OSError, ValueError):
+        return "not yet"
+    numbers = {key: f"{value:.3f}" for key, value in found["mean"].items()}
+    return ", ".join(f"{key.replace('_', ' ')} {n}" for key, n in numbers.items())
 
 
 def _card(name: str, film: Path) -> str:

@@ -14,6 +14,7 @@ about the views if it is at hand.
 
 import errno
 import os
+import pathlib
 from collections.abc import Sequence
 
 import jax
@@ -23,17 +24,19 @@ from vsd_jax.program import Config
 from vsd_jax.program.build import build, stages, texts
 from vsd_jax.program.devices import hosts, preflight
 from vsd_jax.program.export import adapter
-from vsd_jax.program.folder import checkpoint, source
+from vsd_jax.program.folder import checkpoint, events, history, source
 from vsd_jax.program.folder.workdir import Workdir
 from vsd_jax.program.judge import evaluation
-from vsd_jax.program.report import report
+from vsd_jax.program.report import live, report
 from vsd_jax.program.run import products, renders
 from vsd_jax.program.run.train import Loop
 from vsd_jax.program.settings import config as config_lib
+from vsd_jax.program.terminal import overrides as overrides_lib
 from vsd_jax.program.terminal import progress
 from vsd_jax.program.terminal.errors import ConfigError, RunError
 from vsd_jax.types import Particles, PyTree, VSDState
 
+Path = pathlib.Path
 MODES = ("train", "render", "export", "evaluate", "preflight")
 _BYTES_FOR_PRODUCTS = 64 * 2**20
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
@@ -46,6 +49,7 @@ def start(
     *,
     overwrite: bool,
     command: Sequence[str],
+    overrides: Sequence[str] = (),
 ) -> None:
     """Runs the program.
 
@@ -55,6 +59,8 @@ def start(
       folder: the run's folder.
       overwrite: delete an earlier run in it (train only).
       command: the command line, for the record.
+      overrides: without `config`: what to change in the folder's own, as arguments
+        `--config.eval.KEY=VALUE` (`terminal/overrides.py`); not for train.
 
     Raises:
       RunError: whatever the user can put right, in words.
@@ -70,7 +76,12 @@ def start(
         raise ConfigError(
             f"--overwrite has no meaning with --mode={mode}; leave it out."
         )
+    said: list[str] = []
+    if config is not None and mode != "preflight" and not overwrite:
+        config, said = history.hold_schedules(config, Path(folder).expanduser())
     valid = config_lib.validate(config) if config is not None else None
+    if mode == "train" and valid.log.tensorboard:
+        events.require()
     if mode == "preflight":
         preflight.run(valid)
         return
@@ -79,8 +90,15 @@ def start(
     workdir = Workdir(folder, create=mode == "train")
     try:
         if mode == "train":
-            _train(valid, workdir, overwrite=overwrite, command=command)
+            workdir.adopt(valid, overwrite=overwrite, extend=True)
+            workdir.record(command)
+            for line in said:
+                progress.say(line)
+            _train(valid, workdir)
         else:
+            if valid is None and overrides:
+                valid = overrides_lib.apply(source.read_config(folder), overrides)
+                valid = config_lib.validate(valid)
             _reopen(mode, valid, workdir, command=command)
     except OSError as error:
         if error.errno not in _DISK_FAULTS:
@@ -99,11 +117,7 @@ def require_folder(folder: str) -> None:
         raise ConfigError("--workdir is missing: where shall the results go?")
 
 
-def _train(
-    config: Config, workdir: Workdir, *, overwrite: bool, command: Sequence[str]
-) -> None:
-    workdir.adopt(config, overwrite=overwrite)
-    workdir.record(command)
+def _train(config: Config, workdir: Workdir) -> None:
     run = build.build(config)
     target = jax.eval_shape(run.init)
     workdir.require_space(_needed_bytes(config, target))
@@ -111,24 +125,41 @@ def _train(
     if workdir.resumed:
         state = checkpoint.load_state(workdir.checkpoints, target, warn=progress.say)
     _note_prior(config, workdir)
-    state = run.init(source.load_start(config)) if state is None else state
+    if state is None:
+        own = workdir.path if hosts.is_first() else None
+        state = run.init(source.load_start(config, own))
     progress.say(_first_line(config, run, state))
     hosts.agree(config, int(state.step))
+    is_made = False
     try:
         if int(state.step) < config.num_steps:
+            _keep_earlier(workdir, int(state.step))
             state = Loop(config, run, workdir).run(state)
-    finally:
         if hosts.is_first():
+            if hosts.are_several():
+                # It holds its own particles; those of the others are in the last save.
+                state = checkpoint.load_state(
+                    workdir.checkpoints, target, warn=progress.say
+                )
+            found = (state.particles, int(state.step))
+            modes = ("render", "export", "evaluate")
+            _make_products(modes, config, workdir, found, run)
+        is_made = True
+    finally:
+        if hosts.is_first() and not is_made:
+            live.stop(workdir.path)
             report.write_report(workdir.path)
-    if hosts.is_first():
-        if hosts.are_several():
-            # It holds its own particles; those of the others are in the last save.
-            state = checkpoint.load_state(
-                workdir.checkpoints, target, warn=progress.say
-            )
-        found = (state.particles, int(state.step))
-        _make_products(("render", "export", "evaluate"), config, workdir, found, run)
     hosts.wait("products")
+
+
+def _keep_earlier(workdir: Workdir, step: int) -> None:
+    """Before more steps: what was made so far is put aside."""
+    if not hosts.is_first():
+        return
+    history.rewind(workdir.path, step)
+    kept = history.keep_products(workdir.path, step)
+    if kept is not None:
+        progress.say(f"What was made at step {step} is kept in {kept}.")
 
 
 def _note_prior(config: Config, workdir: Workdir) -> None:
@@ -194,6 +225,7 @@ def _make_products(
             folder, config, particles, step, decode=decode, run=run
         )
         progress.say(evaluation.judged_line(scores))
+    live.stop(folder)
     progress.say(f"Report: {report.write_report(folder)}")
 
 

@@ -24,13 +24,17 @@ from vsd_jax.program.build.build import Run
 from vsd_jax.program.devices import hosts
 from vsd_jax.program.devices.devices import Devices
 from vsd_jax.program.devices.supervisor import STOP_SIGNAL, hangups
-from vsd_jax.program.folder import checkpoint, saver, writer
+from vsd_jax.program.folder import checkpoint, events, saver, writer
 from vsd_jax.program.folder.workdir import Workdir
 from vsd_jax.program.judge import monitor
-from vsd_jax.program.run import renders
+from vsd_jax.program.report import live, report
+from vsd_jax.program.run import look, renders
 from vsd_jax.program.terminal import progress
 from vsd_jax.program.terminal.errors import RunError
 from vsd_jax.types import VSDState
+
+RECENT_STEPS = 50
+"""The steps by which the page tells the time left."""
 
 TIMED_STEPS = 5
 """Steps after the first (which compiles) that the estimate of the time is made from."""
@@ -110,8 +114,11 @@ class Loop:
         self._window = monitor.Window(config.num_particles)
         keep = config.log.keep_checkpoints
         self._saver = saver.Saver(workdir.checkpoints, keep=keep)
+        self._looker = look.Looker(config, run)
+        self._events: events.EventFile | None = None
         self._times: list[float] = []
         self._judged: list[float] = []  # `log.best` since the last checkpoint
+        self._saved_at = time.monotonic()
 
     def run(self, state: VSDState) -> VSDState:
         """Trains up to `num_steps` and saves.
@@ -131,6 +138,7 @@ class Loop:
         self._metrics = None
         if hosts.is_first():
             self._metrics = writer.MetricsFile(path, resume_step=first)
+            self._guard(lambda: self._open_pages(first), last=False)
         devices = Devices(
             config.num_devices,
             config.num_particles,
@@ -162,11 +170,17 @@ class Loop:
         return state
 
     def _due(self, step: int) -> bool:
+        every = self._config.log.image_every
+        return bool(every and step % every == 0) or self._checkpoint_due(step)
+
+    def _checkpoint_due(self, step: int) -> bool:
+        """By steps or, in one process (clocks of several differ), by minutes."""
         log = self._config.log
-        return any(
-            every and step % every == 0
-            for every in (log.image_every, log.checkpoint_every)
-        )
+        if log.checkpoint_every and step % log.checkpoint_every == 0:
+            return True
+        if not log.checkpoint_minutes or hosts.are_several():
+            return False
+        return time.monotonic() - self._saved_at >= 60 * log.checkpoint_minutes
 
     def _read(self, step: int, metrics: Any, meter: progress.Meter) -> bool:
         """Waits for a step's metrics, logs them, and raises what they tell.
@@ -205,6 +219,8 @@ class Loop:
             return
         try:
             self._metrics.write(step, row)
+            if self._events is not None:
+                self._events.write(step, row)
         except OSError as error:
             progress.say(f"Warning: metrics of step {step} are lost ({error}).")
 
@@ -217,12 +233,36 @@ class Loop:
         left = progress.duration(seconds * (self._config.num_steps - step))
         progress.say(f"One step takes {seconds:.2f} s: about {left} for the rest.")
 
+    def _open_pages(self, step: int) -> None:
+        """What shows the run while it trains, from the start."""
+        folder = self._workdir.path
+        if self._config.log.tensorboard:
+            self._events = events.EventFile(folder, resume_step=step)
+        self._refresh(step)
+
+    def _refresh(self, step: int) -> None:
+        """Writes the report anew, with how far the run is."""
+        times, left = self._times[-RECENT_STEPS:], None
+        if len(times) > 1:
+            seconds = float(np.median(np.diff(times)))
+            left = seconds * (self._config.num_steps - step)
+        live.write(self._workdir.path, step, self._config.num_steps, left)
+        report.write_report(self._workdir.path)
+
     def _hooks(self, step: int, state: VSDState, *, last: bool) -> None:
         """Contact sheet and checkpoint, when they are due or at the end."""
         log = self._config.log
         if last or (log.image_every and step % log.image_every == 0):
             self._guard(lambda: self._save_sheet(step, state), last=False)
+<<<<<<< HEAD
+            if hosts.is_first():
+                self._guard(lambda: self._save_look(step, state), last=False)
+                self._guard(lambda: self._refresh(step), last=False)
         if last or (log.checkpoint_every and step % log.checkpoint_every == 0):
+=======
+        if last or self._checkpoint_due(step):
+            self._saved_at = time.monotonic()
+>>>>>>> accel
             self._guard(lambda: self._save_state(state, last=last), last=last)
 
     def _guard(self, save: Callable[[], None], *, last: bool) -> None:
@@ -270,8 +310,21 @@ class Loop:
         sheet = writer.contact_sheet(rgb, tile_size=log.sheet_size)
         path = self._workdir.path / "images" / f"step_{step:06d}.png"
         writer.save_png(path, sheet)
+        if self._events is not None:
+            self._events.write_image(step, "views", sheet)
         if not flat and len(rgb) > 1:
             self._log(step, {"diversity/pixels": renders.pixel_diversity(rgb)})
+
+    def _save_look(self, step: int, state: VSDState) -> None:
+        found = self._looker.picture(state)
+        if found is None:
+            return
+        picture, numbers = found
+        path = self._workdir.path / "images" / f"inside_{step:06d}.png"
+        writer.save_png(path, picture)
+        if self._events is not None:
+            self._events.write_image(step, "inside", picture)
+        self._log(step, numbers)
 
 
 def _sheet_size(config: Config) -> int:

@@ -6,6 +6,7 @@ ml_collections refuses unknown keys and wrong types by itself; what it lets thro
 faults at once, each in a sentence with key, value and remedy.
 """
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -34,6 +35,13 @@ YOUNGER = {
     "camera.adapt_candidates": 8,
     "eval.prior_draws": 0,
     "eval.prior_t_range": (0.4, 0.8),
+<<<<<<< HEAD
+    "log.inside": False,
+    "log.tensorboard": False,
+=======
+    "log.checkpoint_minutes": 0.0,
+    "prior.image_size": 0,
+>>>>>>> accel
     "render.early_size": 0,
     "render.early_steps": 0,
     "score.prompt": True,
@@ -41,6 +49,15 @@ YOUNGER = {
     "vsd.guidance_rescale": 0.0,
 }
 """Keys that runs of older versions lack, with the value that does what those did."""
+
+SCHEDULE = (
+    "num_steps",
+    "vsd.anneal_step",
+    "render.early_steps",
+    "regularize.opaque_start",
+)
+"""Keys that may change when a run goes on for another number of steps: they say at
+which step something ends or begins (`folder/history.py`)."""
 
 _SWITCHES = {
     "camera.adapt_candidates": "camera.adapt",
@@ -192,3 +209,24 @@ def differing_keys(
         if not key.startswith(free)
         and before.get(key, "(absent)") != after.get(key, "(absent)")
     }
+
+
+def is_off(key: str, flat: Mapping[str, Any]) -> bool:
+    """Whether a key has no meaning beside the others of a flat configuration."""
+    if key == "vsd.anneal_step":
+        return flat.get("vsd.t_schedule", "two_stage") != "two_stage"
+    return key in _SWITCHES and not flat.get(_SWITCHES[key], True)
+
+
+def followers(config: Mapping[str, Any]) -> list[str]:
+    """Keys that follow `num_steps`, since they were not set themselves.
+
+    Args:
+      config: with references not resolved; else nothing follows.
+    """
+    if not isinstance(config, ConfigDict) or isinstance(config, Config):
+        return []
+    moved, before = copy.deepcopy(config), flatten(config)
+    moved.num_steps = config.num_steps + 10**6
+    after = flatten(moved)
+    return [key for key in before if key != "num_steps" and after[key] != before[key]]

@@ -20,6 +20,9 @@ SHARED = (
 )
 """Keys that are the same in all stages of `textured_mesh`."""
 
+PRIOR = ("path", "variant", "sha256", "dtype")
+"""Those of `prior`: the same in all stages that do not set their own."""
+
 STAGES = {"nerf": "object", "geometry": "geometry", "texture": "texture"}
 """The stages of `textured_mesh` and their presets."""
 
@@ -67,7 +70,10 @@ def textured_mesh(variant: str = "") -> ConfigDict:
     config = ConfigDict()
     for key in SHARED:
         config[key] = stages["nerf"][key]
+    config.prior = ConfigDict({key: stages["nerf"].prior[key] for key in PRIOR})
     for name, stage in stages.items():
+        for key in PRIOR:
+            stage.prior[key] = config.prior.get_oneway_ref(key)
         for key in SHARED:
             stage[key] = config.get_ref(key)
         config[name] = stage

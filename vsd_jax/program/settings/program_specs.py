@@ -12,12 +12,12 @@ class RunSpec:
     """One run.
 
     Attributes:
-      seed: of everything random in it.
+      seed: seed of everything random in the run.
       num_steps: updates of each particle.
-      num_particles: n.
-      particles_per_step: m, updated in each step; fewer than n saves memory.
-      num_devices: that share the particles; where it is more than there are, also their
-        views.
+      num_particles: n, objects that are trained together from one text.
+      particles_per_step: m, particles updated in each step; fewer than n saves memory.
+      num_devices: devices that share the particles; if there are more devices than
+        particles, also their views.
       num_shards: devices that hold one prior together, where one cannot; instead of
         num_devices.
       on_not_finite: "stop" the run when a particle's steps are not finite for long (its
@@ -39,7 +39,7 @@ class EarlySpec:
 
     Attributes:
       early_size: side of a render in the first steps, pixels; 0 = one size.
-      early_steps: how many steps.
+      early_steps: number of steps at that size.
     """
 
     early_size: Annotated[int, Within(0, 4096)]
@@ -53,7 +53,8 @@ class MeshStartSpec:
     Attributes:
       source: folder of the finished run: a NeRF's for the geometry ("" = a ball of
         field.object_radius), the geometry's for the texture.
-      smoothing: of the NeRF's level set, cells of the export grid.
+      smoothing: width of the filter that smooths the NeRF's level set, cells of the
+        export grid.
     """
 
     source: str
@@ -64,17 +65,27 @@ class MeshStartSpec:
 class PriorSpec:
     """The frozen diffusion model.
 
-    Attributes:
-      path: "toybox" (embedded), a local folder, or a hub id: owner/name[@revision].
-      variant: of its weight files: "fp16" halves what is downloaded.
-      sha256: that the U-Net's weight file must have; "" = any.
-      dtype: of its weights and activations.
+        Attributes:
+          path: "toybox" (embedded), a local folder, or a hub id: owner/name[@revision].
+    <<<<<<< HEAD
+          variant: which of its weight files: "fp16" halves what is downloaded.
+          sha256: checksum that the U-Net's weight file must have; "" = any.
+          dtype: type of its weights and activations.
+    =======
+          variant: of its weight files: "fp16" halves what is downloaded.
+          image_size: side of its images, pixels, for one tuned to others; 0 = as its
+            settings say.
+          sha256: that the U-Net's weight file must have; "" = any.
+          dtype: of its weights and activations; "float16" for GPUs without bfloat16 (T4).
+            Softmax, norms, LoRA and scene stay in float32.
+    >>>>>>> accel
     """
 
     path: str
     variant: str
+    image_size: Annotated[int, Within(0, 4096)]
     sha256: str
-    dtype: Annotated[str, OneOf(("float32", "bfloat16"))]
+    dtype: Annotated[str, OneOf(("float32", "bfloat16", "float16"))]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,8 +94,8 @@ class ScoreSourceSpec:
 
     Attributes:
       kind: "lora" on the network in `path`, or "unet": a small one from scratch.
-      path: of its frozen network; "" = the prior's own.
-      prompt: it reads the plain prompt; False: no text at all.
+      path: folder or hub id of its frozen network; "" = the prior's own.
+      prompt: whether it reads the plain prompt, or no text at all.
     """
 
     kind: Annotated[str, OneOf(("lora", "unet"))]
@@ -97,18 +108,19 @@ class EvalSpec:
     """What is rendered and measured at the end; may differ when a run is resumed.
 
     Attributes:
-      turntable_frames: of a full turn.
+      turntable_frames: frames of a full turn.
       turntable_size: side of a frame, pixels.
       fps: frames a second.
-      radius: of the turntable's orbit, scene units.
-      elevation_deg: of its cameras.
-      fov_deg: of its cameras, vertical.
+      radius: radius of the turntable's orbit, scene units.
+      elevation_deg: elevation of the turntable's cameras.
+      fov_deg: vertical field of view of the turntable's cameras.
       checkpoint: "last", or "best" (see log.best); training ends with "last".
       num_views: views that the metrics judge.
-      background: (r, g, b) in [0, 1] behind them.
+      background: (r, g, b) in [0, 1] behind those views.
       prior_draws: draws of (t, noise) for each view when the prior is asked about them
         (arXiv:2303.16203); 0 = not asked.
-      prior_t_range: (low, high) shares of its timesteps, evenly between.
+      prior_t_range: (low, high) of the timesteps at which the prior is asked, shares of
+        T, evenly between.
     """
 
     turntable_frames: Annotated[int, Within(1, 10_000)]
@@ -133,7 +145,7 @@ class ExportSpec:
       level: density of the surface; 0 = chosen against the renders.
       min_component: smaller pieces, as a share of the faces, are dropped.
       texture_size: side of the texture, texels; 0 = vertex colours.
-      max_faces: of the textured mesh; 0 = no limit.
+      max_faces: most faces of the textured mesh; 0 = no limit.
       check_size: side of the pictures in which a baked texture is compared with the
         texture stage's own renders, pixels; 0 = not compared.
       chunk: points evaluated at a time (memory, not a result).
@@ -152,21 +164,36 @@ class ExportSpec:
 class LogSpec:
     """What is written while a run goes on; may differ when it is resumed.
 
-    Attributes:
-      metrics_every: steps between rows of metrics.jsonl.
-      image_every: steps between contact sheets; 0 = never.
-      checkpoint_every: steps between checkpoints; 0 = only at the end.
-      keep_checkpoints: how many stay.
-      best: one more stays: that before which "residual/rms" or "score/loss" was lowest
-        on average, since the checkpoint before it; "" = none.
-      sheet_views: views of each particle on a contact sheet.
-      sheet_size: side of a view on it, pixels.
+        Attributes:
+          metrics_every: steps between rows of metrics.jsonl.
+          image_every: steps between contact sheets; 0 = never.
+          checkpoint_every: steps between checkpoints; 0 = only at the end.
+    <<<<<<< HEAD
+          keep_checkpoints: number of checkpoints that are kept.
+          best: one more is kept: that before which "residual/rms" or "score/loss" was
+            lowest on average, since the checkpoint before it; "" = none.
+    =======
+          checkpoint_minutes: minutes after which one is written as well, where a runtime
+            may be lost at any time; in one process alone. 0 = by steps only.
+          keep_checkpoints: how many stay.
+          best: one more stays: that before which "residual/rms" or "score/loss" was lowest
+            on average, since the checkpoint before it; "" = none.
+    >>>>>>> accel
+          sheet_views: views of each particle on a contact sheet.
+          sheet_size: side of a view on it, pixels.
+          inside: with each sheet a look inside the step: render, x_t, the prior's and the
+            score network's x_0 at three timesteps. Costs about three steps without their
+            gradients.
+          tensorboard: event files beside metrics.jsonl; needs tensorboardX.
     """
 
     metrics_every: Annotated[int, Within(1)]
     image_every: Annotated[int, Within(0)]
     checkpoint_every: Annotated[int, Within(0)]
+    checkpoint_minutes: Annotated[float, Within(0)]
     keep_checkpoints: Annotated[int, Within(1, 1000)]
     best: Annotated[str, OneOf(("", "residual/rms", "score/loss"))]
     sheet_views: Annotated[int, Within(1, 64)]
     sheet_size: Annotated[int, Within(8, 1024)]
+    inside: bool
+    tensorboard: bool

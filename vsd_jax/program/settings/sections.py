@@ -5,7 +5,6 @@ Types and ranges of keys are those of the dataclasses; so is what a key means.
 """
 
 import functools
-import inspect
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -87,23 +86,21 @@ def _key(section: str, name: str) -> Key:
         rules = rules_of(owner)
         if name in rules:
             return Key(rules[name], _attribute(owner.__doc__, name))
-    for method in METHODS:
-        parameter = own_settings(method).get(name)
-        if section == "family" and parameter is not None:
-            return Key(rule_of(parameter.annotation), _first_line(METHODS[method]))
+    users = [method for method in METHODS if name in own_settings(method)]
+    if section == "family" and users:
+        parameter = own_settings(users[0])[name]
+        about = _attribute(METHODS[users[0]].__doc__, name)
+        return Key(rule_of(parameter.annotation), f"of {' and '.join(users)}: {about}")
     raise KeyError(f"No dataclass has {section}.{name}.")
 
 
 def _attribute(docstring: str, name: str) -> str:
-    """The description of one attribute in a Google-style docstring."""
-    found = re.search(rf"^ +{name}: (.*?)(?=^ +\w+: |\Z)", docstring, re.S | re.M)
+    """The description of one attribute or argument in a Google-style docstring."""
+    end = r"^ +\w+: |^\s*$|\Z"
+    found = re.search(rf"^ +{name}: (.*?)(?={end})", docstring, re.S | re.M)
     if found is None:
         raise KeyError(f"{name} is not described.")
     return " ".join(found[1].split())
-
-
-def _first_line(method) -> str:
-    return f"Of {method.__name__}: " + inspect.getdoc(method).splitlines()[0]
 
 
 def choices() -> dict[str, tuple[str, ...]]:

@@ -21,9 +21,12 @@ from vsd_jax.program.folder import paths
 from vsd_jax.program.run import session
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.settings import config_rules, from_package, named
+from vsd_jax.program.terminal import overrides
 from vsd_jax.program.terminal.errors import ConfigError
 
 _HOSTS = hosts.Place._fields
+DEFAULT_PORT = 8000
+"""Of `--serve`."""
 
 
 def define(values: flags.FlagValues) -> None:
@@ -31,7 +34,8 @@ def define(values: flags.FlagValues) -> None:
     about = (
         f"Settings: {', '.join(named.NAMED)}, or a file such as configs/object.py, with"
         " a variant after a colon (:sd21, :sd15, :smoke). Change a key with"
-        " --config.KEY=VALUE; all keys: docs/settings.md. Only --mode=train needs it."
+        " --config.KEY=VALUE; all keys: docs/settings.md. Only --mode=train needs it;"
+        " the other modes take --config.eval.KEY=VALUE (export, log) without it."
     )
     options = {"lock_config": True, "flag_values": values}
     with _flagfile_faults():  # ml_collections reads it now
@@ -45,10 +49,48 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("mode", "train", session.MODES, about, flag_values=values)
     about = "Delete an earlier run in --workdir and start anew."
     flags.DEFINE_bool("overwrite", False, about, flag_values=values)
+    flags.DEFINE_flag(_serve_flag(), values)
     _define_hosts(values)
     # absl's --help shows only the flags of the file that was started.
-    for name in ("config", "workdir", "mode", "overwrite", *_HOSTS, "distributed"):
+    for name in (
+        "config",
+        "workdir",
+        "mode",
+        "overwrite",
+        "serve",
+        *_HOSTS,
+        "distributed",
+    ):
         values.register_key_flag_for_module(sys.argv[0], values[name])
+
+
+class _PortParser(flags.ArgumentParser):
+    """`--serve` alone, or with a port."""
+
+    syntactic_help = "a port"
+
+    def parse(self, argument: Any) -> int | None:
+        """The port; None = nothing is served.
+
+        Raises:
+          ValueError: if it is no port.
+        """
+        text = str(argument).lower()
+        if text in ("true", "false"):
+            return DEFAULT_PORT if text == "true" else None
+        if not text.isdecimal() or int(text) > 65535:
+            raise ValueError(f"{argument!r} is no port; give 1 to 65535, or 0 for any")
+        return int(text)
+
+
+def _serve_flag() -> flags.Flag:
+    about = (
+        "While it trains, show its report, which reloads by itself, on this machine at"
+        f" http://127.0.0.1:{DEFAULT_PORT}/ or another port: --serve=PORT (0 = any)."
+    )
+    return flags.Flag(
+        _PortParser(), flags.ArgumentSerializer(), "serve", None, about, boolean=True
+    )
 
 
 def _define_hosts(values: flags.FlagValues) -> None:
@@ -68,13 +110,17 @@ def _define_hosts(values: flags.FlagValues) -> None:
 def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
     """Parses the command line, for `absl.app.run`.
 
+    Returns:
+      The program's name, then what changes the settings of a finished run.
+
     Raises:
       ConfigError: naming the key at fault and the nearest known ones.
     """
     with _flagfile_faults():
         argv = _expand(values.read_flags_from_files(list(argv), force_gnu=False))
     try:
-        rest = values(list(argv))
+        own, changes = overrides.split(argv)
+        rest = values(own)
     except (AttributeError, KeyError) as error:
         # Overrides of keys that do not exist end up here.
         raise ConfigError(_explain(argv, error)) from error
@@ -89,7 +135,7 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
             f"{rest[1]!r} is no flag; values go with their flag, in quotes if they have"
             ' spaces: --config.prompt="a red mushroom".'
         )
-    return rest
+    return [*rest, *changes]
 
 
 @contextlib.contextmanager
@@ -130,8 +176,12 @@ def _config_path(value: str) -> str:
     return str(paths.expand(value, "--config")) if value.startswith("~") else value
 
 
-def read(values: flags.FlagValues) -> dict[str, Any]:
-    """The arguments of `session.start` that come from flags.
+def read(values: flags.FlagValues, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """The arguments of `session.start` that come from the command line.
+
+    Args:
+      values: parsed.
+      changes: what `parse` returned after the program's name.
 
     Raises:
       ConfigError: if the configuration file does not exist.
@@ -146,10 +196,11 @@ def read(values: flags.FlagValues) -> dict[str, Any]:
             f" preset of that name: {', '.join(named.NAMED)}. ({_last_line(error)})"
         ) from error
     names = {"mode": "mode", "folder": "workdir", "overwrite": "overwrite"}
+    names["serve"] = "serve"
     found = {argument: values[flag].value for argument, flag in names.items()}
     if found["folder"]:
         found["folder"] = str(paths.expand(found["folder"], "--workdir"))
-    return {"config": config} | found
+    return {"config": config, "overrides": tuple(changes)} | found
 
 
 def read_hosts(values: flags.FlagValues) -> hosts.Place | None:

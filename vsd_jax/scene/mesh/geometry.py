@@ -26,10 +26,11 @@ class MeshSpec:
 
     Attributes:
       resolution: cells of the tetrahedral grid along an axis.
-      max_offset: of a grid vertex along an axis, in cells; more turns tetrahedra over.
-      surface_capacity: room for faces, as a multiple of what a plain object needs
-        (memory, not a result; a run that needs more says so).
-      raster_capacity: room for pixels, likewise.
+      max_offset: largest move of a grid vertex along an axis, in cells; more would turn
+        tetrahedra over.
+      surface_capacity: memory for faces, as a multiple of what a plain object needs
+        (it does not change a result; a run that needs more says so).
+      raster_capacity: memory for covered pixels, likewise.
     """
 
     resolution: Annotated[int, Within(2, 512)]
@@ -56,6 +57,12 @@ def geometry(spec: MeshSpec, *, size: int, radius: float, near: float) -> Scene:
       size: side of the square image, pixels.
       radius: of the ball that `init` gives, scene units.
       near: least depth, scene units.
+
+    Examples:
+      >>> spec = vsd.presets.preset("geometry", "smoke").mesh
+      >>> scene = vsd.mesh.geometry(spec, size=16, radius=0.5, near=0.1)
+      >>> sorted(jax.eval_shape(scene.init, jax.random.key(0)))
+      ['offsets', 'sdf']
     """
     return make_geometry(
         image_size=size,

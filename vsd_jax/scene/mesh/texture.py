@@ -38,6 +38,14 @@ def texture(
       size: side of the square image, pixels.
       near: least depth, scene units.
       capacity: share of the pixels that the mesh covers at most, in (0, 1].
+
+    Examples:
+      >>> preset = vsd.presets.preset("texture", "smoke")
+      >>> scene = vsd.mesh.texture(
+      ...     preset.mesh, preset.field, size=16, near=0.1, capacity=1.0
+      ... )
+      >>> sorted(jax.eval_shape(scene.init, jax.random.key(0)))
+      ['decoder', 'table']
     """
     grid = field.make_grid(field_spec)
     return make_texture(

@@ -41,22 +41,22 @@ class FieldSpec:
     """A radiance field: hash grid, decoder and initialisation. Lengths: scene units.
 
     Attributes:
-      num_levels: of the hash grid.
-      features: of each level.
+      num_levels: levels of the hash grid.
+      features: features of a point at each level.
       log2_table_size: rows of a level, as a power of two.
       min_resolution: cells along an axis at the coarsest level.
-      max_resolution: and at the finest.
+      max_resolution: cells along an axis at the finest level.
       smooth: smoothstep interpolation instead of linear.
       hidden: units of the decoder's hidden layer; 0 = one linear layer.
       environment: learn a background, direction -> colour.
       init: what is added to the density before softplus: "object", a blob; "scene", a
         hollow; "object_in_scene", a blob inside a hollow.
-      object_strength: of the blob at its centre.
-      object_radius: where the blob is 0.
-      scene_strength: of the hollow at the origin; negative = empty.
-      scene_radius: where the hollow is 0.
+      object_strength: height of the blob at its centre.
+      object_radius: distance from its centre at which the blob is 0.
+      scene_strength: height of the hollow at the origin; negative = empty.
+      scene_radius: distance from the origin at which the hollow is 0.
       switch_radius: around `init_centre`, inside of which the blob counts.
-      init_centre: of the blob; a hollow is around the origin.
+      init_centre: centre of the blob; a hollow is around the origin.
     """
 
     num_levels: Annotated[int, Within(1, 32)]

@@ -29,12 +29,12 @@ class RenderSpec:
       size: side of the square image, pixels.
       num_samples: stratified samples on a ray.
       num_fine: importance samples added to them; 0 = none.
-      near: least distance from the camera at which is sampled.
+      near: least distance of a sample from the camera.
       density_noise: standard deviation of the noise before softplus in training.
       occupancy_resolution: cells of the occupancy grid along an axis; 0 = no grid,
         empty space is not skipped.
       occupancy_threshold: density above which a cell counts.
-      occupancy_decay: of the grid's running maximum at each update.
+      occupancy_decay: factor on the grid's running maximum at each update.
       occupancy_interval: steps between updates of the grid.
       capacity: share of the samples that is evaluated in training, in (0, 1]; 1 = all.
       half_extent: half size of the cube that is sampled, at most 1.
@@ -79,6 +79,12 @@ def nerf(spec: NerfSpec, *, size: int | None = None) -> Scene:
 
     Raises:
       ValueError: if the choices contradict each other.
+
+    Examples:
+      >>> preset = vsd.presets.preset("object", "smoke")
+      >>> scene = vsd.nerf(preset.nerf, size=8)
+      >>> sorted(jax.eval_shape(scene.init, jax.random.key(0)))
+      ['decoder', 'table']
     """
     return make_nerf(
         spec.render if size is None else dataclasses.replace(spec.render, size=size),
@@ -167,7 +173,7 @@ def make_nerf(
         images, extras = volume.map_rays(render_chunk, rays, key, spec.max_rays)
         return RenderOutput(**_as_images(images, spec.size), extras=extras)
 
-    return Scene(init, init_stats, update_stats, render)
+    return Scene(init, render, init_stats, update_stats)
 
 
 def _as_images(rays: dict[str, jax.Array], size: int) -> dict[str, jax.Array]:

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`benchmarks/accelerator.py` in little: all parts, cut off and gone on with."""
+
+import json
+
+import jax
+import pytest
+
+from benchmarks import accelerator, accelerator_parts
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    """`(*more) -> what is printed`, of tiny parts in one folder."""
+
+    def call(*more):
+        with jax.numpy_rank_promotion("allow"):
+            flags = [f"--out={tmp_path}", "--size=tiny", "--no-torch", *more]
+            accelerator.main(flags)
+        return capsys.readouterr().out
+
+    return call
+
+
+@pytest.mark.slow
+def test_all_parts_run_and_make_one_table(run, tmp_path):
+    parts = [part for part in accelerator_parts.PARTS if part != "main_job"]
+    said = run("--parts", *parts)
+    for part in parts:
+        content = json.loads((tmp_path / f"{part}.json").read_text())
+        assert "error" not in content, content.get("error")
+        assert content["rows"] and content["device"] == "cpu"
+    rows = [line for line in said.splitlines() if line.startswith("| ")]
+    assert said.strip().endswith((tmp_path / "table.md").read_text().strip())
+    (step,) = (row.split(" | ") for row in rows if "whole step" in row)
+    assert float(step[1]) > 0 and float(step[5]) > 0
+    assert step[2] == "not measured"  # PyTorch was not asked
+    (last,) = (row for row in rows if "main_job" in row)  # left out
+    assert last.count("not measured") == len(accelerator.HEADER) - 1
+    assert (tmp_path / "parts.png").stat().st_size > 5000
+
+
+ROW = {"name": "a", "ms": 2.0, "flops": 3e12, "bytes": 4e9, "torch_ms": 4.0}
+
+
+def test_a_second_call_goes_on_and_faults_are_told(run, tmp_path, monkeypatch):
+    asked = []
+
+    def sound(size):
+        asked.append(size)
+        yield ROW
+
+    def broken(size):
+        yield ROW | {"name": "b"}
+        raise MemoryError("the card is full")
+
+    monkeypatch.setattr(accelerator_parts, "PARTS", {"x": sound, "y": broken})
+    said = run("--parts", "x")
+    assert asked == ["tiny"] and "| y" in said
+    said = run()
+    assert asked == ["tiny"]  # its file is there
+    assert "y FAILED" in said and "MemoryError: the card is full" in said
+    assert "| b" in said  # what was measured before stays
+    (tmp_path / "y.json").unlink()
+    run("--seconds=-1")
+    assert not (tmp_path / "y.json").exists()
+
+
+def test_cells_of_a_known_card(monkeypatch):
+    device = accelerator_parts.preflight.ACCELERATORS["H100 SXM"]
+    monkeypatch.setattr(accelerator_parts, "card", lambda: device)
+    cells = accelerator.cells(ROW)
+    # 3 TFLOP in 2 ms are 1,500 TFLOP / s, of 989.
+    assert cells[1:7] == ["2.0", "4.0", "0.50", "4.00", "3", "152%"]
+    assert accelerator.cells({"name": "c", "note": "none"})[1] == "none"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100 SXM"),
+        ("NVIDIA H200", "H200"),
+        ("Tesla T4", "T4"),
+        ("NVIDIA A100-SXM4-40GB", "A100 40 GB"),
+        ("NVIDIA L40S", None),
+        ("TPU v4", "TPU v4"),
+        ("TPU v5 lite", "TPU v5e-1"),
+        ("TPU v6 lite", "TPU v6e"),
+        ("cpu", None),
+    ],
+)
+def test_cards_are_known_by_their_kind(kind, name, monkeypatch):
+    class Device:
+        device_kind = kind
+
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
+    known = accelerator_parts.preflight.ACCELERATORS
+    assert accelerator_parts.card() == known.get(name)

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`--config.KEY=VALUE` without `--config`: changes to the settings of a finished run.
+
+Such a run is rendered, exported and judged with its own settings, in which only what
+does not touch what was learned may be another.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_flags
+
+from vsd_jax.program.settings import config as config_lib
+from vsd_jax.program.settings import config_rules
+from vsd_jax.program.terminal.errors import ConfigError
+
+_KEY = re.compile(r"--?(?:no)?config\.([^=]+)(=?)")
+
+
+def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Takes the overrides out of a command line that names no configuration.
+
+    Returns:
+      (the other arguments, the overrides); all and none if `--config` is given.
+    """
+    if any(re.match(r"--?config(=|$)", argument) for argument in argv):
+        return list(argv), []
+    rest, found, is_value = [], [], False
+    for argument in argv:
+        match = _KEY.match(argument)
+        if match or (is_value and not argument.startswith("-")):
+            found.append(argument)
+        else:
+            rest.append(argument)
+        is_value = bool(match) and not match[2]
+    return rest, found
+
+
+def apply(base: Mapping[str, Any], arguments: Sequence[str]) -> ConfigDict:
+    """The configuration of a finished run with what the command line changes.
+
+    Args:
+      base: of the run.
+      arguments: from `split`.
+
+    Raises:
+      ConfigError: for an unknown key, one that was learned with, or a wrong type.
+    """
+    config = ConfigDict(base)
+    known = config_lib.flatten(config)
+    keys = [match[1] for match in map(_KEY.match, arguments) if match]
+    free = config_lib.MAY_CHANGE
+    faults = [config_rules.suggest(key, known) for key in keys if key not in known]
+    faults = faults or [
+        f"{key} belongs to what was learned; of a finished run only eval.*, export.*"
+        f" and log.* may be another. The run keeps {key}={known[key]!r}."
+        for key in keys
+        if not key.startswith(free)
+    ]
+    if faults:
+        raise ConfigError("\n".join(faults))
+    values, argv = flags.FlagValues(), ["program", *arguments]
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+    try:
+        values(argv)
+    except (flags.Error, TypeError, ValueError) as error:
+        raise ConfigError(f"--config: {str(error).strip().splitlines()[-1]}") from error
+    return config
