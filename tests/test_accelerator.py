@@ -5,8 +5,9 @@ import json
 
 import jax
 import pytest
+from jax import export
 
-from benchmarks import accelerator, accelerator_parts
+from benchmarks import accelerator, accelerator_parts, lowering
 
 
 @pytest.fixture
@@ -14,7 +15,8 @@ def run(tmp_path, capsys):
     """`(*more) -> what is printed`, of tiny parts in one folder."""
 
     def call(*more):
-        with jax.numpy_rank_promotion("allow"):
+        # Chunks of rays are rendered again for their gradient, with the same keys.
+        with jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):
             flags = [f"--out={tmp_path}", "--size=tiny", "--no-torch", *more]
             accelerator.main(flags)
         return capsys.readouterr().out
@@ -38,6 +40,29 @@ def test_all_parts_run_and_make_one_table(run, tmp_path):
     (last,) = (row for row in rows if "main_job" in row)  # left out
     assert last.count("not measured") == len(accelerator.HEADER) - 1
     assert (tmp_path / "parts.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    "part", ["networks", "attention", "hash_grid", "mesh", "prior_training"]
+)
+def test_parts_lower_for_accelerators(part, monkeypatch):
+    """No call back to Python and no double in any; the step: `test_lowering.py`."""
+    seen = []
+
+    def lowered(name, function, args, size):
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+        for platform in ("cuda", "tpu"):
+            text = export.export(jax.jit(function), platforms=[platform])(*args)
+            assert not lowering.faults(text.mlir_module()), (name, platform)
+        monkeypatch.undo()
+        monkeypatch.setattr(accelerator_parts, "timed", lowered)
+        seen.append(name)
+        return {"name": name}
+
+    monkeypatch.setattr(accelerator_parts, "timed", lowered)
+    with jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):
+        rows = [row["name"] for row in accelerator_parts.PARTS[part]("tiny")]
+    assert rows == seen and rows
 
 
 ROW = {"name": "a", "ms": 2.0, "flops": 3e12, "bytes": 4e9, "torch_ms": 4.0}
