@@ -5,16 +5,18 @@
   python -m vsd_jax.toybox.train --config=configs/toybox_prior.py \
       --config.data=DATA --workdir=RUN
 
-For an accelerator (six minutes on one H200); two cores need 0.4 to 0.9 s for a step of
-16 (`--config.batch_size=16`). `toybox_prior.py:smoke` runs the same code in seconds.
+Six minutes on one H200; two cores need 0.4 to 0.9 s for a step of 16 images. Variants:
+`:smoke`, the same code in seconds, and `:refine` (`vsd_jax/toybox/refining.py`).
 """
 
 import ml_collections
 
+from vsd_jax.toybox import refining
+
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """The settings; `variant` is "" or "smoke"."""
-    config = ml_collections.ConfigDict()
+    """The settings; `variant` is "", "refine" or "smoke"."""
+    config = ml_collections.ConfigDict(refining.SETTINGS[variant])
     config.data = ""  # folder made by vsd_jax.toybox.dataset
     config.init_from = ""  # diffusers-format folder to start from ("" = random)
     config.seed = 0
@@ -24,8 +26,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.warmup_steps = 500
     config.decay_fraction = 0.6  # of num_steps, at the end, linear
     config.final_fraction = 0.02  # last learning rate / learning_rate
-    config.weight_decay = 0.01
-    config.max_grad_norm = 1.0
+    config.weight_decay, config.max_grad_norm = 0.01, 1.0
     config.ema_decay = 0.999  # reached after a warm-up (1 + step) / (10 + step)
     # Of the loss weight 1 / max(sigma_t^2, floor); above it that is the v-loss.
     config.sigma2_floor = 0.05
@@ -33,8 +34,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.snr_divisor = 8.0  # signal-to-noise ratio of Stable Diffusion / ours
 
     config.text_dropout = 0.1  # empty prompt, for guidance (arXiv:2207.12598)
-    config.view_dropout = 0.1  # captions without a view word
-    config.colour_dropout = 0.08  # captions without the colour
+    # Captions without a view word; without the colour.
+    config.view_dropout, config.colour_dropout = 0.1, 0.08
     config.normal_fraction = 0.15  # of object images, shown as normal map
     config.overhead_fraction = 0.25  # of a batch, drawn from overhead views alone
     # Half of the above is of these; () = of all.
@@ -45,8 +46,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.channels = (64, 128, 128)
     config.layers_per_block = 1
     config.num_heads = 4
-    config.text_width = 128
-    config.text_layers = 2
+    config.text_width, config.text_layers = 128, 2
     config.text_length = 16
 
     config.log_every = 50

@@ -103,10 +103,14 @@ def lora(
             params=select_params(prior_params)["unet"],
             rank=spec.lora.rank,
             zero_last=spec.lora.zero_camera,
+            pass_through=base.latent_shape[-1] if spec.lora.pass_through else 0,
         )
 
     model = make_score_model(
-        base.model, scale=spec.lora.lora_scale, select_params=select_params
+        base.model,
+        scale=spec.lora.lora_scale,
+        select_params=select_params,
+        alphas_cumprod=base.alphas_cumprod,
     )
     return make_score(model, init, spec.training)
 

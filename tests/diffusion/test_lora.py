@@ -10,6 +10,14 @@ from diffusers import FlaxUNet2DConditionModel
 from flax import traverse_util
 
 from vsd_jax.diffusion import lora
+from vsd_jax.diffusion.noise import (
+    PREDICTION_TYPES,
+    add_noise,
+    alpha_sigma,
+    target,
+    to_noise,
+    to_x0,
+)
 from vsd_jax.types import NoiseModel
 
 SD21 = {
@@ -223,3 +231,70 @@ def test_no_interceptor_is_left_behind(trained):
     with pytest.raises(TypeError):
         score.apply(({**trained, "camera": None}, params), noisy, None, context)
     np.testing.assert_array_equal(plain(params, noisy, None, context), before)
+
+
+def test_passage_learns_the_exact_score_of_noise_that_the_network_cannot_say():
+    """Renders N(0, v) by channel, a network that always says zero: the fit is exact."""
+    variance = jnp.asarray([0.01, 0.25, 1.0])
+    alphas_cumprod = np.linspace(0.999, 0.05, 50).astype(np.float32)
+    base = NoiseModel(lambda params, noisy, t, context: 0.0 * noisy, "sample")
+    score = lora.make_score_model(base, scale=1.0, alphas_cumprod=alphas_cumprod)
+    fixed = {
+        "lora": {},
+        "camera": lora.init_camera_mlp(jax.random.key(0), 4, zero_last=True),
+    }
+    context = {"camera": jnp.zeros((64, 16))}
+
+    def noise_pred(passage, noisy, t):
+        params = ({**fixed, "passage": passage}, {})
+        raw = score.apply(params, noisy, t, context)
+        return to_noise(raw, noisy, t, alphas_cumprod, "sample")
+
+    def draw(key):
+        keys = jax.random.split(key, 3)
+        shape = (64, 4, 4, 3)
+        x0 = jnp.sqrt(variance).reshape(1, 1, 1, 3) * jax.random.normal(keys[0], shape)
+        noise = jax.random.normal(keys[1], shape)
+        t = jax.random.randint(keys[2], (64,), 0, 50)
+        return add_noise(x0, noise, t, alphas_cumprod), noise, t
+
+    @jax.jit
+    @jax.grad
+    def grads(passage, key):
+        noisy, noise, t = draw(key)
+        return jnp.mean((noise_pred(passage, noisy, t) - noise) ** 2)
+
+    passage, second = jnp.zeros(3), jnp.zeros(3)
+    for index in range(400):
+        slope = grads(passage, jax.random.key(index))
+        second = 0.95 * second + 0.05 * slope**2
+        passage -= 0.01 * (1.0 - index / 400) * slope / (jnp.sqrt(second) + 1e-9)
+    noisy, _, t = draw(jax.random.key(1_000))
+    alpha_t, sigma_t = alpha_sigma(t, alphas_cumprod, ndim=4)
+    total = alpha_t**2 * variance.reshape(1, 1, 1, 3) + sigma_t**2
+    exact = sigma_t * noisy / total
+    error = jnp.mean((noise_pred(passage, noisy, t) - exact) ** 2, (0, 1, 2))
+    assert (error < 0.05**2 * jnp.mean(exact**2, (0, 1, 2))).all()
+    blind = noise_pred(jnp.full(3, -5.0), noisy, t)
+    error = jnp.mean((blind - exact) ** 2, (0, 1, 2))
+    assert (error > 0.05**2 * jnp.mean(exact**2, (0, 1, 2))).all()
+
+
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
+def test_passage_is_the_same_estimate_for_every_prediction_type(kind):
+    keys = jax.random.split(jax.random.key(0), 2)
+    noisy, x0 = (jax.random.normal(key, (2, 3, 3, 2)) for key in keys)
+    t, schedule = jnp.array([3, 40]), np.linspace(0.999, 0.05, 50).astype(np.float32)
+    v = jnp.array([0.3, 1e-9])
+    noise = to_noise(x0, noisy, t, schedule, "sample")
+    raw = target(kind, x0, noise, t, schedule)
+    options = {"alphas_cumprod": schedule, "prediction_type": kind}
+    found = to_x0(
+        lora.pass_noise(raw, noisy, t, v, **options), noisy, t, schedule, kind
+    )
+    ratio = ((1 - schedule) / schedule)[np.asarray(t)].reshape(2, 1, 1)
+    alpha = np.sqrt(schedule[np.asarray(t)]).reshape(2, 1, 1)
+    share = 0.3 / (0.3 + ratio)
+    expected = x0[..., 0] + share * (noisy[..., 0] / alpha - x0[..., 0])
+    np.testing.assert_allclose(found[..., 0], expected, atol=1e-4)
+    np.testing.assert_allclose(found[..., 1], x0[..., 1], atol=1e-4)

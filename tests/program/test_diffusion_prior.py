@@ -28,11 +28,8 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("prior")
     config = toybox_prior.get_config("smoke").to_dict()
     prior_files.write_folder(path, config, [*vocabulary(), ","])
-    read = diffusion_prior.read_config
-    unet = diffusion_prior.make_unet(read(path / "unet", "config.json"), jnp.float32)
-    text = text_tower.make_text_encoder(read(path / "text_encoder", "config.json"))
     with jax.numpy_rank_promotion("allow"):
-        params = train.init_params(config, unet, text[0])
+        params = train.init_params(config, train.make_models(path))
     train.save_prior(path, params)
     return path, params
 

@@ -7,9 +7,10 @@ import pytest
 
 from configs import toybox_prior
 from vsd_jax.toybox import batches
-from vsd_jax.toybox.text import COLOURS, ROOM, VIEWS, parse
+from vsd_jax.toybox.text import COLOURS, HEIGHTS, ROOM, VIEWS, parse
 
-CONFIG = toybox_prior.get_config("smoke").to_dict() | {"batch_size": 64}
+CONFIG = toybox_prior.get_config("smoke").to_dict()
+CONFIG |= {"batch_size": 64, "height_dropout": 0.4}
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,7 @@ def data():
         "room": np.array([0, 1, 1]),
         "room_colour": np.array([-1, -1, names.index("blue")]),
         "view": np.array([1, 0, 0]),
+        "height": np.array([2, 0, 1]),  # high, low, raised
     }
     return batches.Dataset(rgba, normal, meta)
 
@@ -41,6 +43,13 @@ def test_views_follow_the_thresholds():
     elevation = np.array([0.0, 10.0, 0.0, 0.0, 0.0, 20.0, 0.0, 61.0])
     expected = ["front", "front", "side", "side", "back", "back", "front", "overhead"]
     assert [VIEWS[i] for i in batches.view_index(azimuth, elevation)] == expected
+
+
+def test_heights_follow_the_thresholds():
+    elevation = np.array([-10.0, 15.0, 15.1, 35.0, 36.0, 60.0, 61.0, 85.0])
+    words = [*HEIGHTS, None]
+    found = [words[i] for i in batches.height_index(elevation)]
+    assert found == ["low"] * 2 + ["raised"] * 2 + ["high"] * 2 + [None] * 2
 
 
 class Words:
@@ -69,17 +78,18 @@ def test_captions_say_what_is_seen(data):
     for image, caption in zip(images, captions, strict=True):
         if not caption:
             continue
-        prompt = parse(caption)
+        prompt = parse(caption, heights=True)
         if prompt.normal_map:
             assert prompt.kind == "car" and np.allclose(image, 128 / 255)
         elif prompt.kind == "car":
             assert prompt.colour in ("red", None) and prompt.view in ("side", None)
+            assert prompt.height in ("high", None)
             corner = {"white": 1.0, "grey": 0.5, "black": 0.0}[prompt.background]
             assert np.allclose(image[0, 0], corner)
         else:
             assert np.allclose(image[0, 0], [10 / 255, 10 / 255, 200 / 255])
             assert prompt.background == "white" and prompt.room
-            assert prompt.kind in (ROOM, "duck")
+            assert prompt.kind in (ROOM, "duck") and prompt.height in ("raised", None)
             # The duck is pink and its room blue, never the other way round.
             colours = {ROOM: ("blue", None), "duck": ("pink", None)}[prompt.kind]
             assert prompt.colour in colours and prompt.room_colour in ("blue", None)
@@ -87,12 +97,14 @@ def test_captions_say_what_is_seen(data):
 
 def test_what_is_left_out_has_the_stated_shares(data):
     dropped = {"text_dropout": 0.2, "view_dropout": 0.3, "colour_dropout": 0.4}
+    dropped["height_dropout"] = 0.6
     _, captions = draw(data, batch_size=3000, normal_fraction=0.5, **dropped)
     assert captions.count("") / 3000 == pytest.approx(0.2, abs=0.03)
-    cars = [parse(c) for c in captions if "car" in c]
+    cars = [parse(c, heights=True) for c in captions if "car" in c]
     for share, found in (
         (0.3, [p.view is None for p in cars]),
         (0.4, [p.colour is None for p in cars]),
+        (0.6, [p.height is None for p in cars if p.view]),
         (0.5, [p.normal_map for p in cars]),
         (0.7, [p.background == "white" for p in cars if not p.normal_map]),
     ):
@@ -102,11 +114,11 @@ def test_what_is_left_out_has_the_stated_shares(data):
 def test_every_caption_of_the_table_is_read_back(data):
     words = Words()
     table = batches.training_set(data, words, ()).captions
-    read = [parse(text) for text in set(words.texts) if text]
-    # 16 kinds, 9 colours and 5 views with the unnamed: alone in 4 looks, or in 9 rooms;
-    # and 9 rooms alone.
-    assert len(read) == 16 * 9 * 5 * (4 + 9) + 9
-    assert table.shape[:-1] == (17, 9, 10, 5, 4)
+    read = [parse(text, heights=True) for text in set(words.texts) if text]
+    # 16 kinds, 9 colours and 3 views of 4 heights each, from above or unnamed: alone in
+    # 4 looks, or in 9 rooms; and 9 rooms alone. The unnamed ones count among them.
+    assert len(read) == 16 * 9 * (3 * 4 + 2) * (4 + 9) + 9
+    assert table.shape[:-1] == (17, 9, 10, 5, 4, 4)
 
 
 def test_batch_is_a_function_of_its_key(data):
@@ -118,7 +130,7 @@ def test_batch_is_a_function_of_its_key(data):
 
 def test_share_of_overhead_views_and_of_hard_kinds(data):
     above = data._replace(
-        meta=data.meta | {"view": np.array([3, 0, 3])}
+        meta=data.meta | {"view": np.array([3, 0, 3]), "height": np.array([3, 0, 3])}
     )  # not the room
     for hard, cars in (((), 1 / 2), (("car",), 3 / 4)):
         settings = {"text_dropout": 0.0, "overhead_fraction": 0.6, "hard_kinds": hard}

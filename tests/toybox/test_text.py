@@ -143,3 +143,24 @@ def test_held_out_pairs_cover_every_colour_once():
     assert len(KINDS) == 16 and len(HELD_OUT_PAIRS) == 8
     assert sorted(colour for _, colour in HELD_OUT_PAIRS) == sorted(COLOURS)
     assert len({kind for kind, _ in HELD_OUT_PAIRS}) == 8
+
+
+def test_heights_stand_before_views_that_have_them():
+    prompt = parse("a red mushroom, Low side view, grey background", heights=True)
+    assert (prompt.height, prompt.view, prompt.background) == ("low", "side", "grey")
+    assert prompt.text() == "a red mushroom, low side view, grey background"
+    for wrong in (
+        "high overhead view",
+        "high",
+        "low high side view",
+        "low grey background",
+    ):
+        with pytest.raises(UnknownPromptError):
+            parse(f"a red mushroom, {wrong}", heights=True)
+    with pytest.raises(ValueError, match="height"):
+        Prompt(kind="mug", height="low")
+
+
+def test_heights_are_refused_where_the_weights_do_not_know_them():
+    with pytest.raises(UnknownPromptError, match="trained without the word 'low'"):
+        parse("a red mushroom, low side view")

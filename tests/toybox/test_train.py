@@ -2,7 +2,6 @@
 """The pieces of the prior's training against closed forms."""
 
 import json
-import types
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 from configs import toybox_prior
+from vsd_jax.program.prior import hub, schedule
 from vsd_jax.toybox import prior_files, sheets, train
 
 
@@ -40,6 +40,59 @@ def test_loss_is_the_v_loss_above_the_floor():
     assert float(loss) == pytest.approx(np.mean((v_pred - v) ** 2), rel=1e-5)
     floored = train.weighted_x0_loss(x0 + error, x0, jnp.asarray(sigma_t * 0.1), 0.1)
     assert float(floored) == pytest.approx(np.mean(error**2) / 0.1, rel=1e-5)
+
+
+def test_relative_loss_counts_every_noise_level_alike():
+    config = {"error_scale": 0.02, "error_power": 0.5, "error_limit": 0.4}
+    x0, error = np.random.default_rng(0).normal(size=(2, 2, 4, 4, 3))
+    for ratio, expected in ((0.1, 0.002), (2.0, 0.04), (100.0, 0.4)):
+        sigma_t = jnp.full((2, 1, 1, 1), ratio / np.sqrt(1 + ratio**2))
+        loss = train.relative_x0_loss(x0 + error, x0, sigma_t, config)
+        assert float(loss) == pytest.approx(np.mean(error**2) / expected, rel=1e-3)
+
+
+def test_head_alone_is_trained_and_rates_slow_the_rest(monkeypatch):
+    """Three leaves, gradient one each: who moves, and how far."""
+    config = toybox_prior.get_config("smoke").to_dict() | {
+        "unet_rate": 0.5,
+        "text_rate": 0.25,
+        "batch_size": 2,
+        "warmup_steps": 0,
+        "weight_decay": 0.0,
+        "train_only": "",
+    }
+    images = jnp.zeros((2, 64, 64, 3)), jnp.zeros((2, 4), jnp.int32)
+    monkeypatch.setattr(train.batches, "draw_batch", lambda *_: images)
+    params = {
+        "unet": {"body": jnp.zeros(1), "refine": {"head": jnp.zeros(1)}},
+        "text": {"tower": jnp.zeros(1)},
+    }
+
+    def unet_fn(params, noisy, t, context):
+        unet = params["unet"]
+        total = unet["body"] + unet["refine"]["head"] + context["text"]
+        return jnp.ones_like(noisy) + total.reshape(1, 1, 1, 1)
+
+    def moved(config):
+        part = train.trained_part(params, config["train_only"])
+        state = train.TrainState(
+            params=params,
+            average=params,
+            opt_state=train.make_optimizer(config).init(part),
+            step=jnp.zeros((), jnp.int32),
+        )
+        step = train.make_train_step(
+            config, unet_fn, lambda p, ids: p["tower"], np.linspace(0.99, 0.01, 1000)
+        )
+        state, _ = step(jax.tree.map(jnp.copy, state), None)
+        after = jax.device_get(state.params)
+        head = after["unet"]["refine"]["head"][0]
+        return [
+            float(x[0] / head) for x in (after["unet"]["body"], after["text"]["tower"])
+        ]
+
+    assert moved(config) == pytest.approx([0.5, 0.25], rel=1e-4)
+    assert moved(config | {"train_only": "refine"}) == [0.0, 0.0]
 
 
 def test_learning_rate_warms_up_stays_and_decays():
@@ -98,14 +151,14 @@ def _write_dataset(folder):
 
 def _one_matrix(folder):
     """Networks of one matrix each in place of those in `folder`: nothing to compile."""
-    unet = types.SimpleNamespace(sample_size=16, in_channels=48)
 
     def unet_fn(params, latents, t, context):
         mean = context["text"].mean(1)[:, None, None]
         return latents @ params["unet"]["kernel"] + mean
 
     return sheets.Models(
-        unet=unet,
+        latent_shape=(16, 16, 48),
+        unet_init=None,
         unet_fn=unet_fn,
         text_init=None,
         text_fn=lambda params, ids: params["kernel"][ids],
@@ -114,7 +167,10 @@ def _one_matrix(folder):
     )
 
 
-def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+@pytest.mark.parametrize("channels", [0, 8])
+def test_a_stopped_training_goes_on_to_the_same_weights(
+    tmp_path, monkeypatch, channels
+):
     _write_dataset(tmp_path / "data")
     monkeypatch.setattr(train, "make_models", _one_matrix)
     params = {"unet": np.eye(48), "text": np.zeros((99, 48))}
@@ -127,6 +183,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
         "data": str(tmp_path / "data"),
         "save_every": 1,
         "log_every": 1,
+        "refine_channels": channels,
     }
     steps = []
 
@@ -149,3 +206,19 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     for part in ("unet/diffusion_pytorch_model", "text_encoder/model"):
         files = [f / f"{part}.safetensors" for f in (stopped, straight)]
         assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_committed_schedule_is_that_of_a_prior_without_a_head():
+    """A head's schedule begins with less noise and ends in the same."""
+    committed = json.loads(
+        (hub.TOYBOX / "scheduler" / "scheduler_config.json").read_text()
+    )
+    assert prior_files.scheduler_config(8.0) == committed
+    own, refined = (
+        schedule.noise_schedule(prior_files.scheduler_config(8.0, first))
+        for first in (None, 0.5)
+    )
+    assert (1 - refined[0]) / refined[0] == pytest.approx(
+        (1 - own[0]) / own[0] / 16, rel=1e-3
+    )
+    assert refined[-1] == own[-1]

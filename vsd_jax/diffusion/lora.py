@@ -10,10 +10,19 @@ Two ways that give the same numbers:
   gradient never forms a matrix of W's size, and a low-precision W loses nothing.
 - `merge` writes W + scale * down @ up into a copy of the parameters, for export.
 
+A network that cannot say noise (patches of 48 numbers through 64 channels) cannot say
+what is noisy in a render either, LoRA or not. `pass_through` adds one number a channel,
+the variance v of what it misses, with which its clean image u becomes
+
+    u + g (x_t / alpha_t - u),    g = alpha_t^2 v / (alpha_t^2 v + sigma_t^2),
+
+the best linear estimate from u and x_t. v starts near zero: nothing passes.
+
 Works on plain parameter trees and any Linen module through
 `flax.linen.intercept_methods`; knows nothing of diffusers. The trainable pytree is
-`{"lora": ..., "camera": ...}`; the params of the score network's `NoiseModel` are the
-pair `(score_params, prior_params)`, of which only the first is trained.
+`{"lora": ..., "camera": ...}`, with "passage" where it is asked for; the params of the
+score network's `NoiseModel` are the pair `(score_params, prior_params)`, of which only
+the first is trained.
 """
 
 import dataclasses
@@ -25,15 +34,20 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
 from vsd_jax.diffusion.draws import draw_like
 from vsd_jax.diffusion.loss_scale import with_loss_scale
+from vsd_jax.diffusion.noise import alpha_sigma, target, to_noise, to_x0
 from vsd_jax.spec import Within
 from vsd_jax.types import Context, NoiseModel, PyTree
 
 ATTENTION_TARGETS = ("to_q", "to_k", "to_v", "to_out_0")
 CAMERA_FEATURES = 16
+PASSAGE_START, PASSAGE_RATE = 1e-4, 10.0
+"""v = start exp(rate p): with Adam's learning rate for LoRA, p moves by tenths in a
+run, v by orders of magnitude."""
 _EXACT = jax.lax.Precision.HIGHEST  # accelerators would round float32 factors
 
 
@@ -45,11 +59,14 @@ class LoraSpec:
       rank: rank of LoRA's update of every attention projection.
       lora_scale: factor on LoRA's update.
       zero_camera: whether the camera embedding starts at zero.
+      pass_through: whether LoRA also learns the variance, by channel of the latents, of
+        what its frozen network cannot say, and lets it through.
     """
 
     rank: Annotated[int, Within(1, 1024)]
     lora_scale: Annotated[float, Within(0, 100)]
     zero_camera: bool
+    pass_through: bool
 
 
 def init_lora(
@@ -166,15 +183,62 @@ def time_embedding_features(params: PyTree) -> int:
 
 
 def init_score_params(
-    key: jax.Array, params: PyTree, *, rank: int, zero_last: bool
+    key: jax.Array,
+    params: PyTree,
+    *,
+    rank: int,
+    zero_last: bool,
+    pass_through: int = 0,
 ) -> PyTree:
-    """The trainable pytree `{"lora", "camera"}` for a frozen U-Net's parameters."""
+    """The trainable pytree `{"lora", "camera"}` for a frozen U-Net's parameters.
+
+    Args:
+      key: consumed.
+      params: of the frozen U-Net.
+      rank: of `init_lora`.
+      zero_last: of `init_camera_mlp`.
+      pass_through: channels of the latents, for "passage" [c] beside the two; 0 = none.
+    """
     lora_key, camera_key = jax.random.split(key)
     features = time_embedding_features(params)
-    return {
+    score_params = {
         "lora": init_lora(lora_key, params, rank=rank),
         "camera": init_camera_mlp(camera_key, features, zero_last=zero_last),
     }
+    if pass_through:
+        score_params["passage"] = jnp.zeros(pass_through)
+    return score_params
+
+
+def pass_noise(
+    raw: jax.Array,
+    noisy: jax.Array,
+    t: jax.Array,
+    variance: jax.Array,
+    *,
+    alphas_cumprod: np.ndarray,
+    prediction_type: str,
+) -> jax.Array:
+    """Lets through what the network misses; see the module's docstring.
+
+    Args:
+      raw: [B, h, w, c] its output.
+      noisy: [B, h, w, c] x_t.
+      t: [B] int32.
+      variance: [c] v > 0.
+      alphas_cumprod: [T].
+      prediction_type: what `raw` means, and the result.
+
+    Returns:
+      [B, h, w, c].
+    """
+    alpha_t, sigma_t = alpha_sigma(t, alphas_cumprod, ndim=raw.ndim)
+    x0 = to_x0(raw, noisy, t, alphas_cumprod, prediction_type)
+    v = variance.reshape((1,) * (raw.ndim - 1) + (-1,))
+    share = alpha_t * v / (alpha_t**2 * v + sigma_t**2)
+    x0 = x0 + share * (noisy - alpha_t * x0)
+    noise = to_noise(x0, noisy, t, alphas_cumprod, "sample")
+    return target(prediction_type, x0, noise, t, alphas_cumprod)
 
 
 def make_score_model(
@@ -182,6 +246,7 @@ def make_score_model(
     *,
     scale: float,
     select_params: Callable[[PyTree], PyTree] = lambda params: params,
+    alphas_cumprod: np.ndarray | None = None,
 ) -> NoiseModel:
     """The frozen network `base` with LoRA and the camera embedding added.
 
@@ -194,6 +259,7 @@ def make_score_model(
       scale: of the LoRA update.
       select_params: picks the params of `base` out of `prior_params` when the score
         network's frozen part is not the teacher (e.g. SD 2.1 beside SD 2.1-base).
+      alphas_cumprod: [T], needed where the score network has a "passage".
 
     Returns:
       NoiseModel over `(score_params, prior_params)`; its context has "text" and
@@ -207,7 +273,17 @@ def make_score_model(
         moving, frozen = (score_params, noisy, context), select_params(prior_params)
         dtypes = map(jnp.result_type, jax.tree.leaves(frozen))
         is_half = any(dtype == jnp.float16 for dtype in dtypes)
-        return (with_loss_scale(run) if is_half else run)(moving, (frozen, t))
+        raw = (with_loss_scale(run) if is_half else run)(moving, (frozen, t))
+        if "passage" not in score_params:
+            return raw
+        return pass_noise(
+            raw,
+            noisy,
+            t,
+            PASSAGE_START * jnp.exp(PASSAGE_RATE * score_params["passage"]),
+            alphas_cumprod=alphas_cumprod,
+            prediction_type=base.prediction_type,
+        )
 
     def run(moving: PyTree, fixed: PyTree) -> jax.Array:
         (score_params, noisy, context), (frozen, t) = moving, fixed

@@ -156,6 +156,7 @@ PAPER: Layer = {
         rank=4,  # [O][T]
         zero_camera=False,  # [O][T]
         lora_scale=1.0,  # [O][T]
+        pass_through=False,  # [ours]
         channels=(128, 256, 384, 512),  # [O]
         num_groups=32,  # [ours]
         num_heads=8,  # [ours]

@@ -15,15 +15,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vsd_jax.toybox.text import BACKGROUNDS, COLOURS, KINDS, ROOM, VIEWS, Prompt
+from vsd_jax.toybox.text import (
+    BACKGROUNDS,
+    COLOURS,
+    HEIGHTS,
+    KINDS,
+    OVERHEAD,
+    OVERHEAD_DEG,
+    ROOM,
+    VIEWS,
+    Prompt,
+)
 
 KIND_NAMES = (*KINDS, ROOM)
 """Kinds as the datasets number them."""
 _ROOM = KIND_NAMES.index(ROOM)
 
-# Axes of the table of captions: kind, colour, place, view, look. The last colour and
-# the last view are unnamed ones.
+# Axes of the table of captions: kind, colour, place, view, height, look. The last
+# colour, view and height are unnamed ones.
 _UNNAMED_COLOUR, _UNNAMED_VIEW = len(COLOURS), len(VIEWS)
+_UNNAMED_HEIGHT, _OVERHEAD = len(HEIGHTS), VIEWS.index(OVERHEAD)
 _ANY_ROOM, _NO_ROOM = len(COLOURS), len(COLOURS) + 1  # after the rooms of a colour
 _NORMAL_MAP = len(BACKGROUNDS)  # after the backgrounds
 _TABLE = (
@@ -31,6 +42,7 @@ _TABLE = (
     _UNNAMED_COLOUR + 1,
     _NO_ROOM + 1,
     _UNNAMED_VIEW + 1,
+    _UNNAMED_HEIGHT + 1,
     _NORMAL_MAP + 1,
 )
 
@@ -41,7 +53,8 @@ class Dataset(NamedTuple):
     Attributes:
       rgba: [N, 64, 64, 4] uint8, premultiplied.
       normal: [N, 64, 64, 3] uint8, (n + 1) / 2 on black.
-      meta: arrays [N]: kind, colour, room, room_colour, view.
+      meta: arrays [N]: kind, colour, room, room_colour, view,
+        height.
     """
 
     rgba: np.ndarray
@@ -53,7 +66,13 @@ def view_index(azimuth_deg: np.ndarray, elevation_deg: np.ndarray) -> np.ndarray
     """Index into VIEWS: front, side, back, overhead (thresholds 45 and 60 degrees)."""
     distance = np.abs((azimuth_deg + 180.0) % 360.0 - 180.0)
     around = np.where(distance < 45.0, 0, np.where(distance > 135.0, 2, 1))
-    return np.where(elevation_deg > 60.0, 3, around)
+    return np.where(elevation_deg > OVERHEAD_DEG, _OVERHEAD, around)
+
+
+def height_index(elevation_deg: np.ndarray) -> np.ndarray:
+    """Index into HEIGHTS; that after the last for an overhead view."""
+    limits = [limit for _, limit in HEIGHTS.values()]
+    return np.searchsorted(limits, elevation_deg)
 
 
 def open_dataset(folder: str) -> Dataset:
@@ -71,6 +90,7 @@ def open_dataset(folder: str) -> Dataset:
     with np.load(path / "meta.npz") as archive:
         meta = {name: archive[name] for name in archive.files}
     meta["view"] = view_index(meta["azimuth_deg"], meta["elevation_deg"])
+    meta["height"] = height_index(meta["elevation_deg"])
     return Dataset(
         np.load(path / "rgba.npy", mmap_mode="r"),
         np.load(path / "normal.npy", mmap_mode="r"),
@@ -90,11 +110,12 @@ class TrainingSet(NamedTuple):
     Attributes:
       rgba: [N, 64, 64, 4] uint8, premultiplied.
       normal: [N, 64, 64, 3] uint8.
-      labels: [N, 4] int32: kind, colour, place and view, as the table numbers them.
+      labels: [N, 5] int32: kind, colour, place, view and height, as the table numbers
+        them.
       overhead: [n] int32, the rows seen from above (all, if there are none).
       hard: [m] int32, those of them that show a hard kind (all, if there are none).
-      captions: [17, 9, 10, 5, 4, L] int32, token ids by kind, colour, place, view
-        and look.
+      captions: [17, 9, 10, 5, 4, 4, L] int32, token ids by kind, colour, place, view,
+        height and look.
       empty: [L] int32, token ids of the empty text.
     """
 
@@ -124,7 +145,8 @@ def training_set(
     above = above if above.any() else np.ones_like(above)
     hard = above & np.isin(meta["kind"], [KIND_NAMES.index(k) for k in hard_kinds])
     hard = hard if hard.any() else above
-    labels = np.stack([meta["kind"], meta["colour"], place, meta["view"]], -1)
+    names = (meta["kind"], meta["colour"], place, meta["view"], meta["height"])
+    labels = np.stack(names, -1)
     return TrainingSet(
         rgba=jnp.asarray(data.rgba),
         normal=jnp.asarray(data.normal),
@@ -145,9 +167,12 @@ def _caption_table(tokenize: Callable) -> np.ndarray:
     return ids.reshape(*_TABLE, -1)
 
 
-def _caption(kind: int, colour: int, place: int, view: int, look: int) -> str:
+def _caption(kind: int, colour: int, place: int, *rest: int) -> str:
     """The text of one entry of the table; "" if the grammar has none."""
+    view, height, look = rest
     alone, in_room = kind == _ROOM, place != _NO_ROOM
+    if height != _UNNAMED_HEIGHT and view in (_OVERHEAD, _UNNAMED_VIEW):
+        return ""
     if (alone and (in_room or view != _UNNAMED_VIEW)) or ((alone or in_room) and look):
         return ""
     normal_map = look == _NORMAL_MAP
@@ -157,6 +182,7 @@ def _caption(kind: int, colour: int, place: int, view: int, look: int) -> str:
         room=in_room,
         room_colour=(*COLOURS, None, None)[place],
         view=(*VIEWS, None)[view],
+        height=(*HEIGHTS, None)[height],
         background="black" if normal_map else list(BACKGROUNDS)[look],
         normal_map=normal_map,
     ).text()
@@ -178,18 +204,20 @@ def draw_batch(
     batch = config["batch_size"]
     rows_key, look_key, named_key = jax.random.split(key, 3)
     rows = _draw_rows(data, rows_key, batch, config["overhead_fraction"])
-    kind, colour, place, view = data.labels[rows].T
+    kind, colour, place, view, height = data.labels[rows].T
     normal_map, background = _draw_looks(look_key, batch, config)
     inside = (place != _NO_ROOM) | (kind == _ROOM)
     normal_map, background = normal_map & ~inside, jnp.where(inside, 0, background)
-    named = jax.random.uniform(named_key, (4, batch))
+    named = jax.random.uniform(named_key, (5, batch))
     colour = jnp.where(named[0] < config["colour_dropout"], _UNNAMED_COLOUR, colour)
     any_room = (named[1] < config["colour_dropout"]) & (place != _NO_ROOM)
     place = jnp.where(any_room, _ANY_ROOM, place)
     nameless = (named[2] < config["view_dropout"]) | (kind == _ROOM)
     view = jnp.where(nameless, _UNNAMED_VIEW, view)
+    heightless = (named[4] < config["height_dropout"]) | (view == _UNNAMED_VIEW)
+    height = jnp.where(heightless, _UNNAMED_HEIGHT, height)
     look = jnp.where(normal_map, _NORMAL_MAP, background)
-    ids = data.captions[kind, colour, place, view, look]
+    ids = data.captions[kind, colour, place, view, height, look]
     ids = jnp.where((named[3] < config["text_dropout"])[:, None], data.empty, ids)
     plain = jnp.asarray(list(BACKGROUNDS.values()), jnp.float32)[background]
     colours = composite(data.rgba[rows], plain[:, None, None])

@@ -26,7 +26,15 @@ from vsd_jax.toybox import batches, render
 from vsd_jax.toybox.objects import make_object
 from vsd_jax.toybox.parts import Part
 from vsd_jax.toybox.rooms import make_room
-from vsd_jax.toybox.text import COLOURS, HELD_OUT_PAIRS, KINDS, ROOM, VIEWS, Prompt
+from vsd_jax.toybox.text import (
+    COLOURS,
+    HEIGHTS,
+    HELD_OUT_PAIRS,
+    KINDS,
+    ROOM,
+    VIEWS,
+    Prompt,
+)
 
 CHUNK = 50  # scenes a file of the work list
 SIZE = 64  # pixels
@@ -73,14 +81,16 @@ def draw_view(
     """A camera as the program's configurations draw them (presets/numbers.py).
 
     Args:
-      prompt: a room, an object in a room or an object alone; its view word is kept.
+      prompt: a room, an object in a room or an object alone; its words for view and
+        height are kept.
       rng: consumed.
       high: share of an object's views from 50 to 85 degrees; the rest are lower.
     """
     while True:
         view = _draw_any_view(prompt, rng, high)
         word = batches.view_index(view.azimuth_deg, view.elevation_deg)
-        if prompt.view in (None, VIEWS[word]):
+        height = (*HEIGHTS, None)[batches.height_index(view.elevation_deg)]
+        if prompt.view in (None, VIEWS[word]) and prompt.height in (None, height):
             return view
 
 

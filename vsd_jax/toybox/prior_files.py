@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vsd_jax.program.folder import paths, writer
-from vsd_jax.program.prior import schedule
+from vsd_jax.program.prior import refined, schedule
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -26,6 +26,18 @@ def unet_config(config: Mapping[str, Any]) -> dict[str, Any]:
     that level and the toys do not need it.
     """
     depth = len(config["channels"])
+    ours = {}
+    if config["refine_channels"]:
+        own_betas = scheduler_config(config["snr_divisor"])["trained_betas"]
+        ours = {
+            "_class_name": refined.CLASS_NAME,
+            "refine": {
+                "channels": config["refine_channels"],
+                "depth": config["refine_depth"],
+                "factor": config["refine_factor"],
+            },
+            "trained_betas": own_betas,
+        }
     return {
         "_class_name": "UNet2DConditionModel",
         "sample_size": 64 // config["patch"],
@@ -41,15 +53,16 @@ def unet_config(config: Mapping[str, Any]) -> dict[str, Any]:
         "use_linear_projection": True,
         "flip_sin_to_cos": True,
         "freq_shift": 0,
+        **ours,
     }
 
 
-def text_config(config: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
+def text_config(config: Mapping[str, Any], vocab: Mapping[str, int]) -> dict[str, Any]:
     """`text_encoder/config.json` of a tiny CLIP text tower."""
     return {
         "architectures": ["CLIPTextModel"],
         "model_type": "clip_text_model",
-        "vocab_size": vocab_size,
+        "vocab_size": len(vocab),
         "hidden_size": config["text_width"],
         "intermediate_size": 2 * config["text_width"],
         "num_hidden_layers": config["text_layers"],
@@ -58,13 +71,15 @@ def text_config(config: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
         "hidden_act": "quick_gelu",
         "layer_norm_eps": 1e-5,
         "projection_dim": config["text_width"],
-        "bos_token_id": vocab_size - 2,
-        "eos_token_id": vocab_size - 1,
-        "pad_token_id": vocab_size - 1,
+        "bos_token_id": vocab[START],
+        "eos_token_id": vocab[END],
+        "pad_token_id": vocab[END],
     }
 
 
-def scheduler_config(snr_divisor: float) -> dict[str, Any]:
+def scheduler_config(
+    snr_divisor: float, first_divisor: float | None = None
+) -> dict[str, Any]:
     """`scheduler/scheduler_config.json`: x0-prediction on a noisier schedule.
 
     Three deviations from Stable Diffusion's file. x0 instead of epsilon or v, because a
@@ -73,7 +88,9 @@ def scheduler_config(snr_divisor: float) -> dict[str, Any]:
     reads the background's brightness from the mean of x_t, so that pure noise would
     mean grey to it. And `snr_divisor` times less signal at every step: 64 x 64 pixels
     of a toy otherwise show its kind and colour at nine steps of ten, which leaves the
-    text one step of ten to be learned on.
+    text one step of ten to be learned on. With `first_divisor` the divisor is that at
+    t = 0 and grows geometrically to `snr_divisor` at the last step: a refining head
+    sees detail at noise where a U-Net of coarse patches sees none.
     """
     plain = {
         "num_train_timesteps": 1000,
@@ -81,8 +98,12 @@ def scheduler_config(snr_divisor: float) -> dict[str, Any]:
         "beta_end": 0.012,
         "beta_schedule": "scaled_linear",
     }
+    divisor = snr_divisor
+    if first_divisor is not None:
+        steps = plain["num_train_timesteps"]
+        divisor = np.geomspace(first_divisor, snr_divisor, steps)
     ours = schedule.less_signal(
-        schedule.noise_schedule(plain | {"rescale_betas_zero_snr": True}), snr_divisor
+        schedule.noise_schedule(plain | {"rescale_betas_zero_snr": True}), divisor
     )
     return {
         "_class_name": "DDIMScheduler",
@@ -115,14 +136,11 @@ def _word_pieces(words: list[str]) -> tuple[dict[str, int], list[str]]:
     return {token: index for index, token in enumerate(tokens)}, merges
 
 
-def write_tokenizer(folder: Path, words: list[str], length: int) -> int:
-    """Writes CLIP tokenizer files; returns the vocabulary's size."""
+def write_tokenizer(folder: Path, words: list[str], length: int) -> dict[str, int]:
+    """Writes CLIP tokenizer files; returns the vocabulary."""
     vocab, merges = _word_pieces(words)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), "utf-8")
-    (folder / "merges.txt").write_text(
-        "\n".join(["#version: 0.2", *merges]) + "\n", "utf-8"
-    )
+    _write_pieces(folder, vocab, merges)
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
     settings = special | {
         "tokenizer_class": "CLIPTokenizer",
@@ -135,23 +153,73 @@ def write_tokenizer(folder: Path, words: list[str], length: int) -> int:
     (folder / "tokenizer_config.json").write_text(
         json.dumps(settings, indent=2), "utf-8"
     )
-    return len(vocab)
+    return vocab
 
 
-def _adopt_tokenizer(folder: Path, start: str) -> int | None:
+_HEAD = "#version: 0.2"
+
+
+def _write_pieces(folder: Path, vocab: dict[str, int], merges: list[str]) -> None:
+    (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), "utf-8")
+    (folder / "merges.txt").write_text("\n".join([_HEAD, *merges]) + "\n", "utf-8")
+
+
+def _pieces(word: str, merges: list[str]) -> list[str]:
+    """The tokens of one word (byte-pair encoding, arXiv:1508.07909, Alg. 1)."""
+    pieces = [*word[:-1], word[-1] + "</w>"]
+    for merge in merges:
+        first, second = merge.split(" ")
+        at = 0
+        while at < len(pieces) - 1:
+            if pieces[at] == first and pieces[at + 1] == second:
+                pieces[at : at + 2] = [first + second]
+            at += 1
+    return pieces
+
+
+def add_words(folder: Path, words: list[str]) -> dict[str, int]:
+    """Makes each of `words` one token of a tokenizer that was written before.
+
+    New tokens are numbered after the old ones and new merges come after the old ones,
+    so that a text of old words keeps its ids and old embeddings keep their rows.
+
+    Args:
+      folder: of the tokenizer; its files are rewritten if a word is new.
+      words: lower case; what is one token already stays as it is.
+
+    Returns:
+      The vocabulary.
+    """
+    vocab = json.loads((folder / "vocab.json").read_text("utf-8"))
+    merges = (folder / "merges.txt").read_text("utf-8").split("\n")[1:]
+    merges = [merge for merge in merges if merge]
+    known = len(merges)
+    for word in sorted(words):
+        pieces = _pieces(word, merges)
+        while len(pieces) > 1:
+            merges.append(" ".join(pieces[:2]))
+            pieces[:2] = ["".join(pieces[:2])]
+            vocab.setdefault(pieces[0], len(vocab))
+    if len(merges) > known:
+        _write_pieces(folder, vocab, merges)
+    return vocab
+
+
+def _adopt_tokenizer(folder: Path, start: str, words: list[str]) -> dict | None:
     """Keeps the tokenizer of `folder`, or copies that of the folder `start`.
 
     Equally frequent word pieces are numbered by chance: weights go with one numbering.
+    Words that it does not know are added.
 
     Returns:
-      The vocabulary's size, or None if neither has one.
+      The vocabulary, or None if neither has one.
     """
     for source in (folder, *([paths.expand(start, "init_from")] if start else [])):
         vocab = source / "tokenizer" / "vocab.json"
         if vocab.exists():
             if source != folder:
                 _copy_files(vocab.parent, folder / "tokenizer")
-            return len(json.loads(vocab.read_text("utf-8")))
+            return add_words(folder / "tokenizer", words)
     return None
 
 
@@ -164,11 +232,11 @@ def _copy_files(source: Path, target: Path) -> None:
 def write_folder(folder: Path, config: Mapping[str, Any], words: list[str]) -> None:
     """Writes everything of the prior but its weights.
 
-    What `folder` or else `config.init_from` has for a tokenizer is kept.
+    What `folder` or else `config.init_from` has for a tokenizer is kept, and extended.
     """
-    size = _adopt_tokenizer(folder, config["init_from"])
-    if size is None:
-        size = write_tokenizer(folder / "tokenizer", words, config["text_length"])
+    vocab = _adopt_tokenizer(folder, config["init_from"], words)
+    if vocab is None:
+        vocab = write_tokenizer(folder / "tokenizer", words, config["text_length"])
     files = {
         "model_index.json": {
             "_class_name": "StableDiffusionPipeline",
@@ -179,8 +247,11 @@ def write_folder(folder: Path, config: Mapping[str, Any], words: list[str]) -> N
             "vae": [None, None],
         },
         "unet/config.json": unet_config(config),
-        "text_encoder/config.json": text_config(config, size),
-        "scheduler/scheduler_config.json": scheduler_config(config["snr_divisor"]),
+        "text_encoder/config.json": text_config(config, vocab),
+        "scheduler/scheduler_config.json": scheduler_config(
+            config["snr_divisor"],
+            config["first_snr_divisor"] if config["refine_channels"] else None,
+        ),
     }
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

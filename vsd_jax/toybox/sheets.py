@@ -3,7 +3,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,8 @@ class Models(NamedTuple):
     """The networks of a prior in training, as functions of their parameters.
 
     Attributes:
-      unet: the module, for its sizes.
+      latent_shape: (h, w, c).
+      unet_init: `(key) -> params` of the U-Net.
       unet_fn: `({"unet"}, latents, t, context) -> clean latents`.
       text_init: `(key) -> params` of the text tower.
       text_fn: `(params, ids) -> [B, L, D]`.
@@ -48,7 +49,8 @@ class Models(NamedTuple):
       alphas_cumprod: [T].
     """
 
-    unet: Any
+    latent_shape: tuple[int, int, int]
+    unet_init: Callable
     unet_fn: Callable
     text_init: Callable
     text_fn: Callable
@@ -80,8 +82,7 @@ def save_sheet(path: Path, sampler: Callable, params: PyTree, models: Models) ->
     """Samples SHEET_PROMPTS in blocks of eight and writes one picture."""
     text = models.text_fn(params["text"], models.tokenize(SHEET_PROMPTS))
     empty = models.text_fn(params["text"], models.tokenize([""]))
-    size, channels = models.unet.sample_size, models.unet.in_channels
-    shape = (len(SHEET_PROMPTS), size, size, channels)
+    shape = (len(SHEET_PROMPTS), *models.latent_shape)
     noise = jax.random.normal(jax.random.key(1), shape)
     blocks = [
         sampler({"unet": params["unet"]}, noise[i : i + 8], text[i : i + 8], empty)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Toybox's language: which texts the embedded prior understands.
 
-A text is `[a normal map of] a [colour] kind [in a [colour] room] [, view view]
+A text is `[a normal map of] a [colour] kind [in a [colour] room] [, [height] view view]
 [, background background]`; view and background words stand in that order, a room
 seen from inside has no view word, and only objects without a room have a background.
+An overhead view has no height; without a word for it any height of the view is meant.
 The words are plain English; everything else is refused with `UnknownPromptError`.
 """
 
@@ -44,6 +45,11 @@ COLOURS = {
     "brown": (0.36, 0.20, 0.10),
 }
 VIEWS = ("front", "side", "back", "overhead")
+OVERHEAD = "overhead"
+OVERHEAD_DEG = 60.0
+"""Elevation above which a view is an overhead view."""
+HEIGHTS = {"low": (-90.0, 15.0), "raised": (15.0, 35.0), "high": (35.0, OVERHEAD_DEG)}
+"""Words for a view's elevation: from (exclusive) and up to (inclusive), degrees."""
 BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "grey": (0.5, 0.5, 0.5), "black": (0, 0, 0)}
 
 # Pairs that the embedded prior's training never sees: they measure composition.
@@ -81,6 +87,7 @@ class Prompt:
       room: whether there is a room: always for kind "room", else around the object.
       room_colour: colour of the room around an object, or None = drawn at random.
       view: one of `VIEWS`, or None.
+      height: one of `HEIGHTS` beside a view that is not overhead, or None = any.
       background: one of `BACKGROUNDS`; always "black" for normal maps.
       normal_map: world-space normals instead of colours.
     """
@@ -90,6 +97,7 @@ class Prompt:
     room: bool = False
     room_colour: str | None = None
     view: str | None = None
+    height: str | None = None
     background: str = "white"
     normal_map: bool = False
 
@@ -103,6 +111,7 @@ class Prompt:
         _check_word("colour", self.colour, (None, *COLOURS))
         _check_word("room_colour", self.room_colour, (None, *COLOURS))
         _check_word("view", self.view, (None, *VIEWS))
+        _check_word("height", self.height, (None, *HEIGHTS))
         _check_word("background", self.background, tuple(BACKGROUNDS))
         if self.normal_map:
             object.__setattr__(self, "background", "black")
@@ -112,6 +121,8 @@ class Prompt:
                 raise ValueError("the colour of a room alone is `colour`")
             if self.view is not None:
                 raise ValueError("a room seen from inside has no view word")
+        if self.height is not None and self.view in (None, OVERHEAD):
+            raise ValueError("a height goes with a front, side or back view")
         if self.room_colour is not None and not self.room:
             raise ValueError("room_colour is set but room is False")
         if self.room and not self.normal_map and self.background != "white":
@@ -131,20 +142,24 @@ class Prompt:
         if self.normal_map:
             text = "a normal map of " + text
         if self.view is not None:
-            text += f", {self.view} view"
+            height = f"{self.height} " if self.height else ""
+            text += f", {height}{self.view} view"
         if self.background != "white" and not self.normal_map:
             text += f", {self.background} background"
         return text
 
 
-def parse(text: str) -> Prompt:
+def parse(text: str, *, heights: bool = False) -> Prompt:
     """Reads a text; case, articles, spaces and full stops do not matter.
 
     Args:
       text: e.g. "a red mushroom in a blue room, side view".
+      heights: whether words for height may stand in it. The weights in the package were
+        trained without them (docs/model_card.md); a training's captions have them.
 
     Returns:
-      The Prompt; `parse(prompt.text()) == prompt` for every prompt with a kind.
+      The Prompt; `parse(prompt.text(), heights=True) == prompt` for every prompt with a
+      kind.
 
     Raises:
       UnknownPromptError: the text is outside the grammar; names the word at fault.
@@ -154,6 +169,10 @@ def parse(text: str) -> Prompt:
     for word in (w for clause in words for w in clause):
         if word not in vocabulary() and word not in _ARTICLES:
             raise UnknownPromptError(_unknown_word(text, word))
+        if word in HEIGHTS and not heights:
+            raise UnknownPromptError(
+                _message(text, f"its weights were trained without the word '{word}'")
+            )
     fields = _parse_things(text, words[0])
     fields |= _parse_suffixes(text, words[1:])
     if fields.get("normal_map") and "background" in fields:
@@ -176,6 +195,7 @@ def canonical(text: str) -> str:
 def vocabulary() -> tuple[str, ...]:
     """All words that canonical texts are made of, sorted."""
     words = {*KINDS, ROOM, *COLOURS, *VIEWS, *BACKGROUNDS, *_FUNCTION_WORDS}
+    words |= {*HEIGHTS}
     return tuple(sorted(words))
 
 
@@ -215,10 +235,11 @@ def _parse_suffixes(text: str, clauses: list[list[str]]) -> dict:
     fields = {}
     for clause in clauses:
         clause = [w for w in clause if w not in _ARTICLES]
-        word, noun = clause if len(clause) == 2 else ("", "")
+        height = clause[0] if len(clause) == 3 and clause[0] in HEIGHTS else None
+        word, noun = clause[-2:] if len(clause) == (3 if height else 2) else ("", "")
         if word in VIEWS and noun == "view":
             name = "view"
-        elif word in BACKGROUNDS and noun == "background":
+        elif word in BACKGROUNDS and noun == "background" and not height:
             name = "background"
         else:
             found = " ".join(clause) or "nothing"
@@ -226,7 +247,9 @@ def _parse_suffixes(text: str, clauses: list[list[str]]) -> dict:
             raise UnknownPromptError(_message(text, reason))
         if name in fields or (name == "view" and "background" in fields):
             raise UnknownPromptError(_message(text, f"the {name} comes twice or late"))
-        fields[name] = clause[0]
+        fields[name] = word
+        if height:
+            fields["height"] = height
     return fields
 
 
@@ -239,7 +262,7 @@ def _check_word(field: str, word: str | None, known: tuple) -> None:
 def _unknown_word(text: str, word: str) -> str:
     plain = re.sub(r"[^a-z]", "", word)
     near = difflib.get_close_matches(plain, vocabulary(), n=3, cutoff=0.5)
-    near = [w for w in near if w not in _FUNCTION_WORDS]
+    near = [w for w in near if w not in (*_FUNCTION_WORDS, *HEIGHTS)]
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
     return _message(text, f"it does not know the word '{word}'{hint}")
 

@@ -8,6 +8,7 @@ The same command resumes. RUN/prior is an ordinary diffusers-format folder with 
 averaged weights, RUN/samples holds sheets, RUN/metrics.jsonl the loss.
 """
 
+import functools
 import json
 import time
 from collections.abc import Mapping
@@ -21,12 +22,19 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 from absl import app, flags
+from flax import traverse_util
 from ml_collections import config_flags
 from rich.progress import Progress
 
 from vsd_jax.diffusion import noise as diffusion
 from vsd_jax.program.folder import paths
-from vsd_jax.program.prior import diffusion_prior, schedule, text_tower, weights
+from vsd_jax.program.prior import (
+    diffusion_prior,
+    refined,
+    schedule,
+    text_tower,
+    weights,
+)
 from vsd_jax.program.terminal import process
 from vsd_jax.toybox import batches, prior_files, sheets
 from vsd_jax.toybox.text import vocabulary
@@ -86,6 +94,24 @@ def weighted_x0_loss(
     return jnp.mean(jnp.square(x0_pred - x0) / jnp.maximum(sigma_t**2, floor))
 
 
+def relative_x0_loss(
+    x0_pred: jax.Array, x0: jax.Array, sigma_t: jax.Array, config: Mapping[str, Any]
+) -> jax.Array:
+    """Mean of |x0_pred - x0|^2 / e, e the error that is to be expected at sigma_t.
+
+    Every noise level then counts alike: e = `error_scale` (sigma_t / alpha_t)^(2
+    `error_power`), at most `error_limit`, a fit to what a trained prior leaves.
+
+    Args:
+      x0_pred, x0, sigma_t: as in `weighted_x0_loss`.
+      config: `configs/toybox_prior.py`.
+    """
+    ratio = sigma_t**2 / jnp.maximum(1.0 - sigma_t**2, 1e-8)
+    expected = config["error_scale"] * ratio ** config["error_power"]
+    expected = jnp.minimum(expected, config["error_limit"])
+    return jnp.mean(jnp.square(x0_pred - x0) / expected)
+
+
 def stratified_t(key: jax.Array, batch: int, num_t: int, power: float) -> jax.Array:
     """[B] int32, one timestep from each of B parts of [0, T) of equal probability.
 
@@ -95,6 +121,35 @@ def stratified_t(key: jax.Array, batch: int, num_t: int, power: float) -> jax.Ar
     offsets = jax.random.uniform(key, (batch,))
     share = ((jnp.arange(batch) + offsets) / batch) ** (1.0 / power)
     return jnp.clip((share * num_t).astype(jnp.int32), 0, num_t - 1)
+
+
+def trained_part(params: PyTree, train_only: str) -> PyTree:
+    """Of `{"unet", "text"}` all (""), or the refining head alone ("refine")."""
+    if train_only:
+        return {"unet": {train_only: params["unet"][train_only]}}
+    return params
+
+
+def _replaced(params: PyTree, part: PyTree) -> PyTree:
+    """`params` with the leaves that `part` has replaced by its own."""
+    if not isinstance(part, Mapping):
+        return part
+    return {
+        name: _replaced(value, part[name]) if name in part else value
+        for name, value in params.items()
+    }
+
+
+def _slower(updates: PyTree, config: Mapping[str, Any]) -> PyTree:
+    """The updates of text tower and U-Net, but for its head, times their rates."""
+
+    def rate(path: tuple[str, ...]) -> float:
+        if "refine" in path:
+            return 1.0
+        return config["text_rate"] if path[0] == "text" else config["unet_rate"]
+
+    flat = traverse_util.flatten_dict(updates)
+    return traverse_util.unflatten_dict({p: rate(p) * u for p, u in flat.items()})
 
 
 def make_train_step(config, unet_fn, text_fn, alphas_cumprod):
@@ -109,7 +164,12 @@ def make_train_step(config, unet_fn, text_fn, alphas_cumprod):
         context = {"text": text_fn(params["text"], ids)}
         x0_pred = unet_fn({"unet": params["unet"]}, noisy, t, context)
         _, sigma_t = diffusion.alpha_sigma(t, alphas_cumprod, ndim=x0.ndim)
+        if config["refine_channels"]:
+            return relative_x0_loss(x0_pred, x0, sigma_t, config)
         return weighted_x0_loss(x0_pred, x0, sigma_t, config["sigma2_floor"])
+
+    def part_loss(part, params, *data):
+        return loss_fn(_replaced(params, part), *data)
 
     def step_fn(state, data):
         # Of seed and step alone: a resumed training sees what an undisturbed one sees.
@@ -117,9 +177,11 @@ def make_train_step(config, unet_fn, text_fn, alphas_cumprod):
         batch_key, key = jax.random.split(key)
         images, ids = batches.draw_batch(data, batch_key, config)
         x0 = diffusion_prior.patchify(images, config["patch"])
-        loss, grads = jax.value_and_grad(loss_fn)(state.params, x0, ids, key)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        part = trained_part(state.params, config["train_only"])
+        loss, grads = jax.value_and_grad(part_loss)(part, state.params, x0, ids, key)
+        updates, opt_state = optimizer.update(grads, state.opt_state, part)
+        updates = _slower(updates, config)
+        params = _replaced(state.params, optax.apply_updates(part, updates))
         count = state.step.astype(jnp.float32)
         decay = jnp.minimum(config["ema_decay"], (1.0 + count) / (10.0 + count))
         average = optax.incremental_update(params, state.average, 1.0 - decay)
@@ -132,33 +194,66 @@ def make_train_step(config, unet_fn, text_fn, alphas_cumprod):
     return jax.jit(step_fn, donate_argnums=0)
 
 
-def init_params(config, unet, text_init) -> PyTree:
-    """Random parameters of U-Net and text tower, or those of `config.init_from`."""
-    if config["init_from"]:
-        folder = paths.expand(config["init_from"], "init_from")
-        unet_shapes = diffusion_prior.unet_shapes(unet, config["text_length"])
-        text_shapes = jax.eval_shape(text_init, jax.random.key(0))
-        return {
-            name: weights.load_params(
-                weights.find_files(folder / part),
-                shapes,
-                dtype=jnp.float32,
-                component=part,
-            )
-            for name, part, shapes in (
-                ("unet", "unet", unet_shapes),
-                ("text", "text_encoder", text_shapes),
-            )
-        }
+def init_params(config, models: sheets.Models) -> PyTree:
+    """Random parameters of U-Net and text tower, or those of `config.init_from`.
+
+    What the folder lacks begins anew: the refining head, which is without effect at
+    first, and the embeddings of words that its tokenizer does not have.
+    """
     unet_key, text_key = jax.random.split(jax.random.key(config["seed"]))
-    size, channels = unet.sample_size, unet.in_channels
-    arguments = (
-        jnp.zeros((1, channels, size, size)),
-        jnp.zeros(1, jnp.int32),
-        jnp.zeros((1, config["text_length"], config["text_width"])),
-    )
-    unet_params = jax.jit(unet.init)(unet_key, *arguments)["params"]
-    return {"unet": unet_params, "text": jax.jit(text_init)(text_key)}
+    inits = {
+        "unet": functools.partial(models.unet_init, unet_key),
+        "text": functools.partial(models.text_init, text_key),
+    }
+    if not config["init_from"]:
+        return {name: jax.jit(init)() for name, init in inits.items()}
+    folder, params = paths.expand(config["init_from"], "init_from"), {}
+    for name, part in (("unet", "unet"), ("text", "text_encoder")):
+        shapes = jax.eval_shape(inits[name])
+        found = weights.load_params(
+            weights.find_files(folder / part),
+            _stored_shapes(folder, part, shapes),
+            dtype=jnp.float32,
+            component=part,
+        )
+        missing = [key for key in shapes if key not in found]
+        # The whole initialisation takes minutes to compile.
+        fresh = jax.jit(lambda init=inits[name], new=missing: _picked(init(), new))()
+        params[name] = _extended(found, shapes) | fresh
+    return params
+
+
+def _stored_shapes(folder: Path, part: str, shapes: PyTree) -> PyTree:
+    """Of `shapes`, what a folder of an earlier training has, with its vocabulary."""
+    config = diffusion_prior.read_config(folder / part, "config.json")
+    if part == "unet":
+        return shapes if refined.is_refined(config) else _without(shapes, "refine")
+
+    def stored(path, leaf):
+        if path[-1].key != "embedding" or path[-2].key != "token_embedding":
+            return leaf
+        return jax.ShapeDtypeStruct((config["vocab_size"], leaf.shape[1]), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(stored, shapes)
+
+
+def _without(tree: Mapping, name: str) -> dict:
+    return {key: value for key, value in tree.items() if key != name}
+
+
+def _picked(tree: Mapping, names: list[str]) -> dict:
+    return {name: tree[name] for name in names}
+
+
+def _extended(found: PyTree, shapes: PyTree) -> PyTree:
+    """`found`, with the mean of the rows for each row that it lacks."""
+
+    def extend(leaf, shape):
+        lacking = shape.shape[0] - leaf.shape[0]
+        more = jnp.broadcast_to(leaf.mean(0), (lacking, *leaf.shape[1:]))
+        return jnp.concatenate([leaf, more]) if lacking else leaf
+
+    return jax.tree.map(extend, found, {name: shapes[name] for name in found})
 
 
 def save_prior(folder: Path, params: PyTree) -> None:
@@ -172,17 +267,21 @@ def make_models(folder: Path) -> sheets.Models:
     """The networks that the configurations in `folder` describe (no weights)."""
     unet_json = diffusion_prior.read_config(folder / "unet", "config.json")
     text_json = diffusion_prior.read_config(folder / "text_encoder", "config.json")
-    unet = diffusion_prior.make_unet(unet_json, jnp.float32)
+    schedule_json = diffusion_prior.read_config(
+        folder / "scheduler", "scheduler_config.json"
+    )
     text_init, text_fn = text_tower.make_text_encoder(text_json)
+    length = text_json["max_position_embeddings"]
+    model, _ = diffusion_prior.make_model(unet_json, schedule_json, jnp.float32, length)
+    size, channels = unet_json["sample_size"], unet_json["in_channels"]
     return sheets.Models(
-        unet=unet,
-        unet_fn=diffusion_prior.unet_apply(unet),
+        latent_shape=(size, size, channels),
+        unet_init=diffusion_prior.unet_init(unet_json, length),
+        unet_fn=model.apply,
         text_init=text_init,
         text_fn=text_fn,
         tokenize=text_tower.load_tokenizer(folder / "tokenizer"),
-        alphas_cumprod=schedule.noise_schedule(
-            diffusion_prior.read_config(folder / "scheduler", "scheduler_config.json")
-        ),
+        alphas_cumprod=schedule.noise_schedule(schedule_json),
     )
 
 
@@ -197,11 +296,13 @@ def train(config: Mapping[str, Any], workdir: Path) -> Path:
     folder = workdir / "prior"
     prior_files.write_folder(folder, config, [*vocabulary(), ","])
     models = make_models(folder)
-    params = init_params(config, models.unet, models.text_init)
+    params = init_params(config, models)
     state = TrainState(
         params=params,
         average=jax.tree.map(jnp.array, params),
-        opt_state=make_optimizer(config).init(params),
+        opt_state=make_optimizer(config).init(
+            trained_part(params, config["train_only"])
+        ),
         step=jnp.zeros((), jnp.int32),
     )
     manager = ocp.CheckpointManager(

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from vsd_jax.diffusion.conv import SMALL_IMAGE, with_matmul_convs
 from vsd_jax.diffusion.loss_scale import with_loss_scale
-from vsd_jax.program.prior import hub, settings_check, weights
+from vsd_jax.program.prior import hub, refined, settings_check, weights
 from vsd_jax.program.prior.json_files import WeightsError, read_object
 from vsd_jax.program.prior.own_layers import own_layers
 from vsd_jax.program.prior.schedule import check_has_many_steps, noise_schedule
@@ -103,14 +103,62 @@ def unet_apply(unet: FlaxUNet2DConditionModel) -> Callable[..., jax.Array]:
 
 def unet_shapes(unet: FlaxUNet2DConditionModel, text_length: int) -> PyTree:
     """Tree of parameter shapes, without allocating them."""
+    return jax.eval_shape(_init_function(unet, text_length), jax.random.key(0))
+
+
+def unet_init(config: dict[str, Any], text_length: int) -> Callable[..., PyTree]:
+    """`(key) -> params` at random of what a `unet/config.json` describes."""
+    unet = make_unet(refined.unet_config(config), jnp.float32)
+    init = _init_function(unet, text_length)
+    if not refined.is_refined(config):
+        return init
+    refiner_init = refined.init_function(refined.make_refiner(config), unet)
+    return lambda key: init(key) | refiner_init(jax.random.fold_in(key, 1))
+
+
+def _init_function(unet: FlaxUNet2DConditionModel, text_length: int) -> Callable:
     size, channels = unet.sample_size, unet.in_channels
     sample = jnp.zeros((1, channels, size, size))
     text = jnp.zeros((1, text_length, unet.cross_attention_dim))
-    with jax.numpy_rank_promotion("allow"):
-        variables = jax.eval_shape(
-            unet.init, jax.random.key(0), sample, jnp.zeros(1, jnp.int32), text
+
+    def init(key):
+        with jax.numpy_rank_promotion("allow"):
+            return unet.init(key, sample, jnp.zeros(1, jnp.int32), text)["params"]
+
+    return init
+
+
+def make_model(
+    config: dict[str, Any],
+    schedule: dict[str, Any],
+    dtype: Any,
+    text_length: int,
+    *,
+    where: tuple[str, str] = ("", ""),
+) -> tuple[NoiseModel, PyTree]:
+    """The denoiser that a folder's configurations describe, and its parameter shapes.
+
+    Args:
+      config: `unet/config.json`, diffusers' or with a refining head (`refined.py`).
+      schedule: `scheduler/scheduler_config.json`.
+      dtype: of the U-Net's activations.
+      text_length: tokens of a prompt.
+      where: these files, for messages.
+    """
+    kind = schedule.get("prediction_type", "epsilon")
+    unet = make_unet(refined.unet_config(config), dtype, where[0])
+    if not refined.is_refined(config):
+        return NoiseModel(unet_apply(unet), kind), unet_shapes(unet, text_length)
+    if kind != "sample":
+        raise WeightsError(
+            f"scheduler: prediction_type is {kind!r}; a U-Net with a refining head "
+            "predicts clean latents ('sample')."
         )
-    return variables["params"]
+    refiner = refined.make_refiner(config)
+    alphas_cumprod = noise_schedule(schedule, where[1])
+    apply = refined.refined_apply(unet_apply(unet), refiner, alphas_cumprod, config)
+    init = unet_init(config, text_length)
+    return NoiseModel(apply, kind), jax.eval_shape(init, jax.random.key(0))
 
 
 Reader = Callable[..., PyTree]
@@ -267,7 +315,7 @@ def _read_prior(
 ) -> tuple[Prior, PyTree, EncodeText]:
     file, scheduler = folder / "unet" / "config.json", folder / "scheduler"
     config = read_config(file.parent, file.name)
-    unet = make_unet(config, dtype, str(file))
+    unet = make_unet(refined.unet_config(config), dtype, str(file))
     schedule = read_config(scheduler, "scheduler_config.json")
     where = str(scheduler / "scheduler_config.json")
     alphas_cumprod = noise_schedule(schedule, where)
@@ -277,7 +325,9 @@ def _read_prior(
     if width != unet.cross_attention_dim:
         text_file = folder / "text_encoder" / "config.json"
         _refuse_unequal(text_file, f"hidden_size={width}", unet, "cross_attention_dim")
-    shapes = unet_shapes(unet, encode_text.length)
+    model, shapes = make_model(
+        config, schedule, dtype, encode_text.length, where=(str(file), where)
+    )
     params = read(folder / "unet", shapes, dtype=dtype, component="unet")
     encode, decode, vae_params, pixels = _latent_codec(folder, unet, read)
     factor = pixels // unet.sample_size
@@ -289,7 +339,7 @@ def _read_prior(
     pixels = image_size or pixels
     size = pixels // factor
     prior = Prior(
-        model=NoiseModel(unet_apply(unet), schedule.get("prediction_type", "epsilon")),
+        model=model,
         encode=encode,
         decode=decode,
         alphas_cumprod=alphas_cumprod,

@@ -72,7 +72,7 @@ def check_has_many_steps(scheduler: dict[str, Any], unet: dict[str, Any]) -> Non
         )
 
 
-def less_signal(alphas_cumprod: np.ndarray, factor: float) -> np.ndarray:
+def less_signal(alphas_cumprod: np.ndarray, factor: float | np.ndarray) -> np.ndarray:
     """The same schedule with every signal-to-noise ratio divided by `factor`.
 
     Images with large even areas need more noise than Stable Diffusion's latents before
@@ -80,7 +80,7 @@ def less_signal(alphas_cumprod: np.ndarray, factor: float) -> np.ndarray:
 
     Args:
       alphas_cumprod: [T].
-      factor: above 0; 1 changes nothing.
+      factor: above 0, one or [T]; 1 changes nothing.
 
     Returns:
       [T] float64, at least 2^-24 (see `_zero_terminal_snr`).

@@ -41,6 +41,7 @@ DEFAULTS_OF_OLD_RUNS = {
     "prior.image_size": 0,
     "render.early_size": 0,
     "render.early_steps": 0,
+    "score.pass_through": False,
     "score.prompt": True,
     "vsd.guidance_interval": (0.0, 1.0),
     "vsd.guidance_rescale": 0.0,
