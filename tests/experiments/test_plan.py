@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tables are data: every cell's settings exist, are valid, and none is double."""
 
-import os
+import dataclasses
 import pathlib
 
 import pytest
@@ -101,8 +101,13 @@ def test_a_setting_that_is_no_key_is_told():
         cells.make_config(cell)
 
 
-def test_elsewhere_the_configurations_are_missed(tmp_path):
+def test_presets_need_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (cell,) = plan.cells(PLANE, Budget(seeds=1, rows=("DDIM 1",)))
-    os.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="own folder"):
-        cells.make_config(cell)
+    assert cells.make_config(cell).field.kind == "latent"
+
+
+def test_a_missing_file_is_told():
+    (cell,) = plan.cells(PLANE, Budget(seeds=1, rows=("DDIM 1",)))
+    with pytest.raises(ConfigError, match="is not there"):
+        cells.make_config(dataclasses.replace(cell, config="configs/none.py"))
