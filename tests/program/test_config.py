@@ -88,6 +88,23 @@ def test_any_text_goes_with_another_prior():
     config_lib.validate(changed(prompt="a corgi, side view", prior__path="some/model"))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("vsd.perp_neg", "yes", "True or False"),
+        ("num_particles", 2.0, "a whole number"),
+        ("field.num_levels", True, "a whole number"),
+        ("prior.variant", 16, "a text"),
+    ],
+)
+def test_types_are_those_of_the_specs(key, value, words):
+    """Also where no ConfigDict guards them, as in a mapping read from a file."""
+    flat = config_lib.flatten(object_config.get_config()) | {key: value}
+    with pytest.raises(ConfigError) as error:
+        config_lib.validate(ConfigDict(config_lib.nest(flat)))
+    assert key in str(error.value) and words in str(error.value)
+
+
 def test_every_number_has_bounds():
     flat = config_lib.flatten(object_config.get_config())
     numbers = {key for key, value in flat.items() if type(value) in (int, float)}

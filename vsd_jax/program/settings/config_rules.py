@@ -90,6 +90,7 @@ def value_faults(flat: Flat) -> Iterator[str]:
             yield f"{key} has no value (None); give one with --config.{key}=..."
         elif key in tuples and not isinstance(value, tuple):
             yield f'{key}={value!r} is no tuple; give one: --config.{key}="(..., ...)".'
+    yield from _type_faults(flat)
     yield from _text_faults(flat)
     for key in ("prompt", "prompt_prefix", "negative_prompt", "family.source_words"):
         hidden = _HIDDEN.search(str(flat.get(key) or ""))
@@ -104,6 +105,20 @@ def value_faults(flat: Flat) -> Iterator[str]:
             f"prior.sha256={digest!r} is no SHA-256; give its 64 hexadecimal digits, or"
             ' "" to accept any file.'
         )
+
+
+_TYPES = {bool: "True or False", int: "a whole number", str: "a text"}
+
+
+def _type_faults(flat: Flat) -> Iterator[str]:
+    """Values of another type than their spec says: True is no number, 2.5 no count."""
+    for key, (rule, _) in sections.keys().items():
+        value = flat.get(key)
+        if value is None or rule.type not in _TYPES:
+            continue
+        sound = isinstance(value, rule.type)
+        if not sound or (rule.type is int and isinstance(value, bool)):
+            yield f"{key}={value!r} must be {_TYPES[rule.type]}."
 
 
 def _within(value: Any, bounds: tuple[float, float]) -> bool:
