@@ -14,6 +14,12 @@ import numpy as np
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 TEXT_LENGTH, LATENT, RANK = 12, 8, 4
+# Of the tokenizer, as they were recorded: the Toybox's vocabulary grows.
+WORDS = (
+    "a an back background bear black blue boat brown cake car chair donut duck front"
+    " green grey house in lamp map mug mushroom normal of orange overhead pink purple"
+    " red robot rocket room side snowman table tree view white yellow ,"
+).split()
 
 _UNET = {
     "sample_size": LATENT,

@@ -44,7 +44,7 @@ def write_stable_diffusion(name: str, folder: pathlib.Path) -> pathlib.Path:
     """The folder of one of `golden_models.ARCHITECTURES`, as a hub would hold it."""
     config = toybox_prior.get_config("smoke").to_dict()
     config["text_length"] = golden.TEXT_LENGTH
-    prior_files.write_folder(folder, config, [*vocabulary(), ","])
+    prior_files.write_folder(folder, config, list(golden.WORDS))
     written = json.loads((folder / "text_encoder" / "config.json").read_text())
     kept = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
     configs = {

@@ -26,7 +26,6 @@ import golden_models as golden  # noqa: E402
 
 from configs import toybox_prior  # noqa: E402
 from vsd_jax.toybox import prior_files  # noqa: E402
-from vsd_jax.toybox.text import vocabulary  # noqa: E402
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 
@@ -48,7 +47,7 @@ def tokenizer() -> CLIPTokenizer:
     with tempfile.TemporaryDirectory() as folder:
         config = toybox_prior.get_config("smoke").to_dict()
         config["text_length"] = golden.TEXT_LENGTH
-        prior_files.write_folder(pathlib.Path(folder), config, [*vocabulary(), ","])
+        prior_files.write_folder(pathlib.Path(folder), config, list(golden.WORDS))
         return CLIPTokenizer.from_pretrained(str(pathlib.Path(folder) / "tokenizer"))
 
 
