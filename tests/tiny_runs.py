@@ -18,7 +18,7 @@ from vsd_jax.program.build import build, stages
 from vsd_jax.program.prior import diffusion_prior, text_tower
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.toybox import prior_files, train
-from vsd_jax.toybox.text import vocabulary
+from vsd_jax.toybox.text import HEIGHTS, vocabulary
 from vsd_jax.types import Prior, ScoreState, VSDState
 
 
@@ -44,7 +44,9 @@ def write_stable_diffusion(name: str, folder: pathlib.Path) -> pathlib.Path:
     """The folder of one of `golden_models.ARCHITECTURES`, as a hub would hold it."""
     config = toybox_prior.get_config("smoke").to_dict()
     config["text_length"] = golden.TEXT_LENGTH
-    prior_files.write_folder(folder, config, [*vocabulary(), ","])
+    # As many words as there were when the weights' shapes were recorded.
+    words = [word for word in vocabulary() if word not in HEIGHTS]
+    prior_files.write_folder(folder, config, [*words, ","])
     written = json.loads((folder / "text_encoder" / "config.json").read_text())
     kept = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
     configs = {
