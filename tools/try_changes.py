@@ -53,7 +53,14 @@ def newest(
     guidance=PLAIN,
     weighting: str = SIGMA_SQUARED,
 ) -> Method:
-    """A new method: share (eps_guided - noise)."""
+    """A new method: share (eps_guided - noise).
+
+    Args:
+      guidance_scale: s.
+      share: of the direction.
+      guidance: of the prior.
+      weighting: name of w(t).
+    """
 
     def direction(views):
         return share * (views.guided(guidance_scale, guidance) - views.noise)

@@ -246,7 +246,7 @@ def test_no_tokenizer_at_all(folder):
         tokenizer_files.check(folder / "tokenizer")
     (folder / "tokenizer").rmdir()
     with pytest.raises(WeightsError, match="found: nothing"):
-        diffusion_prior.load_prior(folder)
+        diffusion_prior.load_prior(folder)  # from shapes alone no text is read
 
 
 def test_a_token_without_an_embedding_is_named(folder):

@@ -75,7 +75,7 @@ def test_a_run_is_compiled_from_shapes_alone(
     nerf_config, prior_folder, monkeypatch, capsys
 ):
     nerf_config.prior.path = str(prior_folder)
-    nerf_config.prompt = "anything"
+    nerf_config.prompt = "a red mushroom"
 
     def refuse(*args, **options):
         pytest.fail("reads weights")
@@ -90,7 +90,7 @@ def test_a_run_is_compiled_from_shapes_alone(
 
 def test_memory_is_that_of_the_step_itself(nerf_config, prior_folder):
     nerf_config.prior.path = str(prior_folder)
-    nerf_config.prompt = "anything"
+    nerf_config.prompt = "a red mushroom"
     config = config_lib.validate(nerf_config)
     needs = preflight.measure(config)
     run = build.build(config)
