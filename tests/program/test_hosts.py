@@ -36,6 +36,11 @@ SETTINGS = {
 }
 
 
+def _heed_hangups() -> None:
+    """As from a terminal, also where the tests themselves run under `nohup`."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def start(
     folder, num: int, *, slow: float = 0.0, session: bool = False
 ) -> list[subprocess.Popen]:
@@ -57,6 +62,7 @@ def start(
             stdout=subprocess.DEVNULL,
             stderr=log(folder, i).open("w"),
             start_new_session=session,
+            preexec_fn=_heed_hangups,
         )
         for i in range(num)
     ]
@@ -159,6 +165,7 @@ def test_one_process_stops_with_its_state_when_its_session_is_lost(tmp_path):
         stdout=subprocess.PIPE,
         stderr=log(folder, 0).open("w"),
         start_new_session=True,
+        preexec_fn=_heed_hangups,
     )
     program.stdout.readline()
     program.stdout.close()  # `| head -1`, too
