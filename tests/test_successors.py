@@ -119,7 +119,7 @@ def test_esd_is_vsd_at_scale_one(score_scale):
     close(esd - vsd, sigma**3 * alpha * lost / (alpha**2 * VARIANCE + sigma**2))
 
 
-@pytest.mark.parametrize("name", ["csd", "nfsd", "bridge", "esd", "ism", "sdi"])
+@pytest.mark.parametrize("name", sorted(methods.METHODS.keys() - {"sds", "vsd"}))
 def test_the_bound_of_x0_acts_in_every_method(name):
     make = jax.jit(
         lambda limit: residual_of(
@@ -169,6 +169,21 @@ def test_ism_compares_two_points_of_the_path():
     _, sigma = levels(t)
     guided = 2.0 * text - negative
     close(residual, sigma**2 * (guided - predict(x_s, t - 50, "empty")), 0.03)
+
+
+def test_sdedit_of_one_step_is_sds_and_of_many_ends_on_the_path():
+    one = residual_of(methods.sdedit(guidance_scale=7.5, num_denoisings=1))
+    close(one, residual_of(methods.sds(guidance_scale=7.5)))
+    method = methods.sdedit(guidance_scale=1.0, num_denoisings=100)
+    residual = jax.jit(lambda x: residual_of(method, x))(LATENTS)
+    # The path through x_t, back to t = 0, and what is expected of x_0 there.
+    alpha, sigma = levels(T)
+    alpha_0, sigma_0 = levels(0 * T)
+    mean, spread_0 = MEANS["text"], jnp.sqrt(alpha_0**2 * VARIANCE + sigma_0**2)
+    spread = jnp.sqrt(alpha**2 * VARIANCE + sigma**2)
+    start = alpha_0 * mean + spread_0 / spread * (noisy_latents() - alpha * mean)
+    x0 = (start - sigma_0 * predict(start, 0 * T, "text")) / alpha_0
+    close(residual, sigma * alpha * (LATENTS - x0), 0.03)
 
 
 @pytest.mark.parametrize("name", methods.METHODS)

@@ -43,6 +43,9 @@ class OptimSpec:
       b1: decay of Adam's first moment.
       b2: decay of Adam's second moment.
       tiny: Adam's epsilon.
+      decay: share of a particle's updates, at their end, over which all rates fall
+        linearly to 0; 0 = constant rates.
+      num_updates: of each particle; read where the rates decay.
     """
 
     table_lr: Annotated[float, Within(0, 10)]
@@ -54,6 +57,8 @@ class OptimSpec:
     b1: Annotated[float, Within(0, 1)]
     b2: Annotated[float, Within(0, 1)]
     tiny: Annotated[float, Within(0, 1)]
+    decay: Annotated[float, Within(0, 1)]
+    num_updates: Annotated[int, Within(1)]
 
 
 def particle_optimizer(spec: OptimSpec) -> optax.GradientTransformation:
@@ -67,7 +72,11 @@ def particle_optimizer(spec: OptimSpec) -> optax.GradientTransformation:
         "offsets": spec.offset_lr,
     }
 
+    falling = round(spec.decay * spec.num_updates)
+
     def adam(rate: float) -> optax.GradientTransformation:
+        if falling:
+            rate = optax.linear_schedule(rate, 0.0, falling, spec.num_updates - falling)
         return optax.adam(rate, b1=spec.b1, b2=spec.b2, eps=spec.tiny)
 
     def label(params: PyTree) -> PyTree:

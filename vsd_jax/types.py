@@ -340,10 +340,13 @@ class ViewWeights(NamedTuple):
       positive: [4] weights that sum to 1; the text is their combination.
       negative: [2] >= 0, Perp-Neg weights of front and side, or None for plain
         guidance.
+      against: [4] >= 0 of sum at most 1, weights of the views that guidance moves away
+        from in place of the negative prompt, or None for that alone.
     """
 
     positive: jax.Array
     negative: jax.Array | None
+    against: jax.Array | None = None
 
 
 class AdaptiveCamera(NamedTuple):

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 from functools import partial
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from vsd_jax.diffusion import prompt
+from vsd_jax.presets import preset
 
 hard = partial(prompt.hard_views, overhead_deg=60.0, front_half_angle_deg=45.0)
 # threestudio's decays, as an example of numbers that a configuration would give.
@@ -68,6 +70,28 @@ def test_select_prompts_takes_view_and_background():
     np.testing.assert_allclose(there["text"], (text[0] + text[1]) / 2, atol=1e-6)
     np.testing.assert_array_equal(there["perp_text"], text[:2])
     assert there["perp_weights"].shape == (2,)
+
+
+@pytest.mark.parametrize("perp_neg", [False, True])
+def test_low_cameras_move_away_from_the_overhead_view(perp_neg):
+    keys = jax.random.split(jax.random.key(0), 3)
+    contexts = {
+        name: jax.random.normal(key, (4, 3, 2, 5))
+        for name, key in zip(("text", "negative", "score"), keys, strict=True)
+    }
+    spec = dataclasses.replace(
+        preset().views.prompts, not_overhead_deg=30.0, perp_neg=perp_neg
+    )
+    weigh = prompt.make_view_weights(spec)
+    overhead, plain = contexts["text"][prompt.OVERHEAD, 1], contexts["negative"][0, 1]
+    for elevation, share in ((-10.0, 1.0), (30.0, 0.5), (70.0, 0.0)):
+        views = weigh(jnp.float32(0), jnp.float32(elevation))
+        here = prompt.select_prompts(contexts, views, 1)
+        expected = share * overhead + (1 - share) * plain
+        np.testing.assert_allclose(here["negative"], expected, atol=1e-3)
+        np.testing.assert_allclose(here["score"], contexts["score"][0, 1], atol=1e-6)
+    never = prompt.make_view_weights(preset(variant="sd21").views.prompts)
+    assert never(jnp.float32(0), jnp.float32(0)).against is None
 
 
 def test_perp_neg_views_at_the_named_angles():

@@ -63,6 +63,10 @@ def changed(**changes) -> ConfigDict:
         ({"camera__law": "inside"}, ["view_prompts=False"]),
         ({"camera__target": (0.0, 3.0, 0.0)}, ["camera.target", "no point"]),
         ({"vsd__perp_neg": True, "vsd__view_prompts": False}, ["perp_neg"]),
+        (
+            {"vsd__not_overhead_deg": 30.0, "vsd__view_prompts": False},
+            ["not_overhead_deg=30.0", "view_prompts=True"],
+        ),
         ({"score__steps_per_step": 2, "vsd__method": "sds"}, ["no meaning"]),
         ({"prompt": "a read mushroom"}, ["'read'", "red", "Stable Diffusion"]),
         ({"prompt": "a red mushroom, side view"}, ["adds those words itself"]),

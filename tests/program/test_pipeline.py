@@ -3,6 +3,7 @@
 
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import trimesh
@@ -235,6 +236,19 @@ def test_a_source_of_another_kind_or_number_is_refused(trained, config):
     stage.mesh.source = str(trained / "nerf")
     config.num_particles = 3
     with pytest.raises(ConfigError, match="num_particles=3"):
+        source.load_start(stage)
+
+
+def test_a_radiance_field_goes_on_as_it_is(trained, config):
+    stage = config.nerf
+    stage.mesh.source = str(trained / "nerf")
+    before = source.load(trained / "nerf", source.read_config(trained / "nerf"))
+    theta, stats = source.load_start(stage)
+    same = jax.tree.map(np.array_equal, theta, before.particles.params)
+    assert all(jax.tree.leaves(same))
+    assert stats["occupancy"].max() > 0
+    stage.field.density_scale = 10.0
+    with pytest.raises(ConfigError, match=r"density_scale=10\.0, but 1\.0"):
         source.load_start(stage)
 
 

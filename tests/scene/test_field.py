@@ -6,8 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vsd_jax.presets import preset
 from vsd_jax.scene.nerf import field
 from vsd_jax.scene.nerf.encoding import hash_grid
+from vsd_jax.scene.nerf.nerf import nerf
 
 GRID = hash_grid(
     num_levels=2, features=2, log2_table_size=8, min_resolution=4, max_resolution=8
@@ -83,6 +85,21 @@ def test_noise_is_added_before_softplus():
     before = np.log(np.expm1(plain))
     np.testing.assert_allclose(noisy, np.log1p(np.exp(before + noise)), rtol=1e-3)
     np.testing.assert_allclose(alone[:, 0], plain, rtol=1e-5)
+
+
+def test_density_scale_is_a_factor_after_softplus():
+    params = random_params(0)
+    points = np.random.default_rng(1).uniform(-1, 1, (5, 3)).astype("f4")
+    bound = {"density_bias": OBJECT}
+    plain, color = field.query(params, points, GRID, **bound)
+    dense, same = field.query(params, points, GRID, density_scale=10.0, **bound)
+    np.testing.assert_allclose(dense, 10 * plain, rtol=1e-6)
+    np.testing.assert_array_equal(color, same)
+    spec = preset().replace({"field.density_scale": 10.0}).nerf
+    scene, other = nerf(spec, size=4), nerf(preset().nerf, size=4)
+    theta = scene.init(jax.random.key(0))
+    thick, thin = (s.init_stats(theta)["occupancy"] for s in (scene, other))
+    np.testing.assert_allclose(thick, 10 * thin, rtol=1e-5)
 
 
 def test_chunks_change_memory_not_results():

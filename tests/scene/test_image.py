@@ -4,13 +4,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vsd_jax.particle import particle_optimizer
+from vsd_jax.presets import preset
 from vsd_jax.scene.camera import orbit_camera
-from vsd_jax.scene.image import make_image
+from vsd_jax.scene.image import ImageSpec, image, make_image
+
+SHOWN = {
+    "latent": lambda pixels: pixels,
+    "image": lambda pixels: 0.5 + 0.5 * pixels,
+    "image behind a sigmoid": jax.nn.sigmoid,
+}
 
 
-@pytest.mark.parametrize("sigmoid", [True, False])
-def test_render_is_theta(sigmoid):
-    scene = make_image(shape=(4, 5, 3), init_std=2.0, sigmoid=sigmoid)
+@pytest.mark.parametrize("what", SHOWN)
+def test_render_is_theta(what):
+    spec = ImageSpec(init_std=2.0, image_sigmoid="sigmoid" in what)
+    scene = image(spec, shape=(4, 5, 3), latent=what == "latent")
     params = scene.init(jax.random.key(0))
     stats = scene.init_stats(params)
     assert scene.update_stats(params, stats, jnp.int32(0), jax.random.key(1)) == {}
@@ -22,14 +31,37 @@ def test_render_is_theta(sigmoid):
         jax.random.key(2),
         train=True,
     )
-    pixels = params["pixels"]
-    expected = jax.nn.sigmoid(pixels) if sigmoid else pixels
-    np.testing.assert_allclose(out.rgb, expected)
+    np.testing.assert_allclose(out.rgb, SHOWN[what](params["pixels"]), rtol=1e-6)
     assert out.opacity.shape == out.depth.shape == (4, 5)
     assert out.normal.shape == (4, 5, 3)
 
 
 def test_latent_start_has_the_given_spread():
-    scene = make_image(shape=(32, 32, 4), init_std=1.0, sigmoid=False)
+    scene = make_image(shape=(32, 32, 4), init_std=1.0, show=SHOWN["latent"])
     pixels = scene.init(jax.random.key(0))["pixels"]
     np.testing.assert_allclose(pixels.std(), 1.0, atol=0.05)
+
+
+def test_the_budget_of_the_2d_experiment_reaches_white_and_black():
+    """From any start the preset's moves of its learning rate reach every colour."""
+    found = preset("image2d")
+    tx = particle_optimizer(found.optim)
+    target = jnp.array([0.0, 1.0])
+    scene = image(found.image, shape=(2, 1, 1), latent=False)
+
+    def shown(params):
+        key = jax.random.key(0)
+        return scene.render(params, {}, None, None, key, train=True).rgb[:, 0, 0]
+
+    def move(carry, _):
+        params, opt_state = carry
+        grads = jax.grad(lambda p: jnp.sum(jnp.square(shown(p) - target)))(params)
+        updates, opt_state = tx.update(grads, opt_state, params)
+        return (jax.tree.map(jnp.add, params, updates), opt_state), None
+
+    for start in (-2.0, 0.0, 2.0):
+        params = {"pixels": jnp.full((2, 1, 1), start)}
+        (params, _), _ = jax.lax.scan(
+            move, (params, tx.init(params)), length=found.optim.num_updates
+        )
+        np.testing.assert_allclose(shown(params), target, atol=0.02)

@@ -34,6 +34,11 @@ FRONT, SIDE, BACK, OVERHEAD = range(4)
 NEGATIVE_VIEWS = (FRONT, SIDE)
 """The views that Perp-Neg pushes away from, in the order of its weights."""
 
+NEVER_DEG = -90.0
+"""`not_overhead_deg` that switches it off: no camera is lower."""
+NOT_OVERHEAD_WIDTH_DEG = 4.0
+"""Over how many degrees the weight falls from .73 to .27, about."""
+
 Decay = tuple[float, float, float]
 """(a, b, c) of the weight a exp(-b r) + c."""
 
@@ -70,6 +75,9 @@ class ViewPromptSpec:
     Attributes:
       overhead_deg: elevation above which the view counts as overhead, degrees.
       front_half_angle_deg: half the width of the front and of the back view, degrees.
+      not_overhead_deg: elevation below which guidance moves away from the prompt of
+        the overhead view, not from the negative prompt, degrees; -90 = never. For
+        priors whose words for views do not tell a low camera from a high one.
       perp_neg: Perp-Neg with interpolated views (arXiv:2304.04968); else one view each.
       front_over_side: (a, b, c) of Perp-Neg's weight a exp(-b r) + c of the front view
         between front and side, see `perp_neg_views`.
@@ -80,6 +88,7 @@ class ViewPromptSpec:
 
     overhead_deg: Annotated[float, Within(0, 90)]
     front_half_angle_deg: Annotated[float, Within(0, 90)]
+    not_overhead_deg: Annotated[float, Within(-90, 90)]
     perp_neg: bool
     front_over_side: Decay
     side_over_front: Decay
@@ -91,20 +100,29 @@ def make_view_weights(
     spec: ViewPromptSpec,
 ) -> Callable[[jax.Array, jax.Array], ViewWeights]:
     """`(azimuth_deg, elevation_deg) -> ViewWeights` of one camera."""
-    if not spec.perp_neg:
-        return functools.partial(
+    if spec.perp_neg:
+        weigh = functools.partial(
+            perp_neg_views,
+            overhead_deg=spec.overhead_deg,
+            front_over_side=spec.front_over_side,
+            side_over_front=spec.side_over_front,
+            side_over_back=spec.side_over_back,
+            front_over_back=spec.front_over_back,
+        )
+    else:
+        weigh = functools.partial(
             hard_views,
             overhead_deg=spec.overhead_deg,
             front_half_angle_deg=spec.front_half_angle_deg,
         )
-    return functools.partial(
-        perp_neg_views,
-        overhead_deg=spec.overhead_deg,
-        front_over_side=spec.front_over_side,
-        side_over_front=spec.side_over_front,
-        side_over_back=spec.side_over_back,
-        front_over_back=spec.front_over_back,
-    )
+    if spec.not_overhead_deg == NEVER_DEG:
+        return weigh
+
+    def weigh_all(azimuth_deg: jax.Array, elevation_deg: jax.Array) -> ViewWeights:
+        against = not_overhead(elevation_deg, below_deg=spec.not_overhead_deg)
+        return weigh(azimuth_deg, elevation_deg)._replace(against=against)
+
+    return weigh_all
 
 
 def prompt_texts(
@@ -240,6 +258,16 @@ def hard_views(
     return ViewWeights(jax.nn.one_hot(index, len(VIEWS)), None)
 
 
+def not_overhead(elevation_deg: jax.Array, *, below_deg: float) -> jax.Array:
+    """Weights [4] of the views to move away from: the overhead view, for low cameras.
+
+    1 / (1 + exp((elevation - below) / `NOT_OVERHEAD_WIDTH_DEG`)) at the overhead view.
+    """
+    chex.assert_rank(elevation_deg, 0)
+    weight = jax.nn.sigmoid((below_deg - elevation_deg) / NOT_OVERHEAD_WIDTH_DEG)
+    return weight * jax.nn.one_hot(OVERHEAD, len(VIEWS))
+
+
 def perp_neg_views(
     azimuth_deg: jax.Array,
     elevation_deg: jax.Array,
@@ -312,6 +340,12 @@ def select_prompts(
         )
         for name, leaf in here.items()
     }
+    if views.against is not None:
+        away = jnp.tensordot(
+            views.against, here["text"], axes=1, precision=jax.lax.Precision.HIGHEST
+        )
+        rest = 1.0 - jnp.sum(views.against)
+        chosen["negative"] = rest * chosen["negative"] + away
     if views.negative is not None:
         chosen["perp_text"] = here["text"][jnp.array(NEGATIVE_VIEWS)]
         chosen["perp_weights"] = views.negative

@@ -155,9 +155,17 @@ class Settings:
         )
 
     @property
+    def optim(self) -> OptimSpec:
+        """Adam for theta."""
+        values = self._values
+        moved = values["num_steps"] * values["particles_per_step"]
+        num_updates = max(1, moved // values["num_particles"])
+        return pick(OptimSpec, {**values["optim"], "num_updates": num_updates})
+
+    @property
     def tx(self) -> optax.GradientTransformation:
         """The optimizer of one particle."""
-        return particle_optimizer(pick(OptimSpec, self._values["optim"]))
+        return particle_optimizer(self.optim)
 
     @property
     def regularizer(self) -> RegularizerSpec:

@@ -150,7 +150,11 @@ IMAGE2D: Layer = {
     "regularize": dict(entropy=0.0),
     "optim": dict(b2=0.999),
 }
-PIXELS: Layer = {"field": dict(kind="image", init_std=0.5)}
+PIXELS: Layer = {
+    "field": dict(kind="image"),
+    # Coordinates in [-1, 1]: every colour is in reach, and rates fall to rest [ours].
+    "optim": dict(image_lr=0.05, decay=0.5),
+}
 LATENTS: Layer = {"field": dict(kind="latent", init_std=1.0)}
 SMOKE_IMAGE2D: Layer = {
     "": dict(num_steps=4, num_particles=3, particles_per_step=PartOf("num_particles"))

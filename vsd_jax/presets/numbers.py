@@ -59,6 +59,7 @@ PAPER: Layer = {
         smooth=True,  # [O]; linear in [T]
         hidden=0,  # [P][O]
         environment=True,  # [O]
+        density_scale=1.0,  # [P][O]
         init="object",
         object_strength=10.0,  # [P][O]
         object_radius=0.5,  # [P][O]
@@ -67,6 +68,7 @@ PAPER: Layer = {
         switch_radius=5 / 6,  # [P]
         init_centre=(0.0, 0.0, 0.0),
         init_std=1.0,  # [2D]
+        image_sigmoid=False,  # [2D: latents]
     ),
     "render": dict(
         size=512,  # [P][O]
@@ -130,6 +132,7 @@ PAPER: Layer = {
         view_prompts=True,  # [P]
         overhead_deg=60.0,  # [O][T]
         front_half_angle_deg=30.0,  # [O][T]
+        not_overhead_deg=-90.0,  # [ours]
         perp_neg=False,
         front_over_side=(4.0, 0.5, -2.426),  # [T], as the next three
         side_over_front=(4.0, 0.5, -2.426),
@@ -181,6 +184,7 @@ PAPER: Layer = {
         b1=0.9,  # [O][T]
         b2=0.99,  # [O][T]
         tiny=1e-15,  # [O][T]
+        decay=0.0,  # [O][T]
     ),
     "regularize": dict(
         entropy=10.0,  # [O]

@@ -4,9 +4,14 @@
 For the paper's 2D experiment (ProlificDreamer, arXiv:2305.16213, Sec. 3 and App. G),
 where score distillation can be watched without a renderer. theta is an image, or a
 latent that needs no encoder.
+
+An image is shown as rgb = (1 + theta) / 2, the prior's own coordinates, in which every
+colour is in reach. A sigmoid, for which `ImageSpec.image_sigmoid` asks, stops short of
+white and black: the moves of a run of this program went too little far for them.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Annotated
 
 import jax
@@ -22,13 +27,16 @@ class ImageSpec:
 
     Attributes:
       init_std: standard deviation of a picture's Gaussian start.
+      image_sigmoid: show an image as sigmoid(theta), in (0, 1), instead of
+        (1 + theta) / 2. A latent is shown as it is.
     """
 
     init_std: Annotated[float, Within(0)]
+    image_sigmoid: bool
 
 
 def image(spec: ImageSpec, *, shape: tuple[int, int, int], latent: bool) -> Scene:
-    """Makes the identity scene: theta is an image, or a latent (without sigmoid).
+    """Makes the identity scene: theta is an image, or a latent.
 
     Examples:
       >>> spec = vsd.presets.preset("image2d").image
@@ -36,10 +44,24 @@ def image(spec: ImageSpec, *, shape: tuple[int, int, int], latent: bool) -> Scen
       >>> scene.init(jax.random.key(0))["pixels"].shape
       (8, 8, 3)
     """
-    return make_image(shape=shape, init_std=spec.init_std, sigmoid=not latent)
+    shown = _as_it_is if latent else jax.nn.sigmoid if spec.image_sigmoid else _as_rgb
+    return make_image(shape=shape, init_std=spec.init_std, show=shown)
 
 
-def make_image(*, shape: tuple[int, int, int], init_std: float, sigmoid: bool) -> Scene:
+def _as_it_is(pixels: jax.Array) -> jax.Array:
+    return pixels
+
+
+def _as_rgb(pixels: jax.Array) -> jax.Array:
+    return 0.5 + 0.5 * pixels
+
+
+def make_image(
+    *,
+    shape: tuple[int, int, int],
+    init_std: float,
+    show: Callable[[jax.Array], jax.Array],
+) -> Scene:
     """Builds a scene whose only parameter is `pixels` (unbatched over particles).
 
     Camera, background and key are ignored; `opacity` is one everywhere.
@@ -47,7 +69,7 @@ def make_image(*, shape: tuple[int, int, int], init_std: float, sigmoid: bool) -
     Args:
       shape: (H, W, C): an image with C = 3, or a latent.
       init_std: standard deviation of the Gaussian start (1 for latents).
-      sigmoid: show sigmoid(pixels), which stays in (0, 1); False shows `pixels`.
+      show: pixels -> the picture, or the latent.
     """
 
     def init(key):
@@ -57,7 +79,7 @@ def make_image(*, shape: tuple[int, int, int], init_std: float, sigmoid: bool) -
         del stats, camera, background, key, train
         pixels = params["pixels"]
         return RenderOutput(
-            rgb=jax.nn.sigmoid(pixels) if sigmoid else pixels,
+            rgb=show(pixels),
             opacity=jnp.ones(shape[:2]),
             depth=jnp.zeros(shape[:2]),
             normal=jnp.zeros((*shape[:2], 3)),

@@ -120,6 +120,12 @@ def _latent(config: Config, *, size: int, latent_shape) -> Scene:
     return image(Settings(config).image, shape=latent_shape, latent=True)
 
 
+def _start_nerf(config: Config, source) -> list[Start]:
+    from vsd_jax.program.folder import source as source_lib
+
+    return source_lib.fields(config, source)
+
+
 def _start_geometry(config: Config, source) -> list[Start]:
     from vsd_jax.program.folder import source as source_lib
 
@@ -151,7 +157,13 @@ def _save_textured(folder, config, particles, index) -> dict:
 
 
 STAGES = {
-    "nerf": Stage(_nerf, has_density=True, save_mesh=_save_level_set),
+    "nerf": Stage(
+        _nerf,
+        has_density=True,
+        goes_on_with="nerf",
+        start=_start_nerf,
+        save_mesh=_save_level_set,
+    ),
     "geometry": Stage(
         _geometry,
         has_colours=False,
@@ -196,10 +208,13 @@ class StageSpec:
 def make_field(config: Config) -> Callable[[PyTree, jax.Array], tuple]:
     """`(params, points [N, 3]) -> density [N], colour [N, 3]` of a NeRF."""
     spec = Settings(config).field
-    grid, bias = field.make_grid(spec), field.make_density_bias(spec)
-    return jax.jit(
-        lambda params, points: field.query(params, points, grid, density_bias=bias)
+    query = functools.partial(
+        field.query,
+        grid=field.make_grid(spec),
+        density_bias=field.make_density_bias(spec),
+        density_scale=spec.density_scale,
     )
+    return jax.jit(lambda params, points: query(params, points))
 
 
 @functools.lru_cache(maxsize=2)

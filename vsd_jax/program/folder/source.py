@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A finished run as a start: its particles, and what a mesh stage makes of them.
 
+NeRF      -> NeRF       its radiance field, for another method, schedule or prompt
 NeRF      -> geometry   its level set as signed distances
 geometry  -> texture    its mesh, frozen; the colour field of the NeRF before it
 """
 
+import dataclasses
 import pathlib
 from typing import NamedTuple
 
@@ -136,6 +138,26 @@ def _load_stage(config: Config, folder: str) -> Source:
                 " whose mesh stays as it is; give the same."
             )
     return load(folder, found)
+
+
+def fields(config: Config, source: Source) -> list[Start]:
+    """The NeRFs themselves, as theta of a NeRF that goes on with other settings."""
+    both = (config, source.config)
+    mine, theirs = (dataclasses.asdict(Settings(each).field) for each in both)
+    if differing := [key for key in mine if mine[key] != theirs[key]]:
+        key = differing[0]
+        raise ConfigError(
+            f"field.{key}={mine[key]}, but {theirs[key]} in"
+            f" mesh.source={config.mesh.source!r}, whose radiance field goes on; give"
+            " the same."
+        )
+    scene = stages.make_scene(config, size=config.render.size)
+    thetas = [
+        jax.tree.map(lambda leaf, i=i: leaf[i], source.particles.params)
+        for i in range(config.num_particles)
+    ]
+    init_stats = jax.jit(scene.init_stats)
+    return [(theta, init_stats(theta)) for theta in thetas]
 
 
 def level_sets(config: Config, source: Source) -> list[Start]:

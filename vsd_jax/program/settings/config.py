@@ -35,9 +35,12 @@ DEFAULTS_OF_OLD_RUNS = {
     "camera.adapt_candidates": 8,
     "eval.prior_draws": 0,
     "eval.prior_t_range": (0.4, 0.8),
+    "field.density_scale": 1.0,
+    "field.image_sigmoid": True,
     "log.inside": False,
     "log.tensorboard": False,
     "log.checkpoint_minutes": 0.0,
+    "optim.decay": 0.0,
     "prior.image_size": 0,
     "render.early_size": 0,
     "render.early_steps": 0,
@@ -45,6 +48,7 @@ DEFAULTS_OF_OLD_RUNS = {
     "score.prompt": True,
     "vsd.guidance_interval": (0.0, 1.0),
     "vsd.guidance_rescale": 0.0,
+    "vsd.not_overhead_deg": -90.0,
 }
 """Keys that runs of older versions lack, with the value that does what those did."""
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vsd_jax.diffusion.prompt import NEVER_DEG
 from vsd_jax.program.build.stages import STAGES
 from vsd_jax.program.folder import paths
 from vsd_jax.program.settings import sections
@@ -273,6 +274,12 @@ def _camera_faults(flat: Flat) -> Iterator[str]:
         )
     if flat["vsd.perp_neg"] and not flat["vsd.view_prompts"]:
         yield ("vsd.perp_neg=True pushes views apart and needs vsd.view_prompts=True.")
+    not_overhead = flat["vsd.not_overhead_deg"]
+    if not_overhead != NEVER_DEG and not flat["vsd.view_prompts"]:
+        yield (
+            f"vsd.not_overhead_deg={not_overhead} moves away from the overhead view's"
+            " prompt and needs vsd.view_prompts=True."
+        )
     adapt = flat["camera.adapt"]
     if adapt and flat["num_devices"] > flat["num_particles"]:
         yield (

@@ -48,11 +48,11 @@ class EarlySpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshStartSpec:
-    """What a mesh stage goes on with.
+    """What a run goes on with.
 
     Attributes:
-      source: folder of the finished run: a NeRF's for the geometry ("" = a ball of
-        field.object_radius), the geometry's for the texture.
+      source: folder of the finished run: a NeRF's for a NeRF ("" = `field.init`) or the
+        geometry ("" = a ball of field.object_radius), the geometry's for the texture.
       smoothing: width of the filter that smooths the NeRF's level set, cells of the
         export grid.
     """

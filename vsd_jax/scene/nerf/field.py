@@ -2,10 +2,10 @@
 """The radiance field: hash grid and decoder -> density and colour; the environment.
 
 Notation: N points, W = width of an encoded point. `density` is per scene unit.
-Following ProlificDreamer (arXiv:2305.16213) density = softplus(h + bias(x)) and
-colour = sigmoid(c), without view direction. The bias is the initialisation: a blob for
-objects (strength 10, radius .5), an inverted one for scenes (strength -10, radius 2.5),
-or both, switched at |x| = 5/6, for an object inside a scene.
+Following ProlificDreamer (arXiv:2305.16213) density = s softplus(h + bias(x)), s = 1,
+and colour = sigmoid(c), without view direction. The bias is the initialisation: a blob
+for objects (strength 10, radius .5), an inverted one for scenes (strength -10, radius
+2.5), or both, switched at |x| = 5/6, for an object inside a scene.
 
 Parameters are a plain dict: `table` [rows, F], `decoder`, and `environment` if there is
 one; so an optimiser can group them by their first key.
@@ -49,6 +49,8 @@ class FieldSpec:
       smooth: smoothstep interpolation instead of linear.
       hidden: units of the decoder's hidden layer; 0 = one linear layer.
       environment: learn a background, direction -> colour.
+      density_scale: s, factor on the density after softplus: surfaces are as many times
+        thinner at the same parameters.
       init: what is added to the density before softplus: "object", a blob; "scene", a
         hollow; "object_in_scene", a blob inside a hollow.
       object_strength: height of the blob at its centre.
@@ -67,6 +69,7 @@ class FieldSpec:
     smooth: bool
     hidden: Annotated[int, Within(0, 1024)]
     environment: bool
+    density_scale: Annotated[float, Within(1e-3, 1e3)]
     init: Annotated[str, OneOf(("object", "scene", "object_in_scene"))]
     object_strength: float
     object_radius: Annotated[float, Within(1e-3)]
@@ -259,6 +262,7 @@ def query(
     grid: HashGrid,
     *,
     density_bias: DensityBias,
+    density_scale: float = 1.0,
     noise: jax.Array | None = None,
     chunk: int = 8192,
 ) -> tuple[jax.Array, jax.Array]:
@@ -269,6 +273,7 @@ def query(
       positions: [N, 3] in [-1, 1], clamped.
       grid: layout of the table.
       density_bias: the initialisation, `blob_bias` or `centred_bias`.
+      density_scale: factor on the density after softplus.
       noise: [N] added before softplus, N(0, 1) in the paper's training; None = none.
       chunk: points decoded at a time (memory and cache, not a result).
 
@@ -281,7 +286,7 @@ def query(
     before = raw[:, 0] + density_bias(positions)
     if noise is not None:
         before = before + noise
-    return jax.nn.softplus(before), jax.nn.sigmoid(raw[:, 1:])
+    return density_scale * jax.nn.softplus(before), jax.nn.sigmoid(raw[:, 1:])
 
 
 def query_color(params: dict, positions: jax.Array, grid: HashGrid) -> jax.Array:
@@ -291,11 +296,17 @@ def query_color(params: dict, positions: jax.Array, grid: HashGrid) -> jax.Array
 
 
 def query_density(
-    params: dict, positions: jax.Array, grid: HashGrid, *, density_bias: DensityBias
+    params: dict,
+    positions: jax.Array,
+    grid: HashGrid,
+    *,
+    density_bias: DensityBias,
+    density_scale: float = 1.0,
 ) -> jax.Array:
     """Density alone at [..., 3] points, [...]; see `query`."""
     flat = positions.reshape(-1, 3)
-    density, _ = query(params, flat, grid, density_bias=density_bias)
+    bound = {"density_bias": density_bias, "density_scale": density_scale}
+    density, _ = query(params, flat, grid, **bound)
     return density.reshape(positions.shape[:-1])
 
 

@@ -91,6 +91,7 @@ def nerf(spec: NerfSpec, *, size: int | None = None) -> Scene:
         grid=field.make_grid(spec.field),
         hidden=spec.field.hidden,
         density_bias=field.make_density_bias(spec.field),
+        density_scale=spec.field.density_scale,
         environment=spec.field.environment,
         train_normals=spec.train_normals,
     )
@@ -102,6 +103,7 @@ def make_nerf(
     grid: HashGrid,
     hidden: int,
     density_bias: field.DensityBias,
+    density_scale: float = 1.0,
     environment: bool,
     train_normals: bool = False,
     normal_step: float = 0.01,
@@ -124,6 +126,7 @@ def make_nerf(
       grid: layout of the hash grid.
       hidden: units of the decoder's hidden layer, 0 = linear (the paper's code).
       density_bias: the initialisation, such as `field.blob_bias`.
+      density_scale: factor on the density after softplus.
       environment: learn a background.
       train_normals: also render normals in training, at seven times the cost.
       normal_step: half size of the normals' difference stencil, scene units.
@@ -132,7 +135,11 @@ def make_nerf(
       ValueError: if the choices contradict each other.
     """
     _check(spec)
-    bound = {"grid": grid, "density_bias": density_bias}
+    bound = {
+        "grid": grid,
+        "density_bias": density_bias,
+        "density_scale": density_scale,
+    }
     density = functools.partial(field.query_density, **bound)
     init_stats, update_stats = _make_stats(
         density,
@@ -242,14 +249,11 @@ def _render_chunk(rays, key, *, params, background, sample, shoot, normals):
     return _images(params, background, rays[1], seen, normal), extras
 
 
-def _query_samples(
-    params, positions, key, *, grid, density_bias, noise_scale, normal_step
-):
+def _query_samples(params, positions, key, *, noise_scale, normal_step, **bound):
     """Density [N] and colour [N, 3], or colour and normal [N, 6], with noise."""
     noise = None
     if noise_scale and key is not None:
         noise = noise_scale * jax.random.normal(key, positions.shape[:1])
-    bound = {"grid": grid, "density_bias": density_bias}
     density, values = field.query(params, positions, noise=noise, **bound)
     if normal_step:
         density_fn = functools.partial(field.query_density, params, **bound)
