@@ -95,11 +95,31 @@ def test_density_scale_is_a_factor_after_softplus():
     dense, same = field.query(params, points, GRID, density_scale=10.0, **bound)
     np.testing.assert_allclose(dense, 10 * plain, rtol=1e-6)
     np.testing.assert_array_equal(color, same)
-    spec = preset().replace({"field.density_scale": 10.0}).nerf
-    scene, other = nerf(spec, size=4), nerf(preset().nerf, size=4)
-    theta = scene.init(jax.random.key(0))
-    thick, thin = (s.init_stats(theta)["occupancy"] for s in (scene, other))
-    np.testing.assert_allclose(thick, 10 * thin, rtol=1e-5)
+
+
+@pytest.mark.parametrize("init", ["object", "scene", "object_in_scene"])
+def test_the_start_is_the_same_with_any_density_scale(init):
+    given = preset("room").replace({"field.init": init})
+    points = jnp.linspace(-1, 1, 64)[:, None] * jnp.ones((1, 3))
+    start = {}
+    for scale in (1.0, 10.0):
+        spec = given.replace({"field.density_scale": scale}).field
+        before = field.make_density_bias(spec)(points)
+        start[scale] = scale * jax.nn.softplus(before)
+    np.testing.assert_allclose(start[10.0], start[1.0], rtol=1e-4, atol=1e-30)
+    scaled = given.replace({"field.density_scale": 10.0}).nerf
+    theta = nerf(scaled, size=4).init(jax.random.key(0))
+    densities = [
+        field.query(
+            theta,
+            points,
+            field.make_grid(spec),
+            density_bias=field.make_density_bias(spec),
+            density_scale=spec.density_scale,
+        )[0]
+        for spec in (given.field, scaled.field)
+    ]
+    np.testing.assert_allclose(*densities, rtol=0.05, atol=1e-30)
 
 
 def test_chunks_change_memory_not_results():

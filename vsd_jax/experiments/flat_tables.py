@@ -14,8 +14,10 @@ _UNET = {
     "score.num_heads": 4,
 }
 # As in prolific_dreamer2d @f9c42d7: two particles a step, so that the score network is
-# updated many times for each update of a particle. Each is updated 100 times.
+# updated many times for each update of a particle. Each is updated 100 times, the last
+# 50 with a learning rate that falls to 0.
 _FEW = {"particles_per_step": 2, "num_steps": 6400}
+_PASSAGE = {"score.pass_through": True}
 
 
 def _samplers(kind: str, **settings) -> tuple[Row, ...]:
@@ -44,7 +46,6 @@ IMAGE2D = Experiment(
         **_QUIET,
         "num_particles": 128,
         "num_steps": 100,
-        "optim.image_lr": 0.05,
         "sample.num_steps": 50,
     },
     rows=(
@@ -54,14 +55,18 @@ IMAGE2D = Experiment(
                 name=f"SDS {scale:g}",
                 settings={**_FEW, **_SDS, "vsd.guidance_scale": scale},
             )
-            for scale in (7.5, 100.0)
+            for scale in (1.0, 3.0, 7.5, 100.0)
         ),
         *(
             Row(
                 name=f"VSD {scale:g}, {name}",
                 settings={**_FEW, "vsd.guidance_scale": scale, **score},
             )
-            for name, score in (("LoRA", {}), ("small U-Net", _UNET))
+            for name, score in (
+                ("LoRA", {}),
+                ("LoRA, passage", _PASSAGE),
+                ("small U-Net", _UNET),
+            )
             for scale in (1.0, 7.5, 20.0)
         ),
         *(
@@ -74,11 +79,14 @@ IMAGE2D = Experiment(
                     "vsd.t_schedule": "sqrt",
                 },
             )
-            for name, method in (("SDS 7.5", _SDS), ("VSD 7.5, LoRA", {}))
+            for name, method in (
+                ("SDS 7.5", _SDS),
+                ("VSD 7.5, LoRA, passage", _PASSAGE),
+            )
         ),
         Row(
-            name="VSD 1, LoRA, all particles each step",
-            settings={"vsd.guidance_scale": 1.0},
+            name="VSD 1, LoRA, passage, all particles each step",
+            settings={"vsd.guidance_scale": 1.0, **_PASSAGE},
         ),
     ),
     reference="DDIM 7.5",

@@ -12,6 +12,7 @@ one; so an optimiser can group them by their first key.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Annotated
 
@@ -34,6 +35,7 @@ DensityBias = Callable[[jax.Array], jax.Array]
 
 ENVIRONMENT_OCTAVES = 4
 ENVIRONMENT_HIDDEN = 16
+_EMPTY = -15.0  # below it softplus is exp, in float32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,8 +51,8 @@ class FieldSpec:
       smooth: smoothstep interpolation instead of linear.
       hidden: units of the decoder's hidden layer; 0 = one linear layer.
       environment: learn a background, direction -> colour.
-      density_scale: s, factor on the density after softplus: surfaces are as many times
-        thinner at the same parameters.
+      density_scale: s, factor on the density after softplus, by which surfaces become
+        sharper at the same learning rate. The start is the same with any s.
       init: what is added to the density before softplus: "object", a blob; "scene", a
         hollow; "object_in_scene", a blob inside a hollow.
       object_strength: height of the blob at its centre.
@@ -92,17 +94,26 @@ def make_grid(spec: FieldSpec) -> HashGrid:
 
 
 def make_density_bias(spec: FieldSpec) -> DensityBias:
-    """The initialisation of the density."""
+    """The initialisation of the density: s softplus(bias) does not depend on s."""
     centre = jnp.array(spec.init_centre)
     inner = blob_bias(
         strength=spec.object_strength, radius=spec.object_radius, centre=centre
     )
     outer = blob_bias(strength=spec.scene_strength, radius=spec.scene_radius)
+    bias = inner if spec.init == "object" else outer
     if spec.init == "object_in_scene":
-        return centred_bias(
+        bias = centred_bias(
             inner=inner, outer=outer, switch_radius=spec.switch_radius, centre=centre
         )
-    return inner if spec.init == "object" else outer
+    scale = spec.density_scale
+    return bias if scale == 1 else lambda positions: _unscaled(bias(positions), scale)
+
+
+def _unscaled(bias: jax.Array, scale: float) -> jax.Array:
+    """b with scale softplus(b) = softplus(bias)."""
+    share = jax.nn.softplus(jnp.maximum(bias, _EMPTY)) / scale
+    exact = share + jnp.log(-jnp.expm1(-share))  # log(exp(share) - 1)
+    return jnp.where(bias > _EMPTY, exact, bias - math.log(scale))
 
 
 def _norm(x: jax.Array) -> jax.Array:
