@@ -100,7 +100,7 @@ def test_documents_name_keys_that_exist(path):
     text = path.read_text()
     known = known_keys()
     sections = {key.split(".")[0] for key in known if "." in key}
-    stages = {"nerf", "geometry", "texture"}  # of textured_mesh
+    stages = {"nerf", "refine", "geometry", "texture"}  # of textured_mesh
     for name in re.findall(r"--config\.([a-z_.]+)=", text):
         stage, _, rest = name.partition(".")
         assert (rest if stage in stages else name) in known, name

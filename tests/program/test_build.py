@@ -102,6 +102,7 @@ def test_each_part_of_theta_has_its_learning_rate():
 def test_regularizers_that_are_off_cost_nothing_and_others_add_up():
     config = object_config.get_config()
     config.regularize.update(sparsity=2.0, entropy=3.0, opaque=1.0, opaque_start=10)
+    config.regularize.update(z_variance=4.0, z_variance_start=10)
     settings = Settings(config_lib.validate(config))
     regularizer = make_regularizer(settings.regularizer)
     tiny_scene = stages.make_scene(
@@ -109,13 +110,17 @@ def test_regularizers_that_are_off_cost_nothing_and_others_add_up():
     )
     output = tiny_scene.render(
         {"pixels": jnp.zeros((64, 64, 3))}, {}, None, None, None, train=True
-    ).replace(extras={"entropy": jnp.float32(0.5)}, opacity=jnp.full((4, 4), 0.5))
+    ).replace(
+        extras={"entropy": jnp.float32(0.5), "z_variance": jnp.float32(0.25)},
+        opacity=jnp.full((4, 4), 0.5),
+    )
     loss, terms = regularizer(output, jnp.int32(0))
-    assert set(terms) == {"sparsity", "entropy", "opaque"}
-    assert terms["entropy"] == 1.5 and terms["opaque"] == 0
+    assert set(terms) == {"sparsity", "entropy", "opaque", "z_variance"}
+    assert terms["entropy"] == 1.5 and terms["opaque"] == terms["z_variance"] == 0
     assert loss == pytest.approx(1.5 + 2 * np.sqrt(0.26), rel=1e-5)
     _, late = regularizer(output, jnp.int32(10))
     assert late["opaque"] == pytest.approx(np.log(2), rel=1e-5)
+    assert late["z_variance"] == 1.0
 
 
 def test_time_range_is_annealed_as_configured():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from configs import textured_mesh
+from configs import refined, textured_mesh
 from vsd_jax.program.build import build
 from vsd_jax.program.folder import source, writer
 from vsd_jax.program.run import pipeline
@@ -75,6 +75,25 @@ def test_each_stage_takes_over_from_the_one_before(trained):
     assert abs(shape_mesh.volume / nerf_mesh.volume - 1) < 0.15
     np.testing.assert_allclose(textured_mesh_.vertices, shape_mesh.vertices, atol=1e-5)
     assert len(shape.particles.stats) == 0
+
+
+def test_a_refinement_goes_on_with_the_nerf_before_it(tmp_path):
+    config = refined.get_config("smoke")
+    assert config.refine.vsd.method == "sdedit" and config.nerf.vsd.method == "vsd"
+    for name in config.stages:
+        config[name].num_steps = 2
+        config[name].eval.update(turntable_frames=2, num_views=2)
+        config[name].export.resolution = 32
+    start(config, tmp_path / "run")
+    before, after = (
+        source.load(
+            tmp_path / "run" / name, source.read_config(tmp_path / "run" / name)
+        )
+        for name in ("nerf", "refine")
+    )
+    # A step of the stand-in adds 1e-3 to everything; two were made.
+    table = np.asarray(before.particles.params["table"])
+    np.testing.assert_allclose(after.particles.params["table"], table + 2e-3, atol=1e-6)
 
 
 def test_the_same_command_does_nothing_twice(trained, config, monkeypatch, capsys):
@@ -217,7 +236,7 @@ def test_preflight_asks_for_one_stage(config):
 
 def test_stages_must_be_known(tmp_path, config):
     config.stages = ("nerf", "mesh")
-    with pytest.raises(ConfigError, match="nerf, geometry, texture"):
+    with pytest.raises(ConfigError, match="nerf, refine, geometry, texture"):
         start(config, tmp_path)
 
 

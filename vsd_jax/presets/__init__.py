@@ -239,7 +239,8 @@ def preset(kind: str = "object", variant: str = "", *, prompt: str = "") -> Pres
     """Makes a preset by its name.
 
     Args:
-      kind: "object", "room", "object_in_scene", "geometry", "texture" or "image2d".
+      kind: "object", "room", "object_in_scene", "refine", "geometry", "texture" or
+        "image2d".
       variant: "" = the embedded prior; "sd21", "sd15" = Stable Diffusion with the
         paper's settings, "sd15_256", "bk_sdm_small", "bk_sdm_tiny" smaller ones of its
         family; "colab" = in an hour on a free T4; "smoke" = the same code in seconds.

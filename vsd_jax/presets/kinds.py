@@ -73,6 +73,27 @@ EMBEDDED_OBJECT_IN_SCENE: Layer = {
 }
 LONGER_ROOM: Layer = {"": dict(num_steps=600)}
 
+REFINE: Layer = {  # goes on with a NeRF: pictures denoised in steps [ours]
+    "": dict(num_steps=2_500),
+    "vsd": dict(
+        method="sdedit",
+        t_range=(0.02, 0.5),
+        t_range_late=(0.02, 0.3),
+        anneal_step=PartOf("num_steps", 1, 2),
+    ),
+    "render": dict(early_size=0),
+}
+EMBEDDED_REFINE: Layer = {
+    "": dict(num_steps=150),
+    "vsd": dict(
+        guidance_scale=2.0,
+        t_range=(0.005, 0.4),
+        t_range_late=(0.005, 0.2),
+        anneal_step=PartOf("num_steps", 1, 2),
+    ),
+    "regularize": dict(z_variance_start=0, opaque_start=0),
+}
+
 GEOMETRY: Layer = {
     "": dict(num_steps=15_000),  # [O run.sh]
     "field": dict(kind="geometry", environment=False),
@@ -178,6 +199,12 @@ def _object_in_scene(variant: str) -> tuple[Layer, ...]:
     return (SCENE, OBJECT_IN_SCENE, EMBEDDED_SCENE, EMBEDDED_OBJECT_IN_SCENE)
 
 
+def _refine(variant: str) -> tuple[Layer, ...]:
+    embedded = (EMBEDDED_REFINE,) if variant in EMBEDDED_VARIANTS else ()
+    short = ({"": dict(num_steps=4)},) if variant == "smoke" else ()
+    return (REFINE, *embedded, *short)
+
+
 def _geometry(variant: str) -> tuple[Layer, ...]:
     embedded = (EMBEDDED_GEOMETRY,) if variant in EMBEDDED_VARIANTS else ()
     return (GEOMETRY, *embedded, *((SMOKE_MESH,) if variant == "smoke" else ()))
@@ -197,6 +224,7 @@ KINDS: Mapping[str, Callable[[str], tuple[Layer, ...]]] = {
     "object": _object,
     "room": _room,
     "object_in_scene": _object_in_scene,
+    "refine": _refine,
     "geometry": _geometry,
     "texture": _texture,
     "image2d": _image2d,

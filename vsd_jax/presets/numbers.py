@@ -193,6 +193,7 @@ PAPER: Layer = {
         opaque_start=10_000,  # [T]
         opacity_squared=0.0,  # [O]
         z_variance=0.0,  # 1 in [T scene]; 300 in HiFA
+        z_variance_start=0,  # [T]
         normal_consistency=0.0,  # geometry: 5000 in [O], 10,000 in [T]
         laplacian=0.0,  # geometry: 0.5 in [O], 10,000 in [T]
         orientation=0.0,

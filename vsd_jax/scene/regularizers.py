@@ -31,7 +31,9 @@ class RegularizerSpec:
         `opaque_start` on.
       opaque_start: first training step of `opaque`.
       opacity_squared: mean of opacity^2.
-      z_variance: variance of distance along the rays that hit: thin surfaces.
+      z_variance: variance of distance along the rays that hit: thin surfaces; from
+        `z_variance_start` on.
+      z_variance_start: first training step of `z_variance`.
       normal_consistency: 1 - cosine of the normals at both ends of a mesh's edges.
       laplacian: length of the uniform Laplacian at a mesh's vertices.
       orientation: normals that face away from the camera; needs normals in training.
@@ -43,6 +45,7 @@ class RegularizerSpec:
     opaque_start: Annotated[int, Within(0)]
     opacity_squared: Annotated[float, Within(0)]
     z_variance: Annotated[float, Within(0)]
+    z_variance_start: Annotated[int, Within(0)]
     normal_consistency: Annotated[float, Within(0)]
     laplacian: Annotated[float, Within(0)]
     orientation: Annotated[float, Within(0)]
@@ -85,9 +88,11 @@ def make_regularizer(spec: RegularizerSpec) -> Regularizer:
             for name, value in seen.items()
             if getattr(spec, name)
         }
+        if spec.z_variance_start and "z_variance" in on:
+            on["z_variance"] *= step >= spec.z_variance_start
         if spec.opaque:
-            late = jnp.where(step >= spec.opaque_start, spec.opaque, 0.0)
-            on["opaque"] = late * opaque(output.opacity)
+            on["opaque"] = spec.opaque * opaque(output.opacity)
+            on["opaque"] *= step >= spec.opaque_start
         return on
 
     def regularizer(output: RenderOutput, step: jax.Array):

@@ -16,7 +16,7 @@ from vsd_jax.program.folder import checkpoint, writer
 
 Path = pathlib.Path
 RECORD = "source.json"
-_STAGES = ("nerf", "geometry", "texture")
+_STAGES = ("nerf", "refine", "geometry", "texture")
 
 
 def given(source: str) -> str:

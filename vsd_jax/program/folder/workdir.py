@@ -41,7 +41,7 @@ _PRODUCTS = (
     "at_step_*",
     "config.json",  # last: a folder that is cleared by half is still that run's
 )
-STAGES = ("nerf", "geometry", "texture")
+STAGES = ("nerf", "refine", "geometry", "texture")
 """Folders that several stages in one folder may have, in their order."""
 
 # What flock answers where another process holds the lock, and nothing else is wrong.

@@ -42,6 +42,7 @@ DEFAULTS_OF_OLD_RUNS = {
     "log.checkpoint_minutes": 0.0,
     "optim.decay": 0.0,
     "prior.image_size": 0,
+    "regularize.z_variance_start": 0,
     "render.early_size": 0,
     "render.early_steps": 0,
     "score.pass_through": False,
@@ -57,6 +58,7 @@ SCHEDULE = (
     "vsd.anneal_step",
     "render.early_steps",
     "regularize.opaque_start",
+    "regularize.z_variance_start",
 )
 """Keys that may change when a run goes on for another number of steps: they say at
 which step something ends or begins (`folder/history.py`)."""

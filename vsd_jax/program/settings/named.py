@@ -23,7 +23,12 @@ SHARED = (
 PRIOR = ("path", "variant", "sha256", "dtype")
 """Those of `prior`: the same in all stages that do not set their own."""
 
-STAGES = {"nerf": "object", "geometry": "geometry", "texture": "texture"}
+STAGES = {
+    "nerf": "object",
+    "refine": "refine",
+    "geometry": "geometry",
+    "texture": "texture",
+}
 """The stages of `textured_mesh` and their presets."""
 
 
@@ -64,9 +69,22 @@ def scene(variant: str = "") -> ConfigDict:
     return make_config("room" if what == "room" else "object_in_scene", rest)
 
 
+def refined(variant: str = "") -> ConfigDict:
+    """An object and its refinement in one folder, each with a configuration."""
+    return _staged(("nerf", "refine"), variant, run=("nerf", "refine"))
+
+
 def textured_mesh(variant: str = "") -> ConfigDict:
-    """The three stages of the paper in one folder, each with a configuration."""
-    stages = {name: make_config(kind, variant) for name, kind in STAGES.items()}
+    """The three stages of the paper in one folder, and "refine", which waits to be
+    asked for: --config.stages="('nerf', 'refine', 'geometry', 'texture')".
+    """
+    return _staged(tuple(STAGES), variant, run=("nerf", "geometry", "texture"))
+
+
+def _staged(
+    names: tuple[str, ...], variant: str, *, run: tuple[str, ...]
+) -> ConfigDict:
+    stages = {name: make_config(STAGES[name], variant) for name in names}
     config = ConfigDict()
     for key in SHARED:
         config[key] = stages["nerf"][key]
@@ -77,13 +95,15 @@ def textured_mesh(variant: str = "") -> ConfigDict:
         for key in SHARED:
             stage[key] = config.get_ref(key)
         config[name] = stage
-    config.stages = tuple(STAGES)  # what is run, in this order
+    config.stages = run  # in this order
     return config
 
 
 NAMED = {
     "object": lambda variant="": make_config("object", variant),
     "scene": scene,
+    "refine": lambda variant="": make_config("refine", variant),
+    "refined": refined,
     "geometry": lambda variant="": make_config("geometry", variant),
     "texture": lambda variant="": make_config("texture", variant),
     "textured_mesh": textured_mesh,

@@ -60,7 +60,7 @@ def _factor_faults(flat: Flat, *, allowed: tuple[str, ...]) -> Iterator[str]:
         for key in flat
         if key.startswith("regularize.")
         and flat[key]
-        and not key.endswith(("opaque_start", *allowed))
+        and not key.endswith(("_start", *allowed))
     ]
     if factors:
         yield (
