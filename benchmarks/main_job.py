@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main job on one prompt of each kind: VSD beside SDS, against truth.
+"""The main job on one prompt of each kind: VSD, refined, and SDS, against truth.
 
   python -m benchmarks.main_job --out=runs/main_job
 
 Each run is the program itself, in a folder of its own, so the same command goes on
-where it stopped: with its default settings, and as VSD at 7.5 and SDS at 100
-(`--methods` chooses; further options are passed on). All make the same number of steps.
-Writes scores.json, scores.md and renders.png (a row a prompt: four views of each
+where it stopped: `configs/refined.py`, whose first stage is `configs/object.py` as it
+is; VSD at 7.5 and SDS at 100 (`--methods` chooses; further options are passed on to each
+stage). Writes scores.json, scores.md and renders.png (a row a prompt: four views of each
 method, then truth).
+
+The floor of such a table is what one true object a prompt has by the same code: mean
+and range of `FLOOR_DRAWS` draws. Many objects a prompt have less.
 """
 
 import argparse
@@ -15,6 +18,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,25 +31,62 @@ PROMPTS = tuple(
     text.Prompt(kind=kind, colour=list(text.COLOURS)[index % len(text.COLOURS)])
     for index, kind in enumerate(text.KINDS)
 )
+
+
+class Method(NamedTuple):
+    """A configuration, its stages ("" = it has none), which is judged, and settings."""
+
+    config: str
+    stages: tuple[str, ...]
+    settings: tuple[str, ...] = ()
+
+
+_BOTH = ("nerf", "refine")
 METHODS = {
-    "default": [],
-    "vsd": ["--config.vsd.method=vsd", "--config.vsd.guidance_scale=7.5"],
+    "VSD": Method("refined", _BOTH),
+    "VSD, refined": Method("refined", _BOTH),
+    "VSD 7.5": Method("object", ("",), ("vsd.guidance_scale=7.5",)),
     # Without the embedded settings' bound on x_0, which turns SDS into a grey haze.
-    "sds": [
-        *("--config.vsd.method=sds", "--config.vsd.guidance_scale=100.0"),
-        "--config.vsd.x0_limit=0.0",
-    ],
+    "SDS 100": Method(
+        "object",
+        ("",),
+        ("vsd.method=sds", "vsd.guidance_scale=100.0", "vsd.x0_limit=0.0"),
+    ),
 }
-TRUTH_OBJECTS, TRUTH_SEEDS = 8, (100, 200)
+_JUDGED = {"VSD": "nerf", "VSD, refined": "refine"}
+_QUIET = ("eval.turntable_frames=8", "export.texture_size=0")
+TRUTH_OBJECTS, TRUTH_SEED, OTHER_SEED, FLOOR_DRAWS = 8, 100, 200, 4
 SIZE = 64
+NAMES = (
+    *("kind_precision", "colour_precision", "multi_face_index", "saturation"),
+    *("covered", "sharpness", "chamfer"),
+)
 
 
-def run_program(prompt: text.Prompt, folder: Path, options: list[str]) -> None:
+def run_folder(out: Path, name: str, prompt: text.Prompt, seed: int) -> Path:
+    """The folder of a run, that of all its stages."""
+    method = METHODS[name]
+    folder = method.config + "".join("_" + part for part in method.settings)
+    folder = folder.translate(str.maketrans("=.", "__"))
+    return out / folder / f"{prompt.kind}_{seed}"
+
+
+def run_program(
+    name: str, prompt: text.Prompt, seed: int, folder: Path, options: list[str]
+) -> None:
     """Runs, resumes or (when it is finished) leaves a run of the program."""
-    if (folder / "report.html").exists() and (folder / "evaluation.png").exists():
+    method = METHODS[name]
+    judged = folder / _JUDGED.get(name, "")
+    if (judged / "report.html").exists() and (judged / "evaluation.png").exists():
         return
-    command = [sys.executable, "-m", "vsd_jax.main", "--config=configs/object.py"]
-    command += [f"--config.prompt={prompt.text()}", f"--workdir={folder}", *options]
+    prefixes = [
+        f"--config.{stage}." if stage else "--config." for stage in method.stages
+    ]
+    settings = (*_QUIET, *method.settings, *options)
+    command = [sys.executable, "-m", "vsd_jax.main", f"--config={method.config}"]
+    command += [prefix + setting for prefix in prefixes for setting in settings]
+    command += [f"--config.prompt={prompt.text()}", f"--config.seed={seed}"]
+    command += [f"--workdir={folder}"]
     subprocess.run(command, check=True)
 
 
@@ -72,28 +113,60 @@ def score(images: np.ndarray, orbit: truth.Orbit) -> tuple[list[dict], np.ndarra
 
 def summary(rows: list[dict]) -> dict[str, float]:
     """Means over prompts; `empty` counts those that cover under 1 % of the picture."""
-    names = ("kind_precision", "colour_precision", "multi_face_index", "saturation")
-    means = {name: float(np.nanmean([row[name] for row in rows])) for name in names}
+    means = {}
+    for name in NAMES:
+        values = [row[name] for row in rows if np.isfinite(row.get(name, np.nan))]
+        means[name] = float(np.mean(values)) if values else float("nan")
+    means["worst_kind"] = min(row["kind_precision"] for row in rows)
     return {**means, "empty": sum(row["covered"] < 0.01 for row in rows)}
 
 
-def report(shown: dict[str, np.ndarray], orbit: truth.Orbit, out: Path) -> dict:
-    """Scores all methods, and truth against truth; writes the three files."""
+def floor(orbit: truth.Orbit, prompts, true_features: np.ndarray) -> list[float]:
+    """Frechet distances of one true object a prompt, as a run is judged."""
+    found = []
+    for draw in range(FLOOR_DRAWS):
+        one = [
+            truth.orbit_images(p.text(), orbit, 1, OTHER_SEED + 50 + draw)
+            for p in prompts
+        ]
+        features = score(np.stack(one), orbit)[1]
+        found.append(metrics.frechet_distance(features, true_features))
+    return found
+
+
+def report(
+    shown: dict[str, np.ndarray], chamfer: dict, orbit: truth.Orbit, out: Path
+) -> dict:
+    """Scores all methods, and truth against truth; writes the three files.
+
+    Args:
+      shown: of each method [prompts, views, 64, 64, 3].
+      chamfer: of each method [prompts].
+      orbit: the judged cameras.
+      out: where the files go.
+    """
     number = len(next(iter(shown.values())))
     prompts = PROMPTS[:number]
     true, others = (
         np.stack(
             [truth.orbit_images(p.text(), orbit, TRUTH_OBJECTS, seed) for p in prompts]
         )
-        for seed in TRUTH_SEEDS
+        for seed in (TRUTH_SEED, OTHER_SEED)
     )
     true_features = score(true, orbit)[1]
     sets = {name: images[:, None] for name, images in shown.items()} | {"truth": others}
     found = {}
     for name, images in sets.items():
         rows, features = score(images, orbit)
-        distance = metrics.frechet_distance(features, true_features)
-        found[name] = {**summary(rows), "frechet": distance, "rows": rows}
+        for row, distance in zip(rows, chamfer.get(name, ()), strict=False):
+            row["chamfer"] = distance
+        found[name] = {
+            **summary(rows),
+            "frechet": metrics.frechet_distance(features, true_features),
+            "kernel": metrics.kernel_distance(features, true_features),
+            "rows": rows,
+        }
+    found["truth"]["one_object_a_prompt"] = floor(orbit, prompts, true_features)
     writer.write_json(out / "scores.json", found)
     (out / "scores.md").write_text(markdown(found))
     columns = [images[:, :: orbit.num_views // 4][:, :4] for images in shown.values()]
@@ -104,24 +177,27 @@ def report(shown: dict[str, np.ndarray], orbit: truth.Orbit, out: Path) -> dict:
 
 
 def markdown(found: dict) -> str:
-    """Two tables: the means, and one row a prompt."""
-    names = [
-        *("kind_precision", "colour_precision", "multi_face_index", "saturation"),
-        *("frechet", "empty"),
-    ]
+    """The means, the floor, and one row a prompt."""
+    names = (*NAMES, "worst_kind", "frechet", "kernel", "empty")
     means = [
         [method, *(f"{numbers[name]:.3f}" for name in names)]
         for method, numbers in found.items()
     ]
+    draws = found["truth"]["one_object_a_prompt"]
+    lowest = (
+        f"One true object a prompt: Frechet distance {np.mean(draws):.1f}"
+        f" ({min(draws):.1f} to {max(draws):.1f}, {len(draws)} draws).\n"
+    )
     rows = []
     for i, row in enumerate(found["truth"]["rows"]):
         cells = [row["prompt"]]
         for numbers in found.values():
             one = numbers["rows"][i]
-            cells += [f"{one['kind_precision']:.2f} / {one['colour_precision']:.2f}"]
+            shape = one.get("chamfer", float("nan"))
+            cells += [f"{one['kind_precision']:.2f} / {shape:.3f}"]
         rows.append(cells)
-    heads = ["prompt (kind / colour right)", *found]
-    return table(["", *names], means) + "\n\n" + table(heads, rows) + "\n"
+    heads = ["prompt (kind right / Chamfer distance)", *found]
+    return f"{table(['', *names], means)}\n\n{lowest}\n{table(heads, rows)}\n"
 
 
 def main() -> None:
@@ -129,16 +205,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of all runs")
     parser.add_argument("--prompts", type=int, default=len(PROMPTS), help="how many")
+    parser.add_argument("--seed", type=int, default=0, help="of all runs")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), help="which")
     args, options = parser.parse_known_args()
-    shown = {method: [] for method in args.methods}
+    options = [option.removeprefix("--config.") for option in options]
+    shown = {name: [] for name in args.methods}
+    chamfer = {name: [] for name in args.methods}
     for prompt in PROMPTS[: args.prompts]:
-        for method in args.methods:
-            folder = args.out / method / prompt.kind
-            run_program(prompt, folder, METHODS[method] + options)
-            shown[method].append(read_views(folder))
-    stacked = {method: np.stack(images) for method, images in shown.items()}
-    report(stacked, read_orbit(folder), args.out)
+        for name in args.methods:
+            folder = run_folder(args.out, name, prompt, args.seed)
+            run_program(name, prompt, args.seed, folder, options)
+            judged = folder / _JUDGED.get(name, "")
+            shown[name].append(read_views(judged))
+            mesh = judged / "mesh" / "particle_00.ply"
+            chamfer[name].append(truth.chamfer(mesh, prompt.text()))
+    stacked = {name: np.stack(images) for name, images in shown.items()}
+    first = run_folder(args.out, args.methods[0], PROMPTS[0], args.seed)
+    orbit = read_orbit(first / _JUDGED.get(args.methods[0], ""))
+    report(stacked, chamfer, orbit, args.out)
     print((args.out / "scores.md").read_text())
 
 

@@ -266,8 +266,8 @@ def test_a_radiance_field_goes_on_as_it_is(trained, config):
     same = jax.tree.map(np.array_equal, theta, before.particles.params)
     assert all(jax.tree.leaves(same))
     assert stats["occupancy"].max() > 0
-    stage.field.density_scale = 10.0
-    with pytest.raises(ConfigError, match=r"density_scale=10\.0, but 1\.0"):
+    stage.field.density_scale = 20.0
+    with pytest.raises(ConfigError, match=r"density_scale=20\.0, but 10\.0"):
         source.load_start(stage)
 
 

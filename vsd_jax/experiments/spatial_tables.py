@@ -14,7 +14,7 @@ _MESHES = {
 # Without the embedded settings' bound on x_0, which turns SDS into a grey haze.
 _SDS = {"vsd.method": "sds", "vsd.guidance_scale": 100.0, "vsd.x0_limit": 0.0}
 _VSD = {"vsd.guidance_scale": 7.5}  # the paper's; the program's default is 3
-_NEVER = {"vsd.t_range_late": (0.02, 0.98)}  # no annealing of t
+_NEVER = {"vsd.t_range_late": (0.005, 0.98)}  # no annealing of t
 _COLUMNS = (
     *("kind_precision", "colour_precision", "multi_face_index", "saturation"),
     *("frechet_truth", "kernel_truth", "chamfer", "diversity", "covered", "seconds"),
