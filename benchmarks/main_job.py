@@ -5,9 +5,9 @@
 
 Each run is the program itself, in a folder of its own, so the same command goes on
 where it stopped: `configs/refined.py`, whose first stage is `configs/object.py` as it
-is; VSD at 7.5 and SDS at 100 (`--methods` chooses; further options are passed on to each
-stage). Writes scores.json, scores.md and renders.png (a row a prompt: four views of each
-method, then truth).
+is; VSD at 7.5 and SDS at 100 (`--methods` chooses; further options are passed on to
+each stage). Writes scores.json, scores.md and renders.png (a row a prompt: four views
+of each method, then truth).
 
 The floor of such a table is what one true object a prompt has by the same code: mean
 and range of `FLOOR_DRAWS` draws. Many objects a prompt have less.
@@ -54,7 +54,7 @@ METHODS = {
     ),
 }
 _JUDGED = {"VSD": "nerf", "VSD, refined": "refine"}
-_QUIET = ("eval.turntable_frames=8", "export.texture_size=0")
+_QUIET = ("eval.turntable_frames=8", "export.texture_size=0", "log.inside=False")
 TRUTH_OBJECTS, TRUTH_SEED, OTHER_SEED, FLOOR_DRAWS = 8, 100, 200, 4
 SIZE = 64
 NAMES = (

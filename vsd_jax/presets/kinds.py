@@ -102,11 +102,11 @@ REFINE: Layer = {  # goes on with a NeRF: pictures denoised in steps [ours]
     "render": dict(early_size=0),
 }
 EMBEDDED_REFINE: Layer = {
-    "": dict(num_steps=200),
+    "": dict(num_steps=150),
     "vsd": dict(
         guidance_scale=2.0,
-        t_range=(0.005, 0.6),
-        t_range_late=(0.005, 0.25),
+        t_range=(0.005, 0.4),
+        t_range_late=(0.005, 0.2),
         anneal_step=PartOf("num_steps", 1, 2),
     ),
     "regularize": dict(z_variance_start=0, opaque_start=0),
