@@ -255,7 +255,10 @@ SWEEPS = {
         " faces.",
         (
             Row(name="view words", settings={}),
-            Row(name="no view words", settings={"vsd.view_prompts": False}),
+            Row(
+                name="no view words",
+                settings={"vsd.view_prompts": False, "vsd.not_overhead_deg": -90.0},
+            ),
             Row(name="Perp-Neg", settings={"vsd.perp_neg": True}),
         ),
         PROMPTS,

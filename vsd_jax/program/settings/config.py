@@ -35,6 +35,7 @@ DEFAULTS_OF_OLD_RUNS = {
     "camera.adapt_candidates": 8,
     "eval.prior_draws": 0,
     "eval.prior_t_range": (0.4, 0.8),
+    "family.num_denoisings": 4,
     "field.density_scale": 1.0,
     "field.image_sigmoid": True,
     "log.inside": False,
