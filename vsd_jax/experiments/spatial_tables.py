@@ -125,7 +125,10 @@ FAMILY_OBJECTS = Experiment(
         Row(name="VSD 3", settings={}),
         *(
             Row(name=name, settings=_VSD | {"vsd.method": name.split()[0].lower()})
-            for name in ("CSD", "NFSD 7.5", "ISM 7.5", "SDI 7.5", "ESD 7.5")
+            for name in (
+                *("CSD", "NFSD 7.5", "ISM 7.5", "SDI 7.5", "ESD 7.5"),
+                *("ASD 7.5", "SDEdit 7.5"),
+            )
         ),
         *(
             Row(

@@ -36,6 +36,8 @@ DEFAULTS_OF_OLD_RUNS = {
     "eval.prior_draws": 0,
     "eval.prior_t_range": (0.4, 0.8),
     "family.num_denoisings": 4,
+    "family.t_shift": 0.1,
+    "family.t_shift_from": 0.02,
     "field.density_scale": 1.0,
     "field.image_sigmoid": True,
     "log.inside": False,
