@@ -46,7 +46,7 @@ def bits(state):
     ("keys", "later"),
     [
         # Constant from step 2 on: the same as a straight run of six steps.
-        ({"vsd.anneal_step": 2}, {}),
+        ({"vsd.anneal_step": 2, "optim.decay": 0.0}, {}),
         # Follows num_steps: held where it was, at 2 of 4.
         ({}, {}),
         # Falls over all of the run: spread over six steps from step 4 on.
