@@ -27,11 +27,11 @@ help:
 	@echo "make clean    remove $(VENV), builds and caches; runs/ stays"
 
 demo: $(RUN)
-	$(BIN)/python -m vsd_jax.main --config=configs/object.py \
+	$(BIN)/python -m vsd_jax.main --config=configs/refined.py \
 	  --config.prompt="$(PROMPT)" --workdir="$(WORKDIR)"
 	@echo
 	@echo "Open $(WORKDIR)/report.html in a browser: it shows all that was made."
-	@echo "The mesh and the turntable lie beside it, in $(WORKDIR)."
+	@echo "The mesh and the turntable lie in $(WORKDIR)/refine, what VSD made in $(WORKDIR)/nerf."
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal

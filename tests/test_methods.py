@@ -10,7 +10,12 @@ from vsd_jax.diffusion import exact, noise
 from vsd_jax.diffusion.guidance import Guidance, guided_noise
 from vsd_jax.particle import surrogate_loss
 from vsd_jax.scene.camera import orbit_camera
-from vsd_jax.score_network import camera_vector, fixed_score, score_errors
+from vsd_jax.score_network import (
+    camera_vector,
+    fixed_score,
+    noise_square,
+    score_errors,
+)
 from vsd_jax.types import Draw, NoiseModel
 
 BATCH = 6
@@ -218,6 +223,23 @@ def test_sample_loss_is_the_v_loss(batch):
         sigma_floor=0.0,
     )
     found = errors("sample", jnp.float32(0.3), latents, draw)
+    np.testing.assert_allclose(found, expected, rtol=2e-3)
+
+
+@pytest.mark.parametrize("kind", noise.PREDICTION_TYPES)
+def test_noise_square_is_the_error_of_the_noise(batch, kind):
+    latents, eps = batch
+    draw = {"t": T_BATCH, "noise": eps}
+    noisy = noise.add_noise(latents, eps, T_BATCH, ALPHAS_CUMPROD)
+    implied = noise.to_noise(0.3 * noisy, noisy, T_BATCH, ALPHAS_CUMPROD, kind)
+    expected = ((implied - eps) ** 2).mean(axis=(1, 2, 3))
+    found = noise_square(
+        NoiseModel(lambda *_: None, kind),
+        errors(kind, jnp.float32(0.3), latents, draw, sigma_floor=0.4),
+        T_BATCH,
+        alphas_cumprod=ALPHAS_CUMPROD,
+        sigma_floor=0.4,
+    )
     np.testing.assert_allclose(found, expected, rtol=2e-3)
 
 

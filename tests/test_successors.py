@@ -12,6 +12,7 @@ import pytest
 
 from vsd_jax import methods
 from vsd_jax.diffusion.guidance import Guidance
+from vsd_jax.diffusion.noise import add_noise
 from vsd_jax.methods.inversion import ddim_invert
 from vsd_jax.score_network import fixed_score
 from vsd_jax.types import Camera, Draw, NoiseModel, Prior
@@ -75,12 +76,19 @@ def residual_of(method, latents=LATENTS, t=T, phi=0.0):
     """A method's residual with weight one, on the Gaussian prior."""
     prior = Prior(NoiseModel(model, "epsilon"), None, None, ABAR, SHAPE[1:], 2)
     eye = jnp.broadcast_to(jnp.eye(4), (3, 4, 4))
-    names = set(Draw.__dataclass_fields__) - {"t", "noise", "prompts", "cameras"}
+    names = set(Draw.__dataclass_fields__) - {
+        "t",
+        "noise",
+        "prompts",
+        "cameras",
+        "stats_key",
+    }
     draw = Draw(
         t=t,
         noise=NOISE,
         prompts={name: jnp.full((3, 1, 1), mean) for name, mean in MEANS.items()},
         cameras=CAMERAS.replace(cam_to_world=eye),
+        stats_key=jax.random.key(7),
         **dict.fromkeys(names),
     )
     score = fixed_score(NoiseModel(score_model, "epsilon"))
@@ -169,6 +177,27 @@ def test_ism_compares_two_points_of_the_path():
     _, sigma = levels(t)
     guided = 2.0 * text - negative
     close(residual, sigma**2 * (guided - predict(x_s, t - 50, "empty")), 0.03)
+
+
+def test_asd_compares_with_the_prior_at_a_noisier_time():
+    guided = residual_of(methods.sds(guidance_scale=7.5))
+    _, sigma = levels(T)
+    guided = guided + sigma**2 * NOISE
+    alone = residual_of(methods.asd(guidance_scale=7.5, t_shift=0.0))
+    close(alone, guided - sigma**2 * predict(noisy_latents(), T, "text"))
+    # Every later time that the shift allows, of which one was drawn for each view.
+    found = residual_of(methods.asd(guidance_scale=7.5, t_shift=0.5, t_shift_from=0.0))
+    for view in range(len(T)):
+        error = []
+        for later in range(int(T[view]), int(1.5 * T[view]) + 1):
+            t = T.at[view].set(min(later, len(ABAR) - 1))
+            noisier = add_noise(LATENTS, NOISE, t, ABAR)
+            expected = guided - sigma**2 * predict(noisier, t, "text")
+            error.append(float(jnp.abs(found - expected)[view].max()))
+        assert min(error) < 1e-4 and int(np.argmin(error)) > 0
+    # At t_min nothing is added.
+    at_least = residual_of(methods.asd(guidance_scale=7.5, t_shift_from=1.0))
+    close(at_least, alone)
 
 
 def test_sdedit_of_one_step_is_sds_and_of_many_ends_on_the_path():

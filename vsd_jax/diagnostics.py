@@ -12,6 +12,39 @@ Metrics = dict[str, jax.Array]
 NUM_TIME_BINS = 4
 
 
+def quarters_of_t(
+    name: str,
+    squares: jax.Array,
+    t: jax.Array,
+    mask: jax.Array,
+    *,
+    num_t: int,
+    axis_name: str | None,
+) -> Metrics:
+    """Root mean squares by quarter of [0, T): `NAME/rms_t0` ... `_t3`, 0 if empty.
+
+    Args:
+      name: first part of the metrics' names.
+      squares: mean square of each view, of any shape.
+      t: of the same shape, in [0, T).
+      mask: of the same shape; which views count.
+      num_t: T.
+      axis_name: device axis, or None.
+
+    Returns:
+      With each its number of views, `NAME/count_t0` ...
+    """
+    chex.assert_equal_shape([squares, t, mask])
+    found = {}
+    for i in range(NUM_TIME_BINS):
+        here = mask & (t * NUM_TIME_BINS // num_t == i)
+        total = jnp.sum(jnp.where(here, squares, 0.0))
+        total, count = sum_devices((total, jnp.sum(here)), axis_name)
+        found[f"{name}/rms_t{i}"] = jnp.sqrt(total / jnp.maximum(count, 1))
+        found[f"{name}/count_t{i}"] = count
+    return found
+
+
 def summarize(
     batch: Batch, *, num_t: int, axis_name: str | None, devices_per_particle: int = 1
 ) -> Metrics:
@@ -47,11 +80,9 @@ def summarize(
         "residual/rms": jnp.sqrt(mean(residual_ms, valid)[0]),
         "t/mean": mean(t, valid)[0],
     }
-    for i in range(NUM_TIME_BINS):
-        in_bin = valid & (t * NUM_TIME_BINS // num_t == i)
-        mean_square, count = mean(residual_ms, in_bin)
-        metrics[f"residual/rms_t{i}"] = jnp.sqrt(mean_square)
-        metrics[f"residual/count_t{i}"] = count
+    metrics |= quarters_of_t(
+        "residual", residual_ms, t, valid, num_t=num_t, axis_name=axis_name
+    )
     metrics["opacity"] = mean(report.opacity, ok)[0]
     metrics["particle_grad_norm"] = mean(report.grad_norm, ok)[0]
     metrics["skipped"] = sum_devices(jnp.sum(~ok), axis_name) // devices_per_particle

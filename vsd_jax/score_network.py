@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vsd_jax.diagnostics import Metrics
+from vsd_jax.diagnostics import Metrics, quarters_of_t
 from vsd_jax.diffusion import small_unet as unet_lib
 from vsd_jax.diffusion.lora import LoraSpec, init_score_params, make_score_model
 from vsd_jax.diffusion.noise import add_noise, alpha_sigma, target
@@ -283,6 +283,28 @@ def score_errors(
     return jnp.mean(error.reshape(error.shape[0], -1) ** 2, axis=1)
 
 
+def noise_square(
+    model: NoiseModel,
+    errors: jax.Array,
+    t: jax.Array,
+    *,
+    alphas_cumprod: np.ndarray,
+    sigma_floor: float,
+) -> jax.Array:
+    """Turns what `score_errors` returns, [B], into mean squares of the noise's error.
+
+    An error of v is alpha_t times one of the noise, of x_0 sigma_t / alpha_t times. For
+    one particle seen by a network that knows its camera, the noise itself is the exact
+    score of the renders, and this is how far the network is from it.
+    """
+    alpha_t, sigma_t = alpha_sigma(t, alphas_cumprod, ndim=1)
+    if model.prediction_type == "v_prediction":
+        return alpha_t**2 * errors
+    if model.prediction_type == "sample":
+        return (alpha_t * jnp.maximum(sigma_t, sigma_floor) / sigma_t) ** 2 * errors
+    return errors
+
+
 ScoreUpdate = Callable[[ScoreState, Batch, PyTree], tuple[ScoreState, Metrics]]
 
 
@@ -301,8 +323,11 @@ def make_score_update(
       axis_name: device axis to sum gradients over, or None.
 
     Returns:
-      `(score_state, batch, prior_params) -> (score_state, metrics)`.
+      `(score_state, batch, prior_params) -> (score_state, metrics)`: `score/loss`,
+      `score/grad_norm`, `score/skipped`; `score/rms_t0` ... `_t3`, the error of the
+      noise by quarter of t (`noise_square`), and `score/count_t0` ...
     """
+    num_t = len(prior.alphas_cumprod)
     if score is None or not score.updates:
         return lambda state, batch, prior_params: (state, {})
 
@@ -319,10 +344,10 @@ def make_score_update(
             alphas_cumprod=prior.alphas_cumprod,
             sigma_floor=score.sigma_floor,
         )
-        return jnp.sum(errors * views["weight"])
+        return jnp.sum(errors * views["weight"]), errors
 
     def update_once(state, prior_params, views, drawn):
-        loss, grads = jax.value_and_grad(loss_fn)(
+        (loss, errors), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             state.params, prior_params, views, drawn
         )
         loss, grads = sum_devices((loss, grads), axis_name)
@@ -331,7 +356,14 @@ def make_score_update(
         norm = global_norm(grads)  # not finite as soon as one entry is not
         ok = jnp.isfinite(norm) & views["any"]
         after = ScoreState(params=params, opt_state=opt_state)
-        return select_tree(ok, after, state), (loss, norm, ~ok)
+        squares = noise_square(
+            score.model,
+            errors,
+            drawn[0],
+            alphas_cumprod=prior.alphas_cumprod,
+            sigma_floor=score.sigma_floor,
+        )
+        return select_tree(ok, after, state), (loss, norm, ~ok, squares, drawn[0])
 
     def update(state, batch, prior_params):
         views, drawn = _score_views(batch, axis_name), batch.draw.score
@@ -340,10 +372,14 @@ def make_score_update(
             each = (drawn.t[:, k], drawn.noise[:, k], drawn.keep[:, k])
             state, report = update_once(state, prior_params, views, merge_axes(each))
             reports.append(report)
-        loss, norm, skipped = (
+        loss, norm, skipped, squares, t = (
             jnp.stack(values) for values in zip(*reports, strict=True)
         )
-        return state, {
+        valid = jnp.broadcast_to(views["weight"] > 0, t.shape)
+        by_t = quarters_of_t(
+            "score", squares, t, valid, num_t=num_t, axis_name=axis_name
+        )
+        return state, by_t | {
             "score/loss": jnp.mean(loss),
             "score/grad_norm": jnp.mean(norm),
             "score/skipped": jnp.sum(skipped),

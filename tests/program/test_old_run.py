@@ -29,6 +29,11 @@ CHANGES = {
     "score.num_heads": 1,
     "num_particles": 2,
     "render.size": 8,
+    # What presets had then.
+    "field.image_sigmoid": True,
+    "field.init_std": 0.5,
+    "optim.decay": 0.0,
+    "optim.image_lr": 0.03,
 }
 
 

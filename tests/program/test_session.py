@@ -95,6 +95,7 @@ def test_the_prior_is_asked_if_it_is_at_hand(
     nerf_config.eval.prior_draws = 1
     answers = [{"prior_text_gain": 0.1}]
     monkeypatch.setattr(prior_check, "check", lambda *args: answers)
+    monkeypatch.setattr(verdict, "was_measured", lambda config: True)
     monkeypatch.setattr(build, "build", with_prior)
     start("evaluate", nerf_config, trained)
     found = writer.read_json(trained / "evaluation.json")
@@ -115,10 +116,13 @@ def test_the_prior_is_asked_if_it_is_at_hand(
         ("prior.path", "sd21"),
         ("field.kind", "geometry"),
         ("camera.law", "inside"),
+        ("field.density_scale", 10.0),
+        ("vsd.method", "sdedit"),
     ],
 )
 def test_no_verdict_where_none_was_measured(nerf_config, key, value):
     nerf_config.prompt = "a red mushroom"
+    nerf_config.field.density_scale = 1.0
     assert verdict.was_measured(nerf_config)
     nerf_config.update_from_flattened_dict({key: value})
     assert not verdict.was_measured(nerf_config)

@@ -10,6 +10,7 @@ EXPERIMENTS = {
     "family": flat_tables.FAMILY,
     "ablation": spatial_tables.ABLATION,
     "presets": spatial_tables.PRESETS,
+    "levers": spatial_tables.LEVERS,
     "family_objects": spatial_tables.FAMILY_OBJECTS,
     "adaptive": spatial_tables.ADAPTIVE,
     **spatial_tables.SWEEPS,

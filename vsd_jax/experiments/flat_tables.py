@@ -222,7 +222,8 @@ FAMILY = Experiment(
         " `plane`), all at guidance 7.5 but where it says 100: SDS (arXiv:2209.14988),"
         " VSD (arXiv:2305.16213), CSD (arXiv:2310.19415), NFSD (arXiv:2310.17590), ISM"
         " (arXiv:2311.11284), SDI (arXiv:2405.15891), ESD (arXiv:2401.00909), Bridge"
-        " (arXiv:2406.09417); HiFA's falling t (arXiv:2305.18766) and DreamTime's"
+        " (arXiv:2406.09417), ASD (arXiv:2407.02040), SDEdit"
+        " (arXiv:2108.01073); HiFA's falling t (arXiv:2305.18766) and DreamTime's"
         " (arXiv:2306.12422) with SDS and VSD. With one camera ESD is VSD: its score"
         " network has no camera to leave out."
     ),
@@ -241,6 +242,8 @@ FAMILY = Experiment(
         _family("SDI", "sdi", {}),
         _family("ESD", "esd", _MIXTURE),
         _family("Bridge", "bridge", {}),
+        _family("ASD", "asd", {}),
+        _family("SDEdit", "sdedit", {}),
         _family("SDS, HiFA's t", "sds", {}, vsd__t_schedule="sqrt"),
         _family("VSD, HiFA's t", "vsd", _MIXTURE, vsd__t_schedule="sqrt"),
         _family("SDS, DreamTime's t", "sds", {}, vsd__t_schedule="dreamtime"),

@@ -125,7 +125,10 @@ FAMILY_OBJECTS = Experiment(
         Row(name="VSD 3", settings={}),
         *(
             Row(name=name, settings=_VSD | {"vsd.method": name.split()[0].lower()})
-            for name in ("CSD", "NFSD 7.5", "ISM 7.5", "SDI 7.5", "ESD 7.5")
+            for name in (
+                *("CSD", "NFSD 7.5", "ISM 7.5", "SDI 7.5", "ESD 7.5"),
+                *("ASD 7.5", "SDEdit 7.5"),
+            )
         ),
         *(
             Row(
@@ -134,6 +137,62 @@ FAMILY_OBJECTS = Experiment(
             )
             for source, schedule in (("HiFA", "sqrt"), ("DreamTime", "dreamtime"))
             for name, method in (("SDS 100", _SDS), ("VSD 7.5", _VSD))
+        ),
+    ),
+    columns=_COLUMNS,
+    smoke=_SMOKE,
+)
+
+
+# What the embedded prior's objects were made with before these were found.
+_WITHOUT = {
+    "vsd.not_overhead_deg": -90.0,
+    "field.density_scale": 1.0,
+    "render.occupancy_threshold": 0.01,
+    "regularize.z_variance": 0.0,
+    "regularize.opaque": 0.0,
+    "vsd.t_range": (0.02, 0.98),
+    "vsd.t_range_late": (0.02, 0.5),
+}
+
+
+def _with(*keys: str) -> dict:
+    """The default's values of these keys, and of the others those of before."""
+    return {key: value for key, value in _WITHOUT.items() if key not in keys}
+
+
+LEVERS = Experiment(
+    about=(
+        "What makes the embedded prior's objects like the truth: guidance away from the"
+        " overhead view, sharper density, regularisers against haze, lower noise; each"
+        " alone, all (the default), and refined by SDEdit."
+    ),
+    config=_OBJECT,
+    prompts=PROMPTS,
+    seeds=3,
+    settings=_QUIET,
+    rows=(
+        Row(name="none of them", settings=_WITHOUT),
+        Row(name="not overhead", settings=_with("vsd.not_overhead_deg")),
+        Row(
+            name="density x 10",
+            settings=_with("field.density_scale", "render.occupancy_threshold"),
+        ),
+        Row(
+            name="against haze",
+            settings=_with("regularize.z_variance", "regularize.opaque"),
+        ),
+        Row(name="lower t", settings=_with("vsd.t_range", "vsd.t_range_late")),
+        Row(name="all", settings={}),
+        Row(
+            name="all, refined",
+            config="configs/refined.py",
+            stages=("nerf", "refine"),
+            settings={
+                f"{stage}.{key}": value
+                for stage in ("nerf", "refine")
+                for key, value in _QUIET.items()
+            },
         ),
     ),
     columns=_COLUMNS,
@@ -199,7 +258,10 @@ SWEEPS = {
         " faces.",
         (
             Row(name="view words", settings={}),
-            Row(name="no view words", settings={"vsd.view_prompts": False}),
+            Row(
+                name="no view words",
+                settings={"vsd.view_prompts": False, "vsd.not_overhead_deg": -90.0},
+            ),
             Row(name="Perp-Neg", settings={"vsd.perp_neg": True}),
         ),
         PROMPTS,

@@ -193,7 +193,7 @@ IMAGE2D: Layer = {
     "optim": dict(b2=0.999),
 }
 PIXELS: Layer = {
-    "field": dict(kind="image"),
+    "field": dict(kind="image", image_sigmoid=False),
     # Coordinates in [-1, 1]: every colour is in reach, and rates fall to rest [ours].
     "optim": dict(image_lr=0.05, decay=0.5),
 }

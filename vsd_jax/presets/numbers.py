@@ -68,7 +68,7 @@ PAPER: Layer = {
         switch_radius=5 / 6,  # [P]
         init_centre=(0.0, 0.0, 0.0),
         init_std=1.0,  # [2D]
-        image_sigmoid=False,  # [2D: latents]
+        image_sigmoid=True,
     ),
     "render": dict(
         size=512,  # [P][O]

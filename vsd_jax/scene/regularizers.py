@@ -65,7 +65,7 @@ def make_regularizer(spec: RegularizerSpec) -> Regularizer:
     """Makes the weighted sum of the regularisers that are switched on.
 
     Examples:
-      >>> preset = vsd.presets.toybox("a red mushroom")
+      >>> preset = vsd.presets.toybox("a blue room", "room")
       >>> spec = preset.replace({"regularize.opacity_squared": 4.0}).regularizer
       >>> output = vsd.RenderOutput(
       ...     rgb=jnp.ones((2, 2, 3)),

@@ -35,7 +35,7 @@ class Window:
     def flush(self) -> dict[str, Any]:
         """The averages since the last call.
 
-        Counts are summed. `residual/rms_t*` are averaged in the square, by the number
+        Counts are summed. `*/rms_t*` are averaged in the square, by the number
         of views in the time bin, and None where there was none. Particle metrics come
         as lists over all particles, None for one that was not updated.
         """
@@ -61,7 +61,7 @@ class Window:
 
 def _average(name: str, rows: list[Metrics]) -> float | None:
     values = np.array([row[name] for row in rows], np.float64)
-    if name.startswith("residual/rms_t"):
+    if "/rms_t" in name:
         counts = np.array([row[name.replace("rms", "count")] for row in rows])
         if counts.sum() == 0:
             return None

@@ -267,11 +267,18 @@ def _curves(rows: list[dict]) -> str:
                 found[label.replace("_", " ")] = tuple(zip(*pairs, strict=True))
         return found
 
-    bins = {f"{i / 4:g}_to_{(i + 1) / 4:g}": f"residual/rms_t{i}" for i in range(4)}
-    quarters = series(**bins)
+    def quarters(name: str) -> dict:
+        bins = {f"{i / 4:g}_to_{(i + 1) / 4:g}": f"{name}_t{i}" for i in range(4)}
+        return series(**bins)
+
     seen = {"prior": "inside/prior_error_t1", "score_network": "inside/score_error_t1"}
     drawn = [
-        charts.line_chart("Residual by t (share of T)", quarters, log=True),
+        charts.line_chart(
+            "Residual by t (share of T)", quarters("residual/rms"), log=True
+        ),
+        charts.line_chart(
+            "Score network: error of the noise by t", quarters("score/rms"), log=True
+        ),
         charts.line_chart("Score network: loss", series(loss="score/loss"), log=True),
         charts.line_chart(
             "x_0 against the render, at the middle t", series(**seen), log=True

@@ -278,7 +278,8 @@ def _camera_faults(flat: Flat) -> Iterator[str]:
     if not_overhead != NEVER_DEG and not flat["vsd.view_prompts"]:
         yield (
             f"vsd.not_overhead_deg={not_overhead} moves away from the overhead view's"
-            " prompt and needs vsd.view_prompts=True."
+            " prompt and needs vsd.view_prompts=True; without view prompts set"
+            f" vsd.not_overhead_deg={NEVER_DEG}."
         )
     adapt = flat["camera.adapt"]
     if adapt and flat["num_devices"] > flat["num_particles"]:
