@@ -77,6 +77,7 @@ IMAGE2D = Experiment(
                     **method,
                     "vsd.guidance_scale": 7.5,
                     "vsd.t_schedule": "sqrt",
+                    "optim.decay": 0.0,  # a falling t does its work at the end
                 },
             )
             for name, method in (
@@ -107,6 +108,8 @@ _EXACT = {
     "sample.num_steps": 200,
     "score.learning_rate": 1e-2,
     "exact.score": "",
+    "optim.image_lr": 0.03,  # [2D]
+    "optim.decay": 0.0,  # a falling t does its work at the end
 }
 _MIXTURE = {"exact.score": "mixture", "score.steps_per_step": 1}
 
