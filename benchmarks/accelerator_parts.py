@@ -22,17 +22,35 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import determinism, mesh_scenes, sd_models, sd_ours, sd_parts
+from benchmarks import (
+    accelerator_scenes,
+    determinism,
+    mesh_scenes,
+    nerf_step,
+    sd_models,
+    sd_ours,
+    sd_parts,
+)
 from vsd_jax.diffusion import attention
 from vsd_jax.program.build import build, stages
 from vsd_jax.program.devices import preflight
 from vsd_jax.program.prior import diffusion_prior
+from vsd_jax.program.settings import named
 from vsd_jax.scene.nerf import encoding
 
 Row = dict[str, object]
 DTYPE = "bfloat16"
 _ROUNDS = {"full": 5, "tiny": 1}
 _EMPTY = {"prior": 0, "theta": 0, "phi": 0}
+_TINY_JOB = tuple(
+    f"--config.{setting}"
+    for setting in (
+        "num_steps=2",
+        "eval.turntable_frames=2",
+        "export.texture_size=0",
+        "log.inside=False",
+    )
+)
 
 
 def analyse(compiled: jax.stages.Compiled) -> Row:
@@ -47,11 +65,24 @@ def analyse(compiled: jax.stages.Compiled) -> Row:
     }
 
 
-def timed(name: str, function: Callable, args: tuple, size: str) -> Row:
+def estimate(row: Row, dtype: str) -> Row:
+    """What preflight says of a program on this device, where its peaks are known."""
+    if not (device := card()):
+        return {}
+    needs = preflight.Needs(
+        **_EMPTY, memory=row["bytes"], flops=row["flops"], traffic=row["traffic"]
+    )
+    return {"estimate_ms": 1e3 * preflight.step_seconds(needs, device, dtype)}
+
+
+def timed(
+    name: str, function: Callable, args: tuple, size: str, dtype: str = "float32"
+) -> Row:
     """Compiles a function and takes the median of some calls, milliseconds."""
     begin = time.perf_counter()
     compiled = jax.jit(function).lower(*args).compile()
     row = {"name": name, "compile_s": time.perf_counter() - begin} | analyse(compiled)
+    row |= estimate(row, dtype)
     spent = []
     for _ in range(1 + _ROUNDS[size]):
         begin = time.perf_counter()
@@ -74,11 +105,7 @@ def timed_step(name: str, size: str, **changes: object) -> Row:
         spent.append(time.perf_counter() - begin)
     if int(np.sum(metrics["skipped"])):
         raise FloatingPointError(f"{name}: a step was not finite.")
-    needs = preflight.Needs(
-        **_EMPTY, memory=row["bytes"], flops=row["flops"], traffic=row["traffic"]
-    )
-    if device := card():
-        row["estimate_ms"] = 1e3 * preflight.step_seconds(needs, device, DTYPE)
+    row |= estimate(row, DTYPE)
     stats = jax.local_devices()[0].memory_stats() or {}
     row["peak_bytes"] = stats.get("peak_bytes_in_use", 0)
     return row | {"ms": 1e3 * statistics.median(spent[1:])}
@@ -120,7 +147,7 @@ def networks(size: str) -> Iterator[Row]:
     parts = sd_parts.make_networks(run.prior, score.model)
     for name in ("unet", "lora", "train", "vae"):
         needed = {sd_parts.NEEDS[name]: frozen[sd_parts.NEEDS[name]]}
-        yield timed(name, parts[name], (needed, trained, given), size)
+        yield timed(name, parts[name], (needed, trained, given), size, DTYPE)
     scene = stages.make_scene(config, size=config.render.size)
     render = sd_parts.make_render(scene)
     yield timed("render", render, ({}, trained, given), size)
@@ -146,7 +173,7 @@ def attentions(size: str) -> Iterator[Row]:
     if jax.default_backend() == "gpu":
         forms["attention, cuDNN"] = functools.partial(whole, "cudnn")
     for name, attend in forms.items():
-        yield timed(name, with_gradient(attend), (inputs,), size)
+        yield timed(name, with_gradient(attend), (inputs,), size, DTYPE)
 
 
 def hash_grid(size: str) -> Iterator[Row]:
@@ -176,10 +203,9 @@ def hash_grid(size: str) -> Iterator[Row]:
 
 
 def mesh(size: str) -> Iterator[Row]:
-    """Marching tetrahedra, rasteriser and a step of the geometry at paper's sizes."""
+    """Marching tetrahedra, rasteriser, geometry and texture at the paper's sizes."""
     resolution, pixels = (104, 512) if size == "full" else (6, 16)
-    params = mesh_scenes.start_params(mesh_scenes.bumpy(resolution))
-    found, room = mesh_scenes.fit_surface(params, resolution)
+    params, found, room = accelerator_scenes.surface(size)
     sizes = mesh_scenes.fit_view(found, pixels)
 
     def march(params):
@@ -195,6 +221,14 @@ def mesh(size: str) -> Iterator[Row]:
     yield timed("marching tetrahedra", march, (params,), size)
     yield timed("rasteriser", see, (found,), size)
     yield timed("geometry with gradient", jax.value_and_grad(loss), (params,), size)
+    step, args = accelerator_scenes.texture_update(found, size)
+    yield timed("texture step", step, args, size)
+
+
+def nerf(size: str) -> Iterator[Row]:
+    """A NeRF's step with Adam, dense, 2^19 rows a level, a million samples."""
+    step, args = nerf_step.make_update(accelerator_scenes.NERF[size])
+    yield timed("NeRF step", step, args, size)
 
 
 def prior_training(size: str) -> Iterator[Row]:
@@ -239,20 +273,35 @@ def deterministic(size: str) -> Iterator[Row]:
     yield row | {"name": "deterministic step"}
 
 
+def job_estimate_ms(variant: str) -> Row:
+    """All steps of a job by preflight: not its compilation, judging and report."""
+    if not card():
+        return {}
+    config = named.make_config("object", variant)
+    needs = preflight.measure(config)
+    seconds = preflight.step_seconds(needs, card(), config.prior.dtype)
+    return {"estimate_ms": 1e3 * config.num_steps * seconds}
+
+
 def main_job(size: str) -> Iterator[Row]:
     """The program from a prompt to its report: 16 prompts, or one in seconds."""
     from benchmarks.main_job import PROMPTS
 
-    variant = "" if size == "full" else ":smoke"
+    variant, settings = "", ()
+    if size == "tiny":
+        variant, settings = "smoke", _TINY_JOB
+    said = job_estimate_ms(variant)
     for prompt in PROMPTS if size == "full" else PROMPTS[:1]:
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", "vsd_jax.main"]
-            command += [f"--config=configs/object.py{variant}", f"--workdir={folder}"]
-            command += [f"--config.prompt={prompt.text()}"]
+            command = [sys.executable, "-m", "vsd_jax.main", f"--workdir={folder}"]
+            command += [f"--config=configs/object.py{variant and ':'}{variant}"]
+            command += [f"--config.prompt={prompt.text()}", *settings]
             begin = time.perf_counter()
             subprocess.run(command, check=True, stdout=sys.stderr)
             ms = 1e3 * (time.perf_counter() - begin)
-        yield {"name": f"main job, {prompt.text()}", "ms": ms}
+            if not (Path(folder) / "report.html").exists():
+                raise FileNotFoundError(f"{prompt.text()}: the run left no report.")
+        yield {"name": f"main job, {prompt.text()}", "ms": ms} | said
 
 
 PARTS: dict[str, Callable[[str], Iterator[Row]]] = {
@@ -260,6 +309,7 @@ PARTS: dict[str, Callable[[str], Iterator[Row]]] = {
     "networks": networks,
     "attention": attentions,
     "hash_grid": hash_grid,
+    "nerf": nerf,
     "mesh": mesh,
     "particles": particles,
     "prior_training": prior_training,

@@ -2,7 +2,8 @@
 """The yardstick of `benchmarks/accelerator.py`: PyTorch on the same card.
 
 diffusers' own classes in bfloat16 with its fused attention, as `torch_sd.py` builds
-them; the same shapes and weights as ours.
+them; the same shapes and weights as ours. The render is a share of the whole, times
+that share, and is asked for less than ours (`torch_sd.py`).
 """
 
 import statistics
@@ -12,10 +13,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from benchmarks import sd_models, torch_sd
+from benchmarks import accelerator_scenes, sd_models, torch_nerf_step, torch_sd
 
 _ROUNDS = {"full": 5, "tiny": 1}
-_NETWORKS = ("unet", "lora", "train", "vae")
+_NETWORKS = ("unet", "lora", "train", "vae", "render")
 _ATTENTIONS = ("attention, slices", "attention, XLA", "attention, cuDNN")
 
 
@@ -29,7 +30,10 @@ def measure(part: str, size: str) -> dict[str, float]:
             run = torch_sd.make_part(
                 size, name, rank=4, noise=noise, device=device, dtype=torch.bfloat16
             )
-            found[name] = _median_ms(run, size, device)
+            found[name] = torch_sd.share(name) * _median_ms(run, size, device)
+    if part == "nerf":
+        step = torch_nerf_step.make_torch_step(accelerator_scenes.NERF[size], device)
+        found["NeRF step"] = _median_ms(step, size, device)
     if part == "attention":
         ms = _median_ms(_attention(size, device), size, device)
         found = dict.fromkeys(_ATTENTIONS, ms)

@@ -6,7 +6,8 @@
 
 `jax.export` lowers the step of `configs/object.py:sd21` for a platform that is not
 here. That needs shapes alone: no weight, no accelerator. What must not stand in a
-program (a call back to Python, a double) ends it with an error. Several devices are
+program (a call back to Python, a double, a slow access: `access.py`) ends it with an
+error. Several devices are
 the CPU's virtual ones. Prints Markdown for `docs/sd_step.md`.
 """
 
@@ -24,7 +25,7 @@ if _FLAG not in os.environ.get("XLA_FLAGS", ""):  # before jax is imported
 import jax  # noqa: E402
 from jax import export  # noqa: E402
 
-from benchmarks import measure, sd_models, sd_ours  # noqa: E402
+from benchmarks import access, measure, sd_models, sd_ours  # noqa: E402
 from vsd_jax import parallel  # noqa: E402
 
 PLATFORMS = ("cuda", "tpu")
@@ -119,7 +120,7 @@ def describe(
       SystemExit: if something stands in the program that must not.
     """
     text = exported.mlir_module()
-    if found := faults(text):
+    if found := faults(text) + access.slow_accesses(text):
         sys.exit(f"{platform}, {dtype}, {layout}: {found}")
     mib = len(exported.mlir_module_serialized) / 2**20
     row = [dtype, LAYOUTS[layout], platform, f"{seconds:.0f}", f"{mib:.2f}"]

@@ -16,17 +16,17 @@ from benchmarks.mesh_scenes import (
 from vsd_jax.scene.mesh import texture
 from vsd_jax.scene.nerf.encoding import hash_grid, init_table
 
+FULL = hash_grid(
+    num_levels=16,
+    features=2,
+    log2_table_size=19,
+    min_resolution=16,
+    max_resolution=2048,
+)
 
-def make_texture_step(resolution, size, encode):
-    """`step()` of the texture stage: draw, colour by a full-size grid, Adam."""
-    found, _ = fit_surface(start_params(bumpy(resolution)), resolution)
-    grid = hash_grid(
-        num_levels=16,
-        features=2,
-        log2_table_size=19,
-        min_resolution=16,
-        max_resolution=2048,
-    )
+
+def make_texture_loss(found, size, encode, grid=FULL):
+    """`loss(params, stats)` of one view of a surface, and its arguments."""
     keys = jax.random.split(jax.random.key(0), 2)
     params = {"table": init_table(keys[0], grid)}
     params["decoder"] = 0.1 * jax.random.normal(keys[1], (grid.width, 3))
@@ -46,4 +46,11 @@ def make_texture_step(resolution, size, encode):
         out = scene.render(params, stats, view(), jnp.ones(3), None, train=True)
         return jnp.mean(out.rgb**2)
 
+    return loss, (params, stats)
+
+
+def make_texture_step(resolution, size, encode):
+    """`step()` of the texture stage: draw, colour by a full-size grid, Adam."""
+    found, _ = fit_surface(start_params(bumpy(resolution)), resolution)
+    loss, (params, stats) = make_texture_loss(found, size, encode)
     return make_adam_step(loss, params, 1e-2, stats)[0]

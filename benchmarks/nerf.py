@@ -17,96 +17,30 @@ if os.environ.get("OMP_WAIT_POLICY", "").lower() != "passive":
     # comparison would be worthless.
     sys.exit("Run with OMP_WAIT_POLICY=passive in the environment.")
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import torch
 
 from benchmarks import measure, torch_nerf
-from vsd_jax import presets
-from vsd_jax.scene import camera
-from vsd_jax.scene.nerf import field, nerf, sampling
-from vsd_jax.scene.nerf.encoding import hash_grid
+from benchmarks.nerf_step import (
+    make_grid,
+    make_jax_loss,
+    make_scene,
+    make_update,
+    random_params,
+    wave_like,
+)
+from benchmarks.torch_nerf_step import make_torch_step, torch_inputs
 
 SMALL = dict(size=64, samples=64, levels=8, log2_table=15, finest=512)
 FULL = dict(size=32, samples=64, levels=16, log2_table=19, finest=2048)
 SKIP = dict(occupancy_resolution=32, capacity=0.25)
 
 
-def make_grid(work):
-    """The grid of a piece of work."""
-    return hash_grid(
-        num_levels=work["levels"],
-        features=2,
-        log2_table_size=work["log2_table"],
-        min_resolution=16,
-        max_resolution=work["finest"],
-    )
-
-
-def make_scene(work, *, hidden=64, **skip):
-    """The scene of a piece of work."""
-    spec = dataclasses.replace(
-        presets.toybox("a red mushroom").render,
-        size=work["size"],
-        num_samples=work["samples"],
-        **({"occupancy_resolution": 0, "capacity": 1.0} | skip),
-    )
-    return nerf.make_nerf(
-        spec,
-        grid=make_grid(work),
-        hidden=hidden,
-        density_bias=field.blob_bias(strength=10.0, radius=0.5),
-        environment=False,
-    )
-
-
-def random_params(scene):
-    """Start with a random table; the real start is grey all over and hides faults."""
-    params = scene.init(jax.random.key(0))
-    noise = 0.1 * jax.random.normal(jax.random.key(1), params["table"].shape)
-    return params | {"table": noise.astype(params["table"].dtype)}
-
-
-def make_view():
-    """The camera, in float64 where that is on: its sine must not depend on the jit."""
-    view = camera.orbit_camera(30.0, 20.0, 2.6, 40.0)
-    return jax.tree.map(lambda x: x.astype(jax.dtypes.canonicalize_dtype(float)), view)
-
-
-def make_jax_loss(scene, wave, *, train):
-    """`(params, stats, key) -> sum(image * wave), what the render said`."""
-    view = make_view()
-
-    def loss(params, stats, key):
-        out = scene.render(params, stats, view, jnp.zeros(3), key, train=train)
-        return jnp.sum(out.rgb.reshape(-1, 3) * wave), out
-
-    return loss
-
-
-def wave_like(work):
-    """A fixed test pattern [R, 3]."""
-    return np.sin(np.arange(work["size"] ** 2 * 3)).reshape(-1, 3)
-
-
 def compile_step(work, particles=0, **choices):
     """The compiled donating step and its first arguments."""
-    scene = make_scene(work, **choices)
-    tx = optax.adam(1e-2, b1=0.9, b2=0.99, eps=1e-15)
-    wave = jnp.asarray(wave_like(work), jnp.float32)
-    value = jax.value_and_grad(make_jax_loss(scene, wave, train=True), has_aux=True)
-
-    def step(params, moments, stats, key):
-        (_, out), gradient = value(params, stats, key)
-        update, moments = tx.update(gradient, moments, params)
-        return optax.apply_updates(params, update), moments, out.extras
-
-    params = random_params(scene)
-    args = (params, tx.init(params), scene.init_stats(params), jax.random.key(0))
+    step, args = make_update(work, **choices)
     if particles:
         args = jax.tree.map(lambda x: jnp.stack([x] * particles), args)
         step = jax.vmap(step)
@@ -124,17 +58,6 @@ def make_step(work, particles=0, **choices):
         return jax.block_until_ready(extras)
 
     return run
-
-
-def torch_inputs(work, dtype):
-    """Rays, bounds and pattern as tensors, from the library's own camera."""
-    origin, directions = camera.pixel_rays(make_view(), work["size"], work["size"])
-    directions = directions.reshape(-1, 3)
-    origins = jnp.broadcast_to(origin, directions.shape)
-    bounds = sampling.intersect_cube(origins, directions, half_extent=1.0, near=0.1)
-    arrays = (origins, directions, *bounds, wave_like(work))
-    tensors = [torch.from_numpy(np.array(x)).to(dtype) for x in arrays]
-    return tensors[:2], tensors[2:4], tensors[4]
 
 
 def check_equality(work):
@@ -171,20 +94,6 @@ def check_equality(work):
     if max(worst.values()) > 1e-9:
         sys.exit(f"The two programs differ: {worst}")
     return worst
-
-
-def make_torch_step(work):
-    """The tuned PyTorch step on the same work."""
-    rays, bounds, wave = torch_inputs(work, torch.float32)
-    params = torch_nerf.flatten(random_params(make_scene(work)))
-    return torch_nerf.make_step(
-        params,
-        rays,
-        wave,
-        grid=make_grid(work),
-        bounds=bounds,
-        num_samples=work["samples"],
-    )
 
 
 def against_torch(name, work, bar, rounds):

@@ -124,8 +124,8 @@ def render(params, rays, *, grid, bounds, num_samples, jitter: bool):
     origins, directions = rays
     near, far = bounds
     width = ((far - near) / num_samples)[:, None]
-    edge = torch.arange(num_samples, dtype=near.dtype)[None]
-    place = torch.rand(len(near), num_samples, dtype=near.dtype) if jitter else 0.5
+    edge = torch.arange(num_samples, dtype=near.dtype, device=near.device)[None]
+    place = torch.rand_like(near[:, None].expand(-1, num_samples)) if jitter else 0.5
     tmid = near[:, None] + (edge + place) * width
     positions = torch.addcmul(origins[:, None], directions[:, None], tmid[..., None])
     positions = positions.view(-1, 3)
@@ -155,7 +155,7 @@ def flatten(params) -> dict[str, np.ndarray]:
 def make_step(params, rays, wave, **options):
     """`step()`: forward, backward and fused Adam on sum(image * wave), in place."""
     tensors = {
-        name: torch.nn.Parameter(torch.from_numpy(array.copy()))
+        name: torch.nn.Parameter(torch.from_numpy(array.copy()).to(wave.device))
         for name, array in params.items()
     }
     optimizer = torch.optim.Adam(

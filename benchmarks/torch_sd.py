@@ -122,8 +122,8 @@ def make_part(
       name: of the part, as in `benchmarks/sd_parts.py`.
       rank: of LoRA.
       noise: [1, h, w, 4] that the VAE's part adds to its mean.
-      device: of weights and inputs; the render's are on the CPU.
-      dtype: of the networks; what is trained stays in float32.
+      device: of weights and inputs.
+      dtype: of the networks; what is trained and the render stay in float32.
     """
     given = {
         k: _placed(torch.from_numpy(x), device, dtype)
@@ -133,7 +133,7 @@ def make_part(
         noise = _placed(torch.from_numpy(noise), device, dtype)
         return _make_vae(make_encoder(size).to(device, dtype), given, noise)
     if name == "render":
-        return _make_render(size)
+        return _make_render(size, device)
     unet = make_unet(size).to(device, dtype)
     trained = {} if name == "unet" else add_lora(unet, size, rank, device)
 
@@ -182,7 +182,7 @@ def _make_vae(vae, given, noise) -> Callable[[], dict]:
 _RAYS, _SHARES = 16_384, 16
 
 
-def _make_render(size: str) -> Callable[[], dict]:
+def _make_render(size: str, device: str) -> Callable[[], dict]:
     """A sixteenth of the render: densities, then the image, then both again and back.
 
     As our render, rays are taken in chunks that are computed again for their gradient.
@@ -197,11 +197,15 @@ def _make_render(size: str) -> Callable[[], dict]:
         "out/kernel": (grid.width, 4),
         "out/bias": (4,),
     }
-    params = {k: _trained(k, shape) for k, shape in params.items()}
-    directions = torch.from_numpy(sd_models.normal("rays", (num_rays, 3)))
+    params = {
+        k: nn.Parameter(_trained(k, shape).detach().to(device))
+        for k, shape in params.items()
+    }
+    rays = sd_models.normal("rays", (num_rays, 3))
+    directions = torch.from_numpy(rays).to(device)
     directions = nn.functional.normalize(directions)
-    near, far = torch.full((num_rays,), 0.2), torch.full((num_rays,), 1.8)
-    rays, wave = (-directions, directions), torch.ones(num_rays, 3)
+    near, far = (torch.full((num_rays,), x, device=device) for x in (0.2, 1.8))
+    rays, wave = (-directions, directions), torch.ones_like(directions)
 
     def render(start, num_samples):
         some = slice(start, start + chunk)

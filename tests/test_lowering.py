@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import lowering, sd_ours
+from benchmarks import access, lowering, sd_ours
 from vsd_jax.diffusion import lora, noise, prompt
 from vsd_jax.presets import Settings
 from vsd_jax.program.build import stages
@@ -41,7 +41,7 @@ def test_step_lowers_for_accelerators(dtype, layout):
     assert [platform for platform, *_ in found] == ["cuda", "tpu"]
     for _, exported, _ in found:
         text = exported.mlir_module()
-        assert not lowering.faults(text)
+        assert not lowering.faults(text) and not access.slow_accesses(text)
         assert exported.nr_devices == (1 if layout == "one" else 2)
         assert not exported.ordered_effects and not exported.unordered_effects
         assert ("all_reduce" in text) == (layout == "several")

@@ -14,7 +14,7 @@ from flax import traverse_util
 
 from vsd_jax import methods
 from vsd_jax.diffusion import attention, lora, noise
-from vsd_jax.program.prior import diffusion_prior, text_tower
+from vsd_jax.program.prior import diffusion_prior, own_layers, text_tower
 from vsd_jax.score_network import fixed_score
 from vsd_jax.types import Camera, Draw
 
@@ -275,3 +275,27 @@ def test_large_logits_stay_finite_in_float16(
     loss = lambda phi: jnp.mean(score.apply((phi, frozen), *at) ** 2)  # noqa: E731
     grads = jax.jit(jax.grad(loss))(score_params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_pixels_are_doubled_as_diffusers_doubles_them(dtype):
+    from diffusers.models.resnet_flax import FlaxUpsample2D
+
+    module = FlaxUpsample2D(4, dtype=dtype)
+    image = jax.random.normal(jax.random.key(0), (2, 3, 5, 4), dtype)
+    params = jax.jit(module.init)(jax.random.key(1), image)
+
+    @jax.jit
+    def both(params, image):
+        theirs, back = jax.vjp(module.apply, params, image)
+        with nn.intercept_methods(own_layers.own_layers):
+            ours, our_back = jax.vjp(module.apply, params, image)
+        return (ours, our_back(ours)), (theirs, back(theirs))
+
+    (ours, our_gradient), (theirs, gradient) = both(params, image)
+    np.testing.assert_array_equal(ours, theirs)
+    off = 1e-6 if dtype == "float32" else 2e-2  # theirs rounds every sum to 16 bits
+    for found, expected in zip(
+        jax.tree.leaves(our_gradient), jax.tree.leaves(gradient), strict=True
+    ):
+        assert relative(found, expected) < off

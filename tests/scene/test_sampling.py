@@ -81,3 +81,12 @@ def test_place_samples_masks_missing_rays_and_empty_cells():
         cells,
     )
     np.testing.assert_array_equal(samples.mask.sum(axis=1), [6, 0, 0])
+
+
+def test_what_accelerators_select_is_what_a_cpu_gathers():
+    draws = np.random.default_rng(0)
+    rows, columns = draws.normal(size=(3, 7)), draws.integers(0, 7, (3, 5))
+    picked = run(sampling._select, rows, columns)
+    np.testing.assert_array_equal(picked, run(sampling._pick, rows, columns))
+    expected = np.take_along_axis(rows, columns, 1)
+    np.testing.assert_array_equal(picked, expected.astype(picked.dtype))

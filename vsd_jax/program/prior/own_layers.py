@@ -5,6 +5,8 @@
 - Self-attention over many tokens never forms the whole matrix of scores.
 - In bfloat16 and float16 every attention has its scores, softmax and sums in float32;
   theirs takes them in the dtype of the activations. The time embedding is float32 too.
+- Pixels are doubled by repeating them. Theirs gathers, whose gradient is a scatter-add
+  of 16-bit numbers: slow on accelerators, and rounded at every sum.
 
 Layers are known by the names of their classes: `diffusion_prior.py` alone imports
 diffusers. Parameters keep their names and shapes.
@@ -58,6 +60,13 @@ def _vae_attention(module: nn.Module, hidden: jax.Array, *_) -> jax.Array | None
     return module.proj_attn(attend(*projected)).reshape(hidden.shape) + hidden
 
 
+def _upsample(module: nn.Module, hidden: jax.Array) -> jax.Array:
+    batch, height, width, channels = hidden.shape
+    shape = (batch, height, 2, width, 2, channels)
+    doubled = jnp.broadcast_to(hidden[:, :, None, :, None], shape)
+    return module.conv(doubled.reshape(batch, 2 * height, 2 * width, channels))
+
+
 def _time_embedding(module: nn.Module, features: jax.Array, *_) -> jax.Array | None:
     if module.dtype == jnp.float32 or module.is_initializing():
         return None
@@ -77,4 +86,5 @@ _OWN = {
     "FlaxAttention": _unet_attention,
     "FlaxAttentionBlock": _vae_attention,
     "FlaxTimestepEmbedding": _time_embedding,
+    "FlaxUpsample2D": _upsample,
 }

@@ -5,6 +5,7 @@ Notation: R rays, S samples. `tdist` [R, S + 1] are bin edges, `tmid` [R, S] the
 sample of each bin; both are distances from the camera in scene units.
 """
 
+import functools
 from typing import NamedTuple
 
 import chex
@@ -89,12 +90,23 @@ def importance(
     cdf = jnp.pad(cdf / cdf[:, -1:], ((0, 0), (1, 0)))
     share = (jnp.arange(num_new, dtype=tdist.dtype)[None] + uniform) / num_new
     bins = jnp.sum(share[:, :, None] >= cdf[:, None, 1:-1], axis=-1)
-    low = jnp.take_along_axis(cdf, bins, axis=1)
-    high = jnp.take_along_axis(cdf, bins + 1, axis=1)
-    start = jnp.take_along_axis(tdist, bins, axis=1)
-    stop = jnp.take_along_axis(tdist, bins + 1, axis=1)
+    low, high = _pick(cdf, bins), _pick(cdf, bins + 1)
+    start, stop = _pick(tdist, bins), _pick(tdist, bins + 1)
     tmid = start + (stop - start) * (share - low) / (high - low)
     return _edges_between(tmid, tdist[:, 0], tdist[:, -1]), tmid
+
+
+def _pick(rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """rows [R, S] at columns [R, F] of each: [R, F], no gradient to what is picked."""
+    rows = lax.stop_gradient(rows)
+    gather = functools.partial(jnp.take_along_axis, axis=1)
+    return lax.platform_dependent(rows, columns, cpu=gather, default=_select)
+
+
+def _select(rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """The same numbers for accelerators, where gathers of single numbers are slow."""
+    chosen = columns[:, :, None] == jnp.arange(rows.shape[1])[None, None]
+    return jnp.sum(jnp.where(chosen, rows[:, None], 0), axis=-1)
 
 
 def merge(
