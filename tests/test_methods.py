@@ -6,16 +6,12 @@ import pytest
 from simple_scene import ALPHAS_CUMPROD, SHAPE, T, make_prior, mixture
 
 from vsd_jax import methods
+from vsd_jax.diagnostics import noise_square
 from vsd_jax.diffusion import exact, noise
 from vsd_jax.diffusion.guidance import Guidance, guided_noise
 from vsd_jax.particle import surrogate_loss
 from vsd_jax.scene.camera import orbit_camera
-from vsd_jax.score_network import (
-    camera_vector,
-    fixed_score,
-    noise_square,
-    score_errors,
-)
+from vsd_jax.score_network import camera_vector, fixed_score, score_errors
 from vsd_jax.types import Draw, NoiseModel
 
 BATCH = 6

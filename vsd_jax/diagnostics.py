@@ -4,9 +4,11 @@
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from vsd_jax.diffusion.noise import alpha_sigma
 from vsd_jax.parallel import mean_shares, sum_devices
-from vsd_jax.types import Batch
+from vsd_jax.types import Batch, NoiseModel
 
 Metrics = dict[str, jax.Array]
 NUM_TIME_BINS = 4
@@ -43,6 +45,28 @@ def quarters_of_t(
         found[f"{name}/rms_t{i}"] = jnp.sqrt(total / jnp.maximum(count, 1))
         found[f"{name}/count_t{i}"] = count
     return found
+
+
+def noise_square(
+    model: NoiseModel,
+    errors: jax.Array,
+    t: jax.Array,
+    *,
+    alphas_cumprod: np.ndarray,
+    sigma_floor: float,
+) -> jax.Array:
+    """Turns [B] of `score_network.score_errors` into mean squares of the noise's error.
+
+    An error of v is alpha_t times one of the noise, of x_0 sigma_t / alpha_t times. For
+    one particle seen by a network that knows its camera, the noise itself is the exact
+    score of the renders, and this is how far the network is from it.
+    """
+    alpha_t, sigma_t = alpha_sigma(t, alphas_cumprod, ndim=1)
+    if model.prediction_type == "v_prediction":
+        return alpha_t**2 * errors
+    if model.prediction_type == "sample":
+        return (alpha_t * jnp.maximum(sigma_t, sigma_floor) / sigma_t) ** 2 * errors
+    return errors
 
 
 def summarize(

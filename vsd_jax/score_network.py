@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vsd_jax.diagnostics import Metrics, quarters_of_t
+from vsd_jax.diagnostics import Metrics, noise_square, quarters_of_t
 from vsd_jax.diffusion import small_unet as unet_lib
 from vsd_jax.diffusion.lora import LoraSpec, init_score_params, make_score_model
 from vsd_jax.diffusion.noise import add_noise, alpha_sigma, target
@@ -281,28 +281,6 @@ def score_errors(
         _, sigma_t = alpha_sigma(t, alphas_cumprod, ndim=error.ndim)
         error = error / jnp.maximum(sigma_t, sigma_floor)
     return jnp.mean(error.reshape(error.shape[0], -1) ** 2, axis=1)
-
-
-def noise_square(
-    model: NoiseModel,
-    errors: jax.Array,
-    t: jax.Array,
-    *,
-    alphas_cumprod: np.ndarray,
-    sigma_floor: float,
-) -> jax.Array:
-    """Turns what `score_errors` returns, [B], into mean squares of the noise's error.
-
-    An error of v is alpha_t times one of the noise, of x_0 sigma_t / alpha_t times. For
-    one particle seen by a network that knows its camera, the noise itself is the exact
-    score of the renders, and this is how far the network is from it.
-    """
-    alpha_t, sigma_t = alpha_sigma(t, alphas_cumprod, ndim=1)
-    if model.prediction_type == "v_prediction":
-        return alpha_t**2 * errors
-    if model.prediction_type == "sample":
-        return (alpha_t * jnp.maximum(sigma_t, sigma_floor) / sigma_t) ** 2 * errors
-    return errors
 
 
 ScoreUpdate = Callable[[ScoreState, Batch, PyTree], tuple[ScoreState, Metrics]]

@@ -9,8 +9,8 @@ The steps after the change are those of the new settings, and the others stay as
 are. A switch between two stages stays where it was, since it may have passed: what
 follows `num_steps` in a new run (`vsd.anneal_step`, `render.early_steps`) keeps its
 value, unless it is set. What is written follows the new number (`log`), and so does a
-timestep that falls over all of the run (`vsd.t_schedule`), and so do learning rates that
-fall at its end (`optim.decay`): both fall once more.
+timestep that falls over all of the run (`vsd.t_schedule`), and so do learning rates
+that fall at its end (`optim.decay`): both fall once more.
 """
 
 import copy
