@@ -72,7 +72,7 @@ def score_model(params, noisy, t, context):
     return model(params[0] * seen, noisy, t, context)
 
 
-def residual_of(method, latents=LATENTS, t=T, phi=0.0):
+def residual_of(method, latents=LATENTS, t=T, phi=0.0, noise=NOISE):
     """A method's residual with weight one, on the Gaussian prior."""
     prior = Prior(NoiseModel(model, "epsilon"), None, None, ABAR, SHAPE[1:], 2)
     eye = jnp.broadcast_to(jnp.eye(4), (3, 4, 4))
@@ -85,7 +85,7 @@ def residual_of(method, latents=LATENTS, t=T, phi=0.0):
     }
     draw = Draw(
         t=t,
-        noise=NOISE,
+        noise=noise,
         prompts={name: jnp.full((3, 1, 1), mean) for name, mean in MEANS.items()},
         cameras=CAMERAS.replace(cam_to_world=eye),
         stats_key=jax.random.key(7),
@@ -160,7 +160,13 @@ def test_inversion_follows_the_path():
 
 def test_sdi_compares_with_the_noise_of_the_path():
     # At scale one guidance is the text alone, in the inversion too.
-    method = methods.sdi(guidance_scale=1.0, inversion_scale=1.0, num_inversions=100)
+    method = methods.sdi(
+        guidance_scale=1.0,
+        inversion_scale=1.0,
+        num_inversions=100,
+        inversion_noise=0.0,
+        overshoot=0.0,
+    )
     residual = jax.jit(lambda x: residual_of(method, x))(LATENTS)
     x_t = on_path("text", T, LATENTS)
     alpha, sigma = levels(T)
@@ -168,11 +174,59 @@ def test_sdi_compares_with_the_noise_of_the_path():
     close(residual, expected, 0.03)
 
 
+def test_sdi_inverts_past_t_and_takes_what_it_finds_for_x_t():
+    options = {"guidance_scale": 1.0, "inversion_scale": 1.0, "num_inversions": 100}
+    method = methods.sdi(**options, inversion_noise=0.0, overshoot=0.5)
+    residual = jax.jit(lambda x: residual_of(method, x))(LATENTS)
+    key = jax.random.fold_in(jax.random.key(7), 2**32 - 4)
+    unit = jax.random.uniform(jax.random.split(key)[0], T.shape)
+    later = jnp.minimum(T + (unit * 500).astype(jnp.int32), 999)
+    assert jnp.abs(later - T).max() > 50
+    x_t = on_path("text", later, LATENTS)
+    alpha, sigma = levels(T)
+    expected = sigma**2 * predict(x_t, T, "text") - sigma * (x_t - alpha * LATENTS)
+    close(residual, expected, 0.03)
+
+
+def test_the_noise_of_an_inversion_is_a_share_of_ddpm_s():
+    x, t = jnp.zeros((2, 60, 60, 1)), jnp.array([100, 700])
+    found = ddim_invert(
+        lambda x, t: jnp.zeros_like(x),
+        x,
+        t,
+        alphas_cumprod=ABAR,
+        num_steps=1,
+        eta=0.3,
+        key=jax.random.key(0),
+    )
+    # DDPM's posterior variance of the step from t to 0.
+    wanted = 0.3 * np.sqrt((1 - ABAR[0]) / (1 - ABAR[t]) * (1 - ABAR[t] / ABAR[0]))
+    np.testing.assert_allclose(found.std((1, 2, 3)), wanted, rtol=0.05)
+
+
+def test_ism_starts_with_the_noise_of_the_first_step():
+    method = methods.ism(guidance_scale=1.0, interval=0.01, num_inversions=400)
+    t = jnp.array([60, 300, 900])
+    make = jax.jit(lambda noise: residual_of(method, t=t, noise=noise))
+    # All is affine in x_0, and sigma_0 is only 0.01 here.
+    large = 5e3 * NOISE
+    found = make(large) - make(0 * NOISE)
+    shares = []
+    for name, at in (("text", t), ("empty", t - 10)):
+        both = (on_path(name, at, levels(0)[1] * x) for x in (large, 0 * NOISE))
+        shares.append(jnp.subtract(*(predict(x, at, name) for x in both)))
+    _, sigma = levels(t)
+    expected = sigma**2 * (shares[0] - shares[1])
+    assert jnp.abs(expected).max() > 0.3
+    close(found, expected, 0.03)
+
+
 def test_ism_compares_two_points_of_the_path():
     method = methods.ism(guidance_scale=2.0, interval=0.05, num_inversions=100)
     t = jnp.array([60, 300, 900])
     residual = jax.jit(lambda x: residual_of(method, x, t))(LATENTS)
-    x_s, x_t = on_path("empty", t - 50, LATENTS), on_path("empty", t, LATENTS)
+    start = noisy_latents(0 * t)
+    x_s, x_t = on_path("empty", t - 50, start), on_path("empty", t, start)
     negative, text = predict(x_t, t, "negative"), predict(x_t, t, "text")
     _, sigma = levels(t)
     guided = 2.0 * text - negative

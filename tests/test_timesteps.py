@@ -24,6 +24,14 @@ def test_sqrt_range():
         assert int(low) == int(high) == t
 
 
+def test_linear_range():
+    for step, wanted in ((0, 980), (25, 740), (100, 20), (1000, 20)):
+        low, high = timesteps.linear_t_range(
+            jnp.int32(step), t_min=20, t_max=980, num_steps=100
+        )
+        assert int(low) == int(high) == wanted
+
+
 def test_uniform_t_covers_the_inclusive_range():
     unit = jax.random.uniform(jax.random.key(0), (20_000,))
     t = np.asarray(timesteps.uniform_t(unit, (20, 29)))

@@ -66,6 +66,26 @@ def sqrt_t_range(
     return t, t
 
 
+def linear_t_range(
+    step: jax.Array, *, t_min: int, t_max: int, num_steps: int
+) -> tuple[jax.Array, jax.Array]:
+    """Returns SDI's timestep, which falls linearly with the step.
+
+    t = t_max - (t_max - t_min) step / num_steps (arXiv:2405.15891, as in its code in
+    threestudio @28d9d80, `t_anneal`). Arguments and result as `sqrt_t_range`.
+
+    Examples:
+      >>> t, _ = vsd.timesteps.linear_t_range(
+      ...     jnp.int32(25), t_min=0, t_max=1000, num_steps=100
+      ... )
+      >>> int(t)
+      750
+    """
+    progress = jnp.clip(step / num_steps, 0.0, 1.0)
+    t = jnp.round(t_max - (t_max - t_min) * progress).astype(jnp.int32)
+    return t, t
+
+
 def dreamtime_timesteps(
     alphas_cumprod: np.ndarray, num_steps: int, *, middle: float, width: float
 ) -> np.ndarray:
@@ -163,6 +183,13 @@ def _sqrt(spec: "TimestepSpec", alphas_cumprod: np.ndarray) -> TRange:
     )
 
 
+def _linear(spec: "TimestepSpec", alphas_cumprod: np.ndarray) -> TRange:
+    low, high = shares_to_range(spec.t_range, len(alphas_cumprod))
+    return functools.partial(
+        linear_t_range, t_min=low, t_max=high, num_steps=spec.num_steps
+    )
+
+
 def _dreamtime(spec: "TimestepSpec", alphas_cumprod: np.ndarray) -> TRange:
     num_t = len(alphas_cumprod)
     table = dreamtime_timesteps(
@@ -177,6 +204,7 @@ def _dreamtime(spec: "TimestepSpec", alphas_cumprod: np.ndarray) -> TRange:
 SCHEDULES: dict[str, Callable[["TimestepSpec", np.ndarray], TRange]] = {
     "two_stage": _two_stage,
     "sqrt": _sqrt,
+    "linear": _linear,
     "dreamtime": _dreamtime,
 }
 
@@ -186,8 +214,8 @@ class TimestepSpec:
     """A schedule of t and its numbers.
 
     Attributes:
-      t_schedule: schedule of t: "two_stage" (the paper's), "sqrt" (HiFA) or
-        "dreamtime"; the last two draw one falling t.
+      t_schedule: schedule of t: "two_stage" (the paper's), "sqrt" (HiFA),
+        "linear" (SDI) or "dreamtime"; the last three draw one falling t.
       t_range: (low, high) of t as shares of T; of "two_stage" before `anneal_step`.
       t_range_late: (low, high) of t from `anneal_step` on.
       anneal_step: training step at which the range changes.

@@ -219,6 +219,11 @@ def _family(name: str, method: str, score: dict, **settings) -> Row:
     return Row(name=name, kind="exact", settings=own)
 
 
+_WEIGHT = {"vsd__weighting": "sigma_over_alpha"}
+# Weight and t of the authors' code: `vsd_jax/methods/inversion.py`.
+_ISM = _WEIGHT | {"vsd__t_range": (0.02, 0.5), "vsd__t_range_late": (0.02, 0.5)}
+_SDI = _WEIGHT | {"vsd__t_schedule": "linear"}
+
 FAMILY = Experiment(
     about=(
         "The family of score distillation on one prior in closed form (that of"
@@ -241,8 +246,10 @@ FAMILY = Experiment(
         _family("VSD", "vsd", _MIXTURE),
         _family("CSD", "csd", {}),
         _family("NFSD", "nfsd", {}),
-        _family("ISM", "ism", {}),
-        _family("SDI", "sdi", {}),
+        _family("ISM", "ism", {}, **_ISM),
+        _family("ISM, HiFA's t", "ism", {}, **_WEIGHT, vsd__t_schedule="sqrt"),
+        _family("SDI", "sdi", {}, **_SDI),
+        _family("SDI, t drawn evenly", "sdi", {}, **_WEIGHT),
         _family("ESD", "esd", _MIXTURE),
         _family("Bridge", "bridge", {}),
         _family("ASD", "asd", {}),

@@ -108,6 +108,20 @@ ADAPTIVE = Experiment(
     smoke=_SMOKE,
 )
 
+# Weight and t of the authors' code: `vsd_jax/methods/inversion.py`.
+_ISM = {
+    "vsd.method": "ism",
+    "vsd.weighting": "sigma_over_alpha",
+    "vsd.t_range": (0.02, 0.5),
+    "vsd.t_range_late": (0.02, 0.5),
+}
+_SDI = {
+    "vsd.method": "sdi",
+    "vsd.weighting": "sigma_over_alpha",
+    "vsd.t_schedule": "linear",
+    "vsd.t_range": (0.25, 0.98),
+}
+
 FAMILY_OBJECTS = Experiment(
     about=(
         "The family of score distillation on objects, with each paper's guidance: SDS,"
@@ -125,11 +139,10 @@ FAMILY_OBJECTS = Experiment(
         Row(name="VSD 3", settings={}),
         *(
             Row(name=name, settings=_VSD | {"vsd.method": name.split()[0].lower()})
-            for name in (
-                *("CSD", "NFSD 7.5", "ISM 7.5", "SDI 7.5", "ESD 7.5"),
-                *("ASD 7.5", "SDEdit 7.5"),
-            )
+            for name in ("CSD", "NFSD 7.5", "ESD 7.5", "ASD 7.5", "SDEdit 7.5")
         ),
+        Row(name="ISM 7.5", settings=_VSD | _ISM),
+        Row(name="SDI 7.5", settings=_VSD | _SDI),
         *(
             Row(
                 name=f"{name}, {source}'s t",

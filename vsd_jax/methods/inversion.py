@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Methods that reach x_t by DDIM inversion of the render instead of adding noise.
 
-Notation: `paper.py`.
+Notation: `paper.py`. The weights below are those of the authors' code, and are settings
+of a run: `weighting="sigma_over_alpha"` for both.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from vsd_jax.diffusion.noise import add_noise, alpha_sigma, to_x0
 from vsd_jax.methods.protocol import SIGMA_SQUARED, Method, NoisedViews
 from vsd_jax.spec import Within
 
+_INVERSION_FOLD = 2**32 - 4
+
 
 def ism(
     *,
@@ -28,8 +31,10 @@ def ism(
     """Interval Score Matching: eps(x_t, y) - eps(x_s, empty), s = t - interval.
 
     x_s is reached from x_0 by `num_inversions` steps of unconditional DDIM inversion,
-    x_t from x_s by one more (arXiv:2311.11284); `interval` is a share of T (50 of 1,000
-    in the paper). Nothing is random but t.
+    x_t from x_s by one more (arXiv:2311.11284, Eq. 17); `interval` is a share of T (50
+    of 1,000 in the paper). The inversion starts from x_0 with the noise of t = 0, as in
+    the authors' code (EnVision-Research/LucidDreamer @2ecf093), whose five steps are of
+    200 at most; there w(t) = sigma_t / alpha_t, and t ends within [0.02, 0.5].
 
     Args:
       guidance_scale: s.
@@ -48,7 +53,7 @@ def ism(
         earlier = jnp.maximum(views.t - max(1, round(interval * len(abar))), 0)
         x_s = ddim_invert(
             lambda x, at: views.prior("empty", (x, at)),
-            views.latents,
+            add_noise(views.latents, views.noise, jnp.zeros_like(views.t), abar),
             earlier,
             alphas_cumprod=abar,
             num_steps=num_inversions,
@@ -63,20 +68,28 @@ def ism(
 def sdi(
     *,
     guidance_scale: float,
-    inversion_scale: Annotated[float, Within(-1000, 1000)] = -7.5,
-    num_inversions: Annotated[int, Within(1, 1000)] = 5,
+    inversion_scale: Annotated[float, Within(-1000, 1000)] = -6.5,
+    num_inversions: Annotated[int, Within(1, 1000)] = 10,
+    inversion_noise: Annotated[float, Within(0, 1)] = 0.3,
+    overshoot: Annotated[float, Within(0, 1)] = 0.1,
     guidance: Guidance = PLAIN,
     weighting: str = SIGMA_SQUARED,
 ) -> Method:
     """Score Distillation via Inversion: SDS whose noise is that of DDIM inversion.
 
-    kappa = the noise that x_t, inverted from x_0 with guidance `inversion_scale` (-7.5
-    in the paper), implies; direction eps_guided(x_t) - kappa (arXiv:2405.15891).
+    kappa = (x - alpha_t x_0) / sigma_t for x inverted from x_0 with guidance
+    `inversion_scale`; direction eps_guided(x, t) - kappa (arXiv:2405.15891). As in the
+    authors' code (threestudio @28d9d80) the inversion goes on to a time past t and adds
+    a share of DDPM's noise. Its scales s' are s = 1 + s' here: -7.5 is -6.5, and 7.5 is
+    8.5. It is made for a falling t (`vsd.t_schedule="linear"`, there from 0.98 of T to
+    0.25) and for w(t) = sigma_t / alpha_t.
 
     Args:
       guidance_scale: s.
       inversion_scale: guidance scale of the inversion.
       num_inversions: steps of DDIM inversion.
+      inversion_noise: eta of the inversion; 0 = nothing random in it.
+      overshoot: largest share of T by which the inversion goes past t.
       guidance: of the prior.
       weighting: name of w(t).
 
@@ -87,12 +100,19 @@ def sdi(
 
     def direction(views: NoisedViews) -> jax.Array:
         abar = views.alphas_cumprod
+        late_key, noise_key = jax.random.split(
+            jax.random.fold_in(views.draw.stats_key, _INVERSION_FOLD)
+        )
+        unit = jax.random.uniform(late_key, views.t.shape)
+        later = views.t + (unit * overshoot * len(abar)).astype(jnp.int32)
         x_t = ddim_invert(
             lambda x, at: views.guided(inversion_scale, at=(x, at)),
             views.latents,
-            views.t,
+            jnp.minimum(later, len(abar) - 1),
             alphas_cumprod=abar,
             num_steps=num_inversions,
+            eta=inversion_noise,
+            key=noise_key,
         )
         alpha_t, sigma_t = alpha_sigma(views.t, abar, ndim=x_t.ndim)
         kappa = (x_t - alpha_t * views.latents) / sigma_t
@@ -103,23 +123,27 @@ def sdi(
 
 def ddim_invert(
     predict: Callable[[jax.Array, jax.Array], jax.Array],
-    x0: jax.Array,
+    start: jax.Array,
     t: jax.Array,
     *,
     alphas_cumprod: np.ndarray,
     num_steps: int,
+    eta: float = 0.0,
+    key: jax.Array | None = None,
 ) -> jax.Array:
-    """From clean latents to x_t along the deterministic path (arXiv:2010.02502).
+    """From x at t = 0 to x_t along the deterministic path (arXiv:2010.02502).
 
     The inverse of DDIM sampling up to its discretisation: equal steps in t, each with
     the noise predicted at its start.
 
     Args:
       predict: `(noisy, t) -> noise`.
-      x0: [B, h, w, c].
+      start: [B, h, w, c] latents with the noise of the schedule's first step.
       t: [B] int32, where to arrive; each view its own.
       alphas_cumprod: [T].
       num_steps: network calls, >= 1.
+      eta: share of DDPM's standard deviation that each step adds as fresh noise.
+      key: typed key of that noise; read only where `eta` is not 0.
 
     Returns:
       [B, h, w, c] x_t.
@@ -128,12 +152,23 @@ def ddim_invert(
     def move(x: jax.Array, number: jax.Array):
         at, to = (t * share // num_steps for share in (number, number + 1))
         moved = _ddim_move(x, predict(x, at), at, to, alphas_cumprod)
+        if eta:
+            fresh = jax.random.normal(jax.random.fold_in(key, number), x.shape)
+            moved += eta * _ddpm_std(at, to, alphas_cumprod, ndim=x.ndim) * fresh
         return moved, None
 
-    # Clean latents are taken as x_0 of the schedule's first, almost clean step.
-    return jax.lax.scan(move, x0, jnp.arange(num_steps))[0]
+    return jax.lax.scan(move, start, jnp.arange(num_steps))[0]
 
 
 def _ddim_move(x, noise_pred, start, end, alphas_cumprod) -> jax.Array:
     x0 = to_x0(noise_pred, x, start, alphas_cumprod, "epsilon")
     return add_noise(x0, noise_pred, end, alphas_cumprod)
+
+
+def _ddpm_std(earlier, later, alphas_cumprod, *, ndim: int) -> jax.Array:
+    """Of DDPM's step from `later` to `earlier` (arXiv:2010.02502, Eq. 16, eta 1)."""
+    (alpha, sigma), (alpha_later, sigma_later) = (
+        alpha_sigma(t, alphas_cumprod, ndim=ndim) for t in (earlier, later)
+    )
+    lost = jnp.maximum(1.0 - (alpha_later / alpha) ** 2, 0.0)
+    return sigma / sigma_later * jnp.sqrt(lost)
