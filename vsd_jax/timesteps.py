@@ -62,8 +62,7 @@ def sqrt_t_range(
       500
     """
     progress = jnp.clip(step / num_steps, 0.0, 1.0)
-    t = jnp.round(t_max - (t_max - t_min) * jnp.sqrt(progress)).astype(jnp.int32)
-    return t, t
+    return _falling_t(jnp.sqrt(progress), t_min, t_max)
 
 
 def linear_t_range(
@@ -81,8 +80,12 @@ def linear_t_range(
       >>> int(t)
       750
     """
-    progress = jnp.clip(step / num_steps, 0.0, 1.0)
-    t = jnp.round(t_max - (t_max - t_min) * progress).astype(jnp.int32)
+    return _falling_t(jnp.clip(step / num_steps, 0.0, 1.0), t_min, t_max)
+
+
+def _falling_t(share: jax.Array, t_min: int, t_max: int):
+    """One timestep, `share` of the way from t_max down to t_min, as (lowest, highest)."""
+    t = jnp.round(t_max - (t_max - t_min) * share).astype(jnp.int32)
     return t, t
 
 
@@ -176,18 +179,13 @@ def _two_stage(spec: "TimestepSpec", alphas_cumprod: np.ndarray) -> TRange:
     )
 
 
-def _sqrt(spec: "TimestepSpec", alphas_cumprod: np.ndarray) -> TRange:
-    low, high = (round(share * len(alphas_cumprod)) for share in spec.t_range)
-    return functools.partial(
-        sqrt_t_range, t_min=low, t_max=high, num_steps=spec.num_steps
-    )
-
-
-def _linear(spec: "TimestepSpec", alphas_cumprod: np.ndarray) -> TRange:
+def _falling(
+    schedule: Callable[..., tuple[jax.Array, jax.Array]],
+    spec: "TimestepSpec",
+    alphas_cumprod: np.ndarray,
+) -> TRange:
     low, high = shares_to_range(spec.t_range, len(alphas_cumprod))
-    return functools.partial(
-        linear_t_range, t_min=low, t_max=high, num_steps=spec.num_steps
-    )
+    return functools.partial(schedule, t_min=low, t_max=high, num_steps=spec.num_steps)
 
 
 def _dreamtime(spec: "TimestepSpec", alphas_cumprod: np.ndarray) -> TRange:
@@ -203,8 +201,8 @@ def _dreamtime(spec: "TimestepSpec", alphas_cumprod: np.ndarray) -> TRange:
 
 SCHEDULES: dict[str, Callable[["TimestepSpec", np.ndarray], TRange]] = {
     "two_stage": _two_stage,
-    "sqrt": _sqrt,
-    "linear": _linear,
+    "sqrt": functools.partial(_falling, sqrt_t_range),
+    "linear": functools.partial(_falling, linear_t_range),
     "dreamtime": _dreamtime,
 }
 
