@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from vsd_jax import timesteps
+from vsd_jax.presets import preset
 
 ABAR = np.cumprod(1 - np.linspace(1e-4, 2e-2, 1000)).astype(np.float32)
 
@@ -30,6 +31,15 @@ def test_linear_range():
             jnp.int32(step), t_min=20, t_max=980, num_steps=100
         )
         assert int(low) == int(high) == wanted
+
+
+@pytest.mark.parametrize("schedule", timesteps.SCHEDULES)
+def test_no_schedule_leaves_the_timesteps(schedule):
+    given = {"vsd.t_schedule": schedule, "vsd.t_range": (0.0, 1.0), "num_steps": 9}
+    spec = preset().replace(given | {"vsd.t_range_late": (0.0, 1.0)}).timesteps
+    t_range = timesteps.make_t_range(spec, ABAR)
+    drawn = np.array([[int(t) for t in t_range(jnp.int32(i))] for i in range(12)])
+    assert drawn.min() >= 0 and drawn.max() < len(ABAR)
 
 
 def test_uniform_t_covers_the_inclusive_range():

@@ -84,7 +84,7 @@ def linear_t_range(
 
 
 def _falling_t(share: jax.Array, t_min: int, t_max: int):
-    """One timestep, `share` of the way from t_max down to t_min, as (lowest, highest)."""
+    """One t, `share` of the way from t_max down to t_min, as (lowest, highest)."""
     t = jnp.round(t_max - (t_max - t_min) * share).astype(jnp.int32)
     return t, t
 
