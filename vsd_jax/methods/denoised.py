@@ -7,7 +7,6 @@ Notation: `paper.py`.
 from typing import Annotated
 
 import jax
-import jax.numpy as jnp
 
 from vsd_jax.diffusion.guidance import PLAIN, Guidance
 from vsd_jax.diffusion.noise import add_noise, alpha_sigma, to_x0
@@ -45,19 +44,20 @@ def sdedit(
     def direction(views: NoisedViews) -> jax.Array:
         abar = views.alphas_cumprod
 
-        def denoise(x: jax.Array, number: jax.Array):
+        def denoise(number: jax.Array, now: tuple[jax.Array, jax.Array]):
             # From t down to one step above 0, each view from its own t.
             at, to = (
                 views.t * (num_denoisings - done) // num_denoisings
                 for done in (number, number + 1)
             )
+            x, _ = now
             predicted = views.guided(guidance_scale, guidance, (x, at))
             x0 = to_x0(predicted, x, at, abar, "epsilon")
             return add_noise(x0, predicted, to, abar), x0
 
-        steps = jnp.arange(num_denoisings)
-        _, x0s = jax.lax.scan(denoise, views.noisy, steps)
-        alpha_t, sigma_t = alpha_sigma(views.t, abar, ndim=views.noisy.ndim)
-        return (views.noisy - alpha_t * x0s[-1]) / sigma_t - views.noise
+        start = (views.noisy, views.latents)
+        _, x0 = jax.lax.fori_loop(0, num_denoisings, denoise, start)
+        alpha_t, sigma_t = alpha_sigma(views.t, abar, ndim=x0.ndim)
+        return (views.noisy - alpha_t * x0) / sigma_t - views.noise
 
     return Method(direction, weighting)
