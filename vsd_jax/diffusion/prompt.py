@@ -37,7 +37,7 @@ NEGATIVE_VIEWS = (FRONT, SIDE)
 NEVER_DEG = -90.0
 """`not_overhead_deg` that switches it off: no camera is lower."""
 NOT_OVERHEAD_WIDTH_DEG = 4.0
-"""Over how many degrees the weight falls from .73 to .27, about."""
+"""Half the degrees over which the weight falls from .73 to .27."""
 
 Decay = tuple[float, float, float]
 """(a, b, c) of the weight a exp(-b r) + c."""
@@ -77,7 +77,8 @@ class ViewPromptSpec:
       front_half_angle_deg: half the width of the front and of the back view, degrees.
       not_overhead_deg: elevation below which guidance moves away from the prompt of
         the overhead view, not from the negative prompt, degrees; -90 = never. For
-        priors whose words for views do not tell a low camera from a high one.
+        priors whose words for views do not tell a low camera from a high one. Like the
+        negative prompt it has no effect at a scale of 1 and on csd and bridge.
       perp_neg: Perp-Neg with interpolated views (arXiv:2304.04968); else one view each.
       front_over_side: (a, b, c) of Perp-Neg's weight a exp(-b r) + c of the front view
         between front and side, see `perp_neg_views`.

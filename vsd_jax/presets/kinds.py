@@ -19,10 +19,10 @@ _WHITE_ALONE = dict(
 )
 
 # The embedded prior's words for views do not tell a low camera from a high one: its
-# "front" is seen from 0 to 60 degrees, and a particle would be a compromise [ours].
+# "front" is seen from below and from up to 60 degrees, a particle a compromise [ours].
 _NOT_OVERHEAD = dict(not_overhead_deg=30.0)
 
-EMBEDDED_OBJECT: Layer = {  # docs/results.md has what each of these does
+EMBEDDED_OBJECT: Layer = {  # trials that chose these: docs/results.md [ours]
     "field": dict(density_scale=10.0),
     "render": dict(occupancy_threshold=0.05),
     # Of this prior's noise levels low ones show detail, high ones little (model card).
@@ -107,7 +107,6 @@ EMBEDDED_REFINE: Layer = {
         guidance_scale=2.0,
         t_range=(0.005, 0.4),
         t_range_late=(0.005, 0.2),
-        anneal_step=PartOf("num_steps", 1, 2),
     ),
     "regularize": dict(z_variance_start=0, opaque_start=0),
 }

@@ -68,7 +68,7 @@ PAPER: Layer = {
         switch_radius=5 / 6,  # [P]
         init_centre=(0.0, 0.0, 0.0),
         init_std=1.0,  # [2D]
-        image_sigmoid=True,
+        image_sigmoid=True,  # of runs before this key; the 2D preset has False [ours]
     ),
     "render": dict(
         size=512,  # [P][O]

@@ -6,8 +6,8 @@ where score distillation can be watched without a renderer. theta is an image, o
 latent that needs no encoder.
 
 An image is shown as rgb = (1 + theta) / 2, the prior's own coordinates, in which every
-colour is in reach. A sigmoid, for which `ImageSpec.image_sigmoid` asks, stops short of
-white and black: the moves of a run of this program went too little far for them.
+colour is in reach. Behind a sigmoid, for which `ImageSpec.image_sigmoid` asks, it is
+not: 100 moves of .05 towards white, by squared error, end at .92 on average.
 """
 
 import dataclasses

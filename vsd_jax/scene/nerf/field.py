@@ -316,7 +316,7 @@ def query_density(
 ) -> jax.Array:
     """Density alone at [..., 3] points, [...]; see `query`."""
     flat = positions.reshape(-1, 3)
-    bound = {"density_bias": density_bias, "density_scale": density_scale}
+    bound = dict(density_bias=density_bias, density_scale=density_scale)
     density, _ = query(params, flat, grid, **bound)
     return density.reshape(positions.shape[:-1])
 

@@ -135,11 +135,7 @@ def make_nerf(
       ValueError: if the choices contradict each other.
     """
     _check(spec)
-    bound = {
-        "grid": grid,
-        "density_bias": density_bias,
-        "density_scale": density_scale,
-    }
+    bound = dict(grid=grid, density_bias=density_bias, density_scale=density_scale)
     density = functools.partial(field.query_density, **bound)
     init_stats, update_stats = _make_stats(
         density,
