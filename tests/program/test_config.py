@@ -60,6 +60,10 @@ def changed(**changes) -> ConfigDict:
         ({"render__environment_share": 0.5}, ["field.environment=True"]),
         ({"field__max_resolution": 4}, ["field.min_resolution=16"]),
         ({"field__kind": "image"}, ["no views", "views_per_step=2"]),
+        (
+            {"field__kind": "image", "mesh__source": "run"},
+            ["mesh.source='run' has no meaning"],
+        ),
         ({"camera__law": "inside"}, ["view_prompts=False"]),
         ({"camera__target": (0.0, 3.0, 0.0)}, ["camera.target", "no point"]),
         ({"vsd__perp_neg": True, "vsd__view_prompts": False}, ["perp_neg"]),

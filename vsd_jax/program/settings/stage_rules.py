@@ -37,6 +37,11 @@ def flat_faults(flat: Flat) -> Iterator[str]:
             f"vsd.views_per_step={flat['vsd.views_per_step']} would repeat one picture"
             f" with field.kind={kind}; set it to 1."
         )
+    if flat["mesh.source"]:
+        yield (
+            f"mesh.source={flat['mesh.source']!r} has no meaning with field.kind={kind},"
+            " which starts from noise; leave it out."
+        )
     if flat["camera.adapt"]:
         yield (
             f"camera.adapt={flat['camera.adapt']} has no views to choose from; leave it"
