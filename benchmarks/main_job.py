@@ -34,26 +34,24 @@ PROMPTS = tuple(
 
 
 class Method(NamedTuple):
-    """A configuration, its stages ("" = it has none), which is judged, and settings."""
+    """A configuration, which of its stages is judged ("" = it has none), settings."""
 
     config: str
-    stages: tuple[str, ...]
+    judged: str = ""
     settings: tuple[str, ...] = ()
 
 
-_BOTH = ("nerf", "refine")
 METHODS = {
-    "VSD": Method("refined", _BOTH),
-    "VSD, refined": Method("refined", _BOTH),
-    "VSD 7.5": Method("object", ("",), ("vsd.guidance_scale=7.5",)),
+    "VSD": Method("refined", "nerf"),
+    "VSD, refined": Method("refined", "refine"),
+    "VSD 7.5": Method("object", settings=("vsd.guidance_scale=7.5",)),
     # Without the embedded settings' bound on x_0, which turns SDS into a grey haze.
     "SDS 100": Method(
         "object",
-        ("",),
-        ("vsd.method=sds", "vsd.guidance_scale=100.0", "vsd.x0_limit=0.0"),
+        settings=("vsd.method=sds", "vsd.guidance_scale=100.0", "vsd.x0_limit=0.0"),
     ),
 }
-_JUDGED = {"VSD": "nerf", "VSD, refined": "refine"}
+_STAGES = ("nerf", "refine")  # of the configuration "refined"
 _QUIET = ("eval.turntable_frames=8", "export.texture_size=0", "log.inside=False")
 TRUTH_OBJECTS, TRUTH_SEED, OTHER_SEED, FLOOR_DRAWS = 8, 100, 200, 4
 SIZE = 64
@@ -76,12 +74,12 @@ def run_program(
 ) -> None:
     """Runs, resumes or (when it is finished) leaves a run of the program."""
     method = METHODS[name]
-    judged = folder / _JUDGED.get(name, "")
+    judged = folder / method.judged
     if (judged / "report.html").exists() and (judged / "evaluation.png").exists():
         return
-    prefixes = [
-        f"--config.{stage}." if stage else "--config." for stage in method.stages
-    ]
+    prefixes = ["--config."]
+    if method.judged:
+        prefixes = [f"--config.{stage}." for stage in _STAGES]
     settings = (*_QUIET, *method.settings, *options)
     command = [sys.executable, "-m", "vsd_jax.main", f"--config={method.config}"]
     command += [prefix + setting for prefix in prefixes for setting in settings]
@@ -215,13 +213,13 @@ def main() -> None:
         for name in args.methods:
             folder = run_folder(args.out, name, prompt, args.seed)
             run_program(name, prompt, args.seed, folder, options)
-            judged = folder / _JUDGED.get(name, "")
+            judged = folder / METHODS[name].judged
             shown[name].append(read_views(judged))
             mesh = judged / "mesh" / "particle_00.ply"
             chamfer[name].append(truth.chamfer(mesh, prompt.text()))
     stacked = {name: np.stack(images) for name, images in shown.items()}
     first = run_folder(args.out, args.methods[0], PROMPTS[0], args.seed)
-    orbit = read_orbit(first / _JUDGED.get(args.methods[0], ""))
+    orbit = read_orbit(first / METHODS[args.methods[0]].judged)
     report(stacked, chamfer, orbit, args.out)
     print((args.out / "scores.md").read_text())
 
