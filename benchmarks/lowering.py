@@ -7,8 +7,8 @@
 `jax.export` lowers the step of `configs/object.py:sd21` for a platform that is not
 here. That needs shapes alone: no weight, no accelerator. What must not stand in a
 program (a call back to Python, a double, a slow access: `access.py`) ends it with an
-error. Several devices are
-the CPU's virtual ones. Prints Markdown for `docs/sd_step.md`.
+error. Several devices are the CPU's virtual ones. Prints Markdown for
+`docs/sd_step.md`.
 """
 
 import argparse
