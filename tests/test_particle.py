@@ -9,6 +9,7 @@ from simple_scene import make_prior
 
 from vsd_jax import particle, trees
 from vsd_jax.diffusion import exact
+from vsd_jax.presets import preset
 from vsd_jax.views import make_background_sampler
 
 
@@ -56,3 +57,23 @@ def test_backgrounds_come_with_their_index():
     np.testing.assert_allclose(shares, [0.5, 0.5, 0.0], atol=0.08)
     with pytest.raises(ValueError, match="do not fit"):
         make_background_sampler(colors, [1.0])
+
+
+def test_rates_fall_over_the_last_updates_of_a_particle():
+    """12 steps that move 2 of 4 particles are 6 updates; of these 3 fall to 0."""
+    given = {"num_steps": 12, "num_particles": 4, "particles_per_step": 2}
+    given |= {"optim.table_lr": 1.0, "optim.decay": 0.5}
+    params = {"table": jnp.zeros(2)}
+    found = preset().replace(given)
+    assert found.optim.num_updates == 6
+    sizes = {}
+    for decay in (0.5, 0.0):
+        tx = found.replace({"optim.decay": decay}).tx
+        state, sizes[decay] = tx.init(params), []
+        for _ in range(7):
+            # Of a constant gradient Adam's move is the learning rate.
+            updates, state = tx.update({"table": jnp.ones(2)}, state, params)
+            sizes[decay].append(-float(updates["table"][0]))
+    np.testing.assert_allclose(sizes[0.0], 1.0, rtol=1e-4)
+    wanted = [1, 1, 1, 1, 2 / 3, 1 / 3, 0]
+    np.testing.assert_allclose(sizes[0.5], wanted, rtol=1e-4, atol=1e-6)

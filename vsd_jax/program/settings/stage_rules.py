@@ -39,8 +39,8 @@ def flat_faults(flat: Flat) -> Iterator[str]:
         )
     if flat["mesh.source"]:
         yield (
-            f"mesh.source={flat['mesh.source']!r} has no meaning with field.kind={kind},"
-            " which starts from noise; leave it out."
+            f"mesh.source={flat['mesh.source']!r} has no meaning with"
+            f" field.kind={kind}, which starts from noise; leave it out."
         )
     if flat["camera.adapt"]:
         yield (
