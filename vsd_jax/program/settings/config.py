@@ -35,7 +35,10 @@ DEFAULTS_OF_OLD_RUNS = {
     "camera.adapt_candidates": 8,
     "eval.prior_draws": 0,
     "eval.prior_t_range": (0.4, 0.8),
+    "family.consistency_gap": (0.1, 0.3),
+    "family.consistency_seed": 0,
     "family.inversion_noise": 0.0,
+    "family.lookahead_rate": 0.01,
     "family.num_denoisings": 4,
     "family.overshoot": 0.0,
     "family.t_shift": 0.1,
@@ -52,8 +55,11 @@ DEFAULTS_OF_OLD_RUNS = {
     "render.early_steps": 0,
     "score.pass_through": False,
     "score.prompt": True,
+    "vsd.apg_norm": 0.0,
+    "vsd.apg_parallel": 1.0,
     "vsd.guidance_interval": (0.0, 1.0),
     "vsd.guidance_rescale": 0.0,
+    "vsd.guidance_t": (0.0, 0.0),
     "vsd.not_overhead_deg": -90.0,
 }
 """Keys that runs of older versions lack, with the value that does what those did."""
