@@ -271,20 +271,25 @@ def test_sdedit_of_one_step_is_sds_and_of_many_ends_on_the_path():
 
 
 def test_consistent3d_compares_x_u_with_its_own_step_to_x_t():
-    options = {"guidance_scale": 1.0, "consistency_seed": 3}
-    method = methods.consistent3d(**options, consistency_gap=(0.05, 0.3))
+    options = {"guidance_scale": 1.0, "consistency_gap": (0.05, 0.3)}
+    method = methods.consistent3d(**options)
     found = residual_of(method)
     unit = jax.random.uniform(jax.random.fold_in(jax.random.key(7), 2**32 - 6), (3,))
     u = jnp.minimum(T + 50 + jnp.floor(unit * 251).astype(jnp.int32), 999)
     (alpha, sigma), (alpha_u, sigma_u) = levels(T), levels(u)
     # One noise for all views, none of the step's own.
-    one = jax.random.normal(jax.random.key(3), SHAPE[1:])[None]
+    one = jax.random.normal(jax.random.key(0), SHAPE[1:])[None]
     x_u = alpha_u * LATENTS + sigma_u * one
     noise_u = predict(x_u, u, "text")
     x_t = alpha * (x_u - sigma_u * noise_u) / alpha_u + sigma * noise_u
     close(found, sigma**2 * (noise_u - predict(x_t, T, "text")), 1e-4)
     again = residual_of(method, noise=0 * NOISE)
     np.testing.assert_array_equal(found, again)
+    fresh = residual_of(methods.consistent3d(**options, shared_noise=False))
+    x_u = alpha_u * LATENTS + sigma_u * NOISE
+    noise_u = predict(x_u, u, "text")
+    x_t = alpha * (x_u - sigma_u * noise_u) / alpha_u + sigma * noise_u
+    close(fresh, sigma**2 * (noise_u - predict(x_t, T, "text")), 1e-4)
 
 
 def test_l2_vsd_looks_ahead_by_the_gradient_of_its_own_renders():

@@ -68,7 +68,7 @@ def consistent3d(
     *,
     guidance_scale: float,
     consistency_gap: Annotated[tuple[float, float], Within(0, 1)] = (0.1, 0.3),
-    consistency_seed: Annotated[int, Within(0)] = 0,
+    shared_noise: bool = True,
     guidance: Guidance = PLAIN,
     weighting: str = SIGMA_SQUARED,
 ) -> Method:
@@ -84,7 +84,7 @@ def consistent3d(
     Args:
       guidance_scale: s.
       consistency_gap: (low, high) of u - t, shares of T, drawn evenly.
-      consistency_seed: of n.
+      shared_noise: whether n is one for all views and steps, else the step's own.
       guidance: of the prior.
       weighting: name of w(t).
 
@@ -98,10 +98,10 @@ def consistent3d(
         unit = jax.random.uniform(views.key(CONSISTENT3D_KEY), views.t.shape)
         added = uniform_t(unit, shares_to_range(consistency_gap, len(abar)))
         noisier_t = jnp.minimum(views.t + added, len(abar) - 1)
-        one = jax.random.normal(
-            jax.random.key(consistency_seed), views.latents.shape[1:]
-        )
-        noise = jnp.broadcast_to(one, views.latents.shape)
+        noise = views.noise
+        if shared_noise:
+            one = jax.random.normal(jax.random.key(0), noise.shape[1:])
+            noise = jnp.broadcast_to(one, noise.shape)
         x_u = add_noise(views.latents, noise, noisier_t, abar)
         noisier = views.guided(guidance_scale, guidance, (x_u, noisier_t))
         x_t = ddim_move(x_u, noisier, noisier_t, views.t, abar)
