@@ -225,7 +225,7 @@ def project(
     *,
     guidance: Guidance,
 ) -> jax.Array:
-    """Adaptive projected guidance (APG, arXiv:2410.02416, Sec. 4).
+    """Adaptive projected guidance (APG, arXiv:2410.02416).
 
     With D(y) the x_0 that a prediction implies and dD = D(text) - D(base),
 

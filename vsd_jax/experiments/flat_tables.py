@@ -242,8 +242,8 @@ FAMILY = Experiment(
         " (arXiv:2507.09748), Consistent3D (arXiv:2401.09050); guidance in an interval"
         " of t (arXiv:2404.07724), projected (APG, arXiv:2410.02416) and at a t of its"
         " own (arXiv:2511.22677); DMD's weight (arXiv:2311.18828); HiFA's falling t"
-        " (arXiv:2305.18766), SDI's and DreamTime's (arXiv:2306.12422). With one camera ESD is VSD: its score"
-        " network has no camera to leave out."
+        " (arXiv:2305.18766), SDI's and DreamTime's (arXiv:2306.12422). With one camera"
+        " ESD is VSD: its score network has no camera to leave out."
     ),
     config=_FLAT,
     prompts=("a mushroom",),

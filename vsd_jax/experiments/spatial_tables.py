@@ -134,8 +134,9 @@ _APG = {"vsd.apg_parallel": 0.0, "vsd.apg_norm": 5.0}
 FAMILY_OBJECTS = Experiment(
     about=(
         "The family of score distillation on objects, with each paper's guidance: SDS,"
-        " VSD (also at 3, our default), CSD, NFSD, ISM, SDI and ESD (sources: table"
-        " `family`), and falling t for SDS and VSD. Without Bridge: the embedded prior"
+        " VSD (also at 3, our default), CSD, NFSD, ESD, ASD, SDEdit, ISM, SDI, L2-VSD,"
+        " Consistent3D (sources: table `family`), APG and DMD's weight for VSD, and"
+        " falling t for SDS and VSD. Without Bridge: the embedded prior"
         " knows no word for what is wrong with a render."
     ),
     config=_OBJECT,

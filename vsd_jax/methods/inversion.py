@@ -34,7 +34,7 @@ def ism(
     """Interval Score Matching: eps(x_t, y) - eps(x_s, empty), s = t - interval.
 
     x_s is reached from x_0 by `num_inversions` steps of unconditional DDIM inversion,
-    x_t from x_s by one more (arXiv:2311.11284, Eq. 17); `interval` is a share of T (50
+    x_t from x_s by one more (arXiv:2311.11284); `interval` is a share of T (50
     of 1,000 in the paper). The inversion starts from x_0 with the noise of t = 0, as in
     the authors' code (EnVision-Research/LucidDreamer @2ecf093), whose five steps are of
     200 at most; there w(t) = sigma_t / alpha_t, and t ends within [0.02, 0.5].
