@@ -14,7 +14,8 @@ from vsd_jax import methods
 from vsd_jax.diffusion.guidance import Guidance
 from vsd_jax.diffusion.noise import add_noise
 from vsd_jax.methods.inversion import ddim_invert
-from vsd_jax.score_network import fixed_score, make_own_loss
+from vsd_jax.methods.protocol import make_own_loss
+from vsd_jax.score_network import fixed_score
 from vsd_jax.types import Camera, Draw, NoiseModel, Prior, ScoreDraw
 
 ABAR = np.cumprod(1 - np.linspace(1e-4, 2e-2, 1000)).astype(np.float32)

@@ -26,7 +26,6 @@ from vsd_jax.trees import global_norm, merge_axes, select_tree
 from vsd_jax.types import (
     Batch,
     Context,
-    Draw,
     NoiseModel,
     Prior,
     PyTree,
@@ -282,36 +281,6 @@ def score_errors(
         _, sigma_t = alpha_sigma(t, alphas_cumprod, ndim=error.ndim)
         error = error / jnp.maximum(sigma_t, sigma_floor)
     return jnp.mean(error.reshape(error.shape[0], -1) ** 2, axis=1)
-
-
-OwnLoss = Callable[[PyTree, PyTree, jax.Array, Draw], jax.Array]
-
-
-def make_own_loss(score: Score | None, alphas_cumprod: np.ndarray) -> OwnLoss | None:
-    """Makes the loss of one particle's renders in the first update of this step.
-
-    Returns:
-      `(score_params, prior_params, latents [V, h, w, c], draw) -> scalar`, with the t
-      and noise that the update itself draws; None if the network is not trained.
-    """
-    if score is None or not score.updates:
-        return None
-
-    def loss(score_params, prior_params, latents, draw):
-        camera = camera_vector(draw.cameras.cam_to_world, draw.score.keep[0])
-        errors = score_errors(
-            score.model,
-            (score_params, prior_params),
-            latents,
-            draw.score.t[0],
-            draw.score.noise[0],
-            context={"text": draw.prompts["score"], "camera": camera},
-            alphas_cumprod=alphas_cumprod,
-            sigma_floor=score.sigma_floor,
-        )
-        return jnp.mean(errors)
-
-    return loss
 
 
 ScoreUpdate = Callable[[ScoreState, Batch, PyTree], tuple[ScoreState, Metrics]]

@@ -26,12 +26,15 @@ from vsd_jax.diffusion.noise import (
     to_x0,
     w_t,
 )
-from vsd_jax.score_network import OwnLoss, camera_vector, make_own_loss
+from vsd_jax.score_network import camera_vector, score_errors
 from vsd_jax.timesteps import shares_to_range, uniform_t
 from vsd_jax.types import Draw, NoiseFn, Prior, PyTree, Score
 
 At = tuple[jax.Array, jax.Array]
 """`(noisy [V, h, w, c], t [V])` other than the views' own."""
+
+OwnLoss = Callable[[PyTree, PyTree, jax.Array, Draw], jax.Array]
+"""`(score_params, prior_params, latents [V, h, w, c], draw) -> scalar`."""
 
 _FIRST_FOLD = 2**32 - 3  # the key is otherwise only split
 # Numbers of `NoisedViews.key`, one for each purpose.
@@ -57,7 +60,7 @@ class NoisedViews:
       score_fn: of the score network over `(score_params, prior_params)`, or None.
       score_params: phi.
       score_loss: of these renders, as the score network's next update has it
-        (`score_network.make_own_loss`), or None.
+        (`make_own_loss`), or None.
       prior_params: frozen weights.
       draw: prompts and cameras of the views.
       weighting: name of w(t).
@@ -256,6 +259,33 @@ def bind(method: Method, prior: Prior, score: Score | None) -> Residual:
         return jax.lax.stop_gradient(weight * direction)
 
     return residual
+
+
+def make_own_loss(score: Score | None, alphas_cumprod: np.ndarray) -> OwnLoss | None:
+    """Makes the loss of one particle's renders in the first update of this step.
+
+    Returns:
+      `(score_params, prior_params, latents [V, h, w, c], draw) -> scalar`, with the t
+      and noise that the update itself draws; None if the network is not trained.
+    """
+    if score is None or not score.updates:
+        return None
+
+    def loss(score_params, prior_params, latents, draw):
+        camera = camera_vector(draw.cameras.cam_to_world, draw.score.keep[0])
+        errors = score_errors(
+            score.model,
+            (score_params, prior_params),
+            latents,
+            draw.score.t[0],
+            draw.score.noise[0],
+            context={"text": draw.prompts["score"], "camera": camera},
+            alphas_cumprod=alphas_cumprod,
+            sigma_floor=score.sigma_floor,
+        )
+        return jnp.mean(errors)
+
+    return loss
 
 
 def _distance(views: NoisedViews, scale: float, guidance: Guidance) -> jax.Array:
