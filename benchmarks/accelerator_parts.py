@@ -297,7 +297,7 @@ def main_job(size: str) -> Iterator[Row]:
             command += [f"--config=configs/object.py{variant and ':'}{variant}"]
             command += [f"--config.prompt={prompt.text()}", *settings]
             begin = time.perf_counter()
-            subprocess.run(command, check=True, stdout=sys.stderr)
+            subprocess.run(command, check=True, stdout=2)  # stderr, also where replaced
             ms = 1e3 * (time.perf_counter() - begin)
             if not (Path(folder) / "report.html").exists():
                 raise FileNotFoundError(f"{prompt.text()}: the run left no report.")

@@ -12,6 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from vsd_jax.methods import METHODS, own_settings
 from vsd_jax.program import Config
 from vsd_jax.program.build.stages import STAGES
 from vsd_jax.program.settings import config_rules
@@ -216,6 +217,7 @@ def differing_keys(
     """
     before, after = DEFAULTS_OF_OLD_RUNS | flatten(old), flatten(new)
     off = {key for key, on in _SWITCHES.items() if not (before[on] or after.get(on))}
+    off |= _of_other_methods(after.get("vsd.method", ""))
     kind = after.get("field.kind")
     free = (*MAY_CHANGE, *(STAGES[kind].may_change if kind in STAGES else ()))
     return {
@@ -224,6 +226,14 @@ def differing_keys(
         if not key.startswith(free)
         and before.get(key, "(absent)") != after.get(key, "(absent)")
     }
+
+
+def _of_other_methods(name: str) -> set[str]:
+    """Keys of methods other than this one, which have no meaning for it."""
+    if name not in METHODS:
+        return set()
+    every = {key for method in METHODS for key in own_settings(method)}
+    return {f"family.{key}" for key in every - own_settings(name).keys()}
 
 
 def is_off(key: str, flat: Mapping[str, Any]) -> bool:
