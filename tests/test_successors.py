@@ -14,8 +14,9 @@ from vsd_jax import methods
 from vsd_jax.diffusion.guidance import Guidance
 from vsd_jax.diffusion.noise import add_noise
 from vsd_jax.methods.inversion import ddim_invert
+from vsd_jax.methods.protocol import make_own_loss
 from vsd_jax.score_network import fixed_score
-from vsd_jax.types import Camera, Draw, NoiseModel, Prior
+from vsd_jax.types import Camera, Draw, NoiseModel, Prior, ScoreDraw
 
 ABAR = np.cumprod(1 - np.linspace(1e-4, 2e-2, 1000)).astype(np.float32)
 MEANS = {"text": 0.8, "empty": -0.3, "negative": -1.0, "source": 0.4}
@@ -26,6 +27,8 @@ T = jnp.array([40, 300, 900])
 KEYS = jax.random.split(jax.random.key(0))
 LATENTS = jax.random.normal(KEYS[0], SHAPE)
 NOISE = jax.random.normal(KEYS[1], SHAPE)
+SCORE_NOISE = jax.random.normal(jax.random.key(5), SHAPE)
+SCORE_T = jnp.array([700, 30, 400])
 CAMERAS = Camera(
     cam_to_world=jnp.zeros((3, 4, 4)),
     **dict.fromkeys(("fov_deg", "azimuth_deg", "elevation_deg", "radius"), T),
@@ -47,9 +50,9 @@ def noisy_latents(t=T):
     return alpha * LATENTS + sigma * NOISE
 
 
-def difference(first, second):
+def difference(first, second, t=T):
     """w (eps(first) - eps(second)): the same wherever x_t is."""
-    alpha, sigma = levels(T)
+    alpha, sigma = levels(t)
     apart = MEANS[second] - MEANS[first]
     return sigma**3 * alpha * apart / (alpha**2 * VARIANCE + sigma**2)
 
@@ -72,26 +75,25 @@ def score_model(params, noisy, t, context):
     return model(params[0] * seen, noisy, t, context)
 
 
-def residual_of(method, latents=LATENTS, t=T, phi=0.0, noise=NOISE):
+def residual_of(method, latents=LATENTS, t=T, phi=0.0, **options):
     """A method's residual with weight one, on the Gaussian prior."""
     prior = Prior(NoiseModel(model, "epsilon"), None, None, ABAR, SHAPE[1:], 2)
     eye = jnp.broadcast_to(jnp.eye(4), (3, 4, 4))
-    names = set(Draw.__dataclass_fields__) - {
-        "t",
-        "noise",
-        "prompts",
-        "cameras",
-        "stats_key",
-    }
+    drawn = {"t", "noise", "prompts", "cameras", "stats_key", "score"}
+    names = set(Draw.__dataclass_fields__) - drawn
     draw = Draw(
         t=t,
-        noise=noise,
+        noise=options.get("noise", NOISE),
         prompts={name: jnp.full((3, 1, 1), mean) for name, mean in MEANS.items()},
         cameras=CAMERAS.replace(cam_to_world=eye),
         stats_key=jax.random.key(7),
+        score=ScoreDraw(
+            t=SCORE_T[None], noise=SCORE_NOISE[None], keep=jnp.ones((1, 3), bool)
+        ),
         **dict.fromkeys(names),
     )
     score = fixed_score(NoiseModel(score_model, "epsilon"))
+    score = score._replace(updates=options.get("updates", 1))
     return methods.bind(method, prior, score)(latents, draw, phi, 0.0)
 
 
@@ -178,7 +180,7 @@ def test_sdi_inverts_past_t_and_takes_what_it_finds_for_x_t():
     options = {"guidance_scale": 1.0, "inversion_scale": 1.0, "num_inversions": 100}
     method = methods.sdi(**options, inversion_noise=0.0, overshoot=0.5)
     residual = jax.jit(lambda x: residual_of(method, x))(LATENTS)
-    key = jax.random.fold_in(jax.random.key(7), 2**32 - 4)
+    key = jax.random.fold_in(jax.random.key(7), 2**32 - 5)
     unit = jax.random.uniform(jax.random.split(key)[0], T.shape)
     later = jnp.minimum(T + (unit * 500).astype(jnp.int32), 999)
     assert jnp.abs(later - T).max() > 50
@@ -267,6 +269,102 @@ def test_sdedit_of_one_step_is_sds_and_of_many_ends_on_the_path():
     start = alpha_0 * mean + spread_0 / spread * (noisy_latents() - alpha * mean)
     x0 = (start - sigma_0 * predict(start, 0 * T, "text")) / alpha_0
     close(residual, sigma * alpha * (LATENTS - x0), 0.03)
+
+
+def test_consistent3d_compares_x_u_with_its_own_step_to_x_t():
+    options = {"guidance_scale": 1.0, "consistency_gap": (0.05, 0.3)}
+    method = methods.consistent3d(**options)
+    found = residual_of(method)
+    unit = jax.random.uniform(jax.random.fold_in(jax.random.key(7), 2**32 - 6), (3,))
+    u = jnp.minimum(T + 50 + jnp.floor(unit * 251).astype(jnp.int32), 999)
+    (alpha, sigma), (alpha_u, sigma_u) = levels(T), levels(u)
+    # One noise for all views, none of the step's own.
+    one = jax.random.normal(jax.random.key(0), SHAPE[1:])[None]
+    x_u = alpha_u * LATENTS + sigma_u * one
+    noise_u = predict(x_u, u, "text")
+    x_t = alpha * (x_u - sigma_u * noise_u) / alpha_u + sigma * noise_u
+    close(found, sigma**2 * (noise_u - predict(x_t, T, "text")), 1e-4)
+    again = residual_of(method, noise=0 * NOISE)
+    np.testing.assert_array_equal(found, again)
+    fresh = residual_of(methods.consistent3d(**options, shared_noise=False))
+    x_u = alpha_u * LATENTS + sigma_u * NOISE
+    noise_u = predict(x_u, u, "text")
+    x_t = alpha * (x_u - sigma_u * noise_u) / alpha_u + sigma * noise_u
+    close(fresh, sigma**2 * (noise_u - predict(x_t, T, "text")), 1e-4)
+
+
+def test_l2_vsd_looks_ahead_by_the_gradient_of_its_own_renders():
+    phi, rate = 0.6, 0.5
+    vsd = residual_of(methods.vsd(guidance_scale=7.5), phi=phi)
+    ahead = methods.l2_vsd(guidance_scale=7.5, lookahead_rate=rate)
+    found = residual_of(ahead, phi=phi)
+
+    def slope(t):  # of the score network's noise in phi
+        alpha, sigma = levels(t)
+        return -sigma * alpha / (alpha**2 * VARIANCE + sigma**2)
+
+    alpha, sigma = levels(SCORE_T)
+    noisy = alpha * LATENTS + sigma * SCORE_NOISE
+    error = predict(noisy, SCORE_T, "score") + phi * slope(SCORE_T) - SCORE_NOISE
+    change = -rate * jnp.mean(2.0 * error * slope(SCORE_T))
+    assert abs(change) > 1e-2
+    close(found - vsd, -(levels(T)[1] ** 2) * slope(T) * change, 1e-4)
+    np.testing.assert_array_equal(
+        residual_of(methods.l2_vsd(guidance_scale=7.5, lookahead_rate=0.0), phi=phi),
+        vsd,
+    )
+
+
+def test_looking_ahead_with_a_score_that_learns_nothing_is_refused():
+    score = fixed_score(NoiseModel(score_model, "epsilon"))
+    assert make_own_loss(score, ABAR) is None
+    with pytest.raises(ValueError, match="steps_per_step"):
+        residual_of(methods.l2_vsd(guidance_scale=7.5), updates=0)
+
+
+# What reaches x_t by other ways than noise has no other t to ask for guidance at.
+INVERTING = ("ism", "sdi", "sdedit", "consistent3d")
+OF_THE_NOISED = sorted(methods.METHODS.keys() - set(INVERTING))
+
+
+@pytest.mark.parametrize("name", OF_THE_NOISED)
+def test_guidance_has_a_t_of_its_own(name):
+    options = {"guidance_scale": 7.5, "weighting": "uniform"}
+    make = methods.METHODS[name]
+    own = make(**options, guidance=Guidance(guidance_t=(0.1, 0.5)))
+    found = residual_of(own, phi=0.6) - residual_of(make(**options), phi=0.6)
+    unit = jax.random.uniform(jax.random.fold_in(jax.random.key(7), 2**32 - 4), (3,))
+    t = 100 + jnp.floor(unit * 401).astype(jnp.int32)
+    base = {"csd": "empty", "nfsd": "empty", "bridge": "source"}.get(name, "negative")
+    scale = 7.5 if base != "negative" else 6.5
+    # The difference of two predictions is the same wherever x_t is.
+    there, here = (
+        scale * difference("text", base, at) / levels(at)[1] ** 2 for at in (t, T)
+    )
+    close(found, there - here, 1e-4)
+
+
+def test_the_guidance_of_another_t_has_the_weight_of_that_t():
+    own = Guidance(guidance_t=(0.1, 0.5))
+    found = residual_of(methods.csd(guidance_scale=1.0, guidance=own))
+    unit = jax.random.uniform(jax.random.fold_in(jax.random.key(7), 2**32 - 4), (3,))
+    t = 100 + jnp.floor(unit * 401).astype(jnp.int32)
+    close(found, difference("text", "empty", t), 1e-4)
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_dmd_s_weight_is_the_distance_to_the_prior_s_picture(name):
+    guidance = Guidance(x0_limit=0.7)
+    options = {"guidance_scale": 3.0, "guidance": guidance}
+    make = methods.METHODS[name]
+    found = residual_of(make(**options, weighting="dmd"), phi=0.6)
+    plain = residual_of(make(**options, weighting="sigma_over_alpha"), phi=0.6)
+    alpha, sigma = levels(T)
+    noisy = noisy_latents()
+    text, base = (predict(noisy, T, each) for each in ("text", "negative"))
+    x0 = (noisy - sigma * (base + 3.0 * (text - base))) / alpha
+    distance = jnp.abs(LATENTS - jnp.clip(x0, -0.7, 0.7)).mean((1, 2, 3), keepdims=True)
+    close(found * distance, plain, 1e-3)
 
 
 @pytest.mark.parametrize("name", methods.METHODS)

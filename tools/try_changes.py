@@ -104,8 +104,8 @@ CHANGES = (
         (
             (
                 "timesteps.py",
-                '    "sqrt": _sqrt,',
-                '    "sqrt": _sqrt, "newest": _sqrt,',
+                '    "linear": ',
+                '    "newest": functools.partial(_falling, sqrt_t_range),\n    "linear": ',
             ),
         ),
         'config.vsd.t_schedule = "newest"\n'

@@ -188,6 +188,47 @@ def test_rescaling_gives_the_standard_deviation_of_the_conditional_prediction(pa
     assert guidance.rescale(strong, text, share=0.0) is strong
 
 
+@pytest.mark.parametrize("perp", [False, True])
+def test_apg_equals_numpy_on_x0(noisy, prompts, perp):
+    step = Guidance(apg_parallel=0.25, apg_norm=0.4)
+    args = (NOISE_FN, mixture(), noisy, T_BATCH)
+    text, base = (call(noisy, prompts[name]) for name in ("text", "negative"))
+    if perp:
+        prompts |= {
+            "perp_text": prompts["source"][:, None],
+            "perp_weights": jnp.full((BATCH, 1), 0.5),
+        }
+    found = guided(*args, prompts, scale=7.5, guidance=step)
+    # At scale 1 it is what guidance itself is, Perp-Neg included.
+    at_one = guided(*args, prompts, scale=1.0)
+
+    def x0(eps):
+        return np.asarray(
+            noise.to_x0(eps, noisy, T_BATCH, ALPHAS_CUMPROD, "epsilon"), np.float64
+        )
+
+    rows = zip(*(x0(each) for each in (at_one, base, text, found)), strict=True)
+    bounded = 0
+    for one, low, conditional, result in rows:
+        delta = one - low
+        bounded += np.linalg.norm(delta) > 0.4
+        delta = delta * min(1.0, 0.4 / np.linalg.norm(delta))
+        unit = conditional / np.linalg.norm(conditional)
+        parallel = np.sum(delta * unit) * unit
+        expected = one + 6.5 * (delta - parallel + 0.25 * parallel)
+        np.testing.assert_allclose(result, expected, rtol=2e-3, atol=2e-3)
+    assert 0 < bounded < BATCH
+
+
+def test_apg_that_keeps_all_is_plain_guidance(noisy, prompts):
+    args = (NOISE_FN, mixture(), noisy, T_BATCH, prompts)
+    plain = guided(*args, scale=7.5)
+    off = guided(*args, scale=7.5, guidance=Guidance(apg_parallel=1.0, apg_norm=0.0))
+    np.testing.assert_array_equal(off, plain)
+    wide = guided(*args, scale=7.5, guidance=Guidance(apg_norm=1e6))
+    np.testing.assert_allclose(wide, plain, rtol=1e-4, atol=1e-4)
+
+
 def test_every_option_acts_in_guided_noise(noisy, prompts):
     args = (NOISE_FN, mixture(), noisy, T_BATCH, prompts)
     plain = guided(*args, scale=7.5)
@@ -195,6 +236,8 @@ def test_every_option_acts_in_guided_noise(noisy, prompts):
         {"x0_limit": 0.3},
         {"guidance_interval": (0.5, 1.0)},
         {"guidance_rescale": 0.7},
+        {"apg_parallel": 0.0},
+        {"apg_norm": 0.1},
     ):
         other = guided(*args, scale=7.5, guidance=Guidance(**option))
         assert np.abs(other - plain).max() > 1e-2, option

@@ -60,6 +60,7 @@ def test_weightings():
         "uniform": jnp.ones(T),
         "alpha_sigma_squared": alpha_t * sigma_t**2,
         "sigma_over_alpha": sigma_t / alpha_t,
+        "dmd": sigma_t / alpha_t,  # before its division
     }
     assert set(expected) == set(noise.WEIGHTINGS)
     for name, value in expected.items():

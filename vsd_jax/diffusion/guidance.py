@@ -12,9 +12,14 @@ Scale s = 1 is the conditional prediction. (arXiv:2207.12598 itself writes
 - Perp-Neg (arXiv:2304.04968), if the prompts have `perp_text`: prompts to move away
   from, by the part of their direction that is perpendicular to the text's;
 - an interval of t outside of which s is 1 (arXiv:2404.07724);
+- adaptive projected guidance (APG, arXiv:2410.02416): of what is added in x_0, its norm
+  is bounded and the part parallel to the conditional x_0 is scaled;
 - the guided prediction rescaled to the standard deviation of the conditional one
   (arXiv:2305.08891, Eq. 15 and 16);
 - the implied x_0 clipped to a range (Imagen, arXiv:2205.11487, Sec. 2.3).
+
+A method of distillation may besides ask for guidance at a t of its own, decoupled from
+that of the rest (arXiv:2511.22677, Eq. 8; `methods/protocol.py`).
 """
 
 import dataclasses
@@ -25,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vsd_jax.diffusion.noise import to_noise, to_x0
+from vsd_jax.diffusion.noise import alpha_sigma, to_noise, to_x0
 from vsd_jax.spec import Within
 from vsd_jax.types import NoiseFn, Prompts, PyTree
 
@@ -41,21 +46,43 @@ class Guidance:
         of [low T, high T] the scale is 1.
       guidance_rescale: share, in [0, 1], by which the guided prediction is rescaled to
         the standard deviation of the conditional one; 0 = not.
+      apg_parallel: share, in [0, 1], that is kept of the part of guidance parallel to
+        the conditional x_0; 1 = all of it, 0 as in APG's paper.
+      apg_norm: bound on the Euclidean norm of a guidance step in x_0, before it is
+        scaled; 0 = none. It goes with the size of x_0: 15 suits SDXL.
+      guidance_t: (low, high) shares of T between which a method of distillation draws a
+        t of its own for guidance; (0, 0) = the views' t. Of no effect on samplers, and
+        on methods that reach x_t by inversion or take several steps from it.
     """
 
     x0_limit: Annotated[float, Within(0)] = 0.0
     guidance_interval: Annotated[tuple[float, float], Within(0, 1)] = (0.0, 1.0)
     guidance_rescale: Annotated[float, Within(0, 1)] = 0.0
+    apg_parallel: Annotated[float, Within(0, 1)] = 1.0
+    apg_norm: Annotated[float, Within(0)] = 0.0
+    guidance_t: Annotated[tuple[float, float], Within(0, 1)] = (0.0, 0.0)
+
+    @property
+    def is_projected(self) -> bool:
+        """Whether a step of guidance is changed as in APG."""
+        return self.apg_parallel != 1.0 or self.apg_norm > 0.0
+
+    @property
+    def is_decoupled(self) -> bool:
+        """Whether guidance has a t of its own."""
+        return self.guidance_t != (0.0, 0.0)
 
 
 PLAIN = Guidance()
 
 
 class Guided(NamedTuple):
-    """A guided prediction and what it moved away from, both [B, h, w, c]."""
+    """A guided prediction, what it moved away from, and the conditional prediction;
+    each [B, h, w, c]."""
 
     noise: jax.Array
     base: jax.Array
+    text: jax.Array
 
 
 def guided_noise(
@@ -122,15 +149,22 @@ def guide_away(
         texts = jnp.concatenate([texts, jnp.moveaxis(prompts["perp_text"], 1, 0)])
     base, text, *others = _noise_per_text(noise_fn, params, noisy, t, texts)
     strength = _strength(t, scale, guidance, num_t=len(alphas_cumprod), ndim=text.ndim)
-    if perp:
-        guided = perp_neg(
-            base, text, jnp.stack(others, 1), prompts["perp_weights"], scale=strength
-        )
+
+    def combine(strength: float | jax.Array) -> jax.Array:
+        if not perp:
+            return guide(base, text, strength)
+        negative = jnp.stack(others, 1)
+        return perp_neg(base, text, negative, prompts["perp_weights"], scale=strength)
+
+    if guidance.is_projected:
+        at_one = combine(1.0)
+        step = project(at_one - base, text, noisy, t, alphas_cumprod, guidance=guidance)
+        guided = at_one + (strength - 1.0) * step
     else:
-        guided = guide(base, text, strength)
+        guided = combine(strength)
     guided = rescale(guided, text, share=guidance.guidance_rescale)
     guided = clip_x0(guided, noisy, t, alphas_cumprod, limit=guidance.x0_limit)
-    return Guided(guided, base)
+    return Guided(guided, base, text)
 
 
 def guide(
@@ -180,6 +214,49 @@ def perp_neg(
     push = jnp.sum(weights[..., None] * perpendicular, axis=1)
     direction = (text[:, 0] - push).reshape(noise_text.shape)
     return noise_uncond + scale * direction
+
+
+def project(
+    step: jax.Array,
+    noise_text: jax.Array,
+    noisy: jax.Array,
+    t: jax.Array,
+    alphas_cumprod: np.ndarray,
+    *,
+    guidance: Guidance,
+) -> jax.Array:
+    """Adaptive projected guidance (APG, arXiv:2410.02416).
+
+    With D(y) the x_0 that a prediction implies and dD = D(text) - D(base),
+
+        dD <- dD min(1, r / |dD|),  guided = D(text) + (s - 1) (dD^perp + eta dD^par),
+
+    dD^par being the part parallel to D(text), which saturates; r = `apg_norm`, eta =
+    `apg_parallel`. The paper's momentum over the steps of a sampler is left out: in
+    distillation no trajectory is followed. A step in noise is one in x_0 times
+    -alpha_t / sigma_t.
+
+    Args:
+      step: [B, ...] noise(text) - noise(base).
+      noise_text: [B, ...].
+      noisy: [B, ...] x_t.
+      t: [B] int32.
+      alphas_cumprod: [T] float32.
+      guidance: of which `apg_parallel` and `apg_norm` are read.
+
+    Returns:
+      [B, ...] the step to scale by s - 1.
+    """
+    axes = tuple(range(1, step.ndim))
+    tiny = jnp.finfo(step.dtype).tiny
+    if guidance.apg_norm:
+        alpha_t, sigma_t = alpha_sigma(t, alphas_cumprod, ndim=step.ndim)
+        norm = jnp.sqrt(jnp.sum(step**2, axis=axes, keepdims=True)) * sigma_t / alpha_t
+        step = step * jnp.minimum(1.0, guidance.apg_norm / jnp.maximum(norm, tiny))
+    x0 = to_x0(noise_text, noisy, t, alphas_cumprod, "epsilon")
+    square = jnp.maximum(jnp.sum(x0**2, axis=axes, keepdims=True), tiny)
+    parallel = jnp.sum(step * x0, axis=axes, keepdims=True) / square * x0
+    return step - (1.0 - guidance.apg_parallel) * parallel
 
 
 def rescale(guided: jax.Array, noise_text: jax.Array, *, share: float) -> jax.Array:

@@ -33,6 +33,7 @@ _WEIGHTINGS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "uniform": lambda alpha_t, sigma_t: jnp.ones_like(sigma_t),
     "alpha_sigma_squared": lambda alpha_t, sigma_t: alpha_t * sigma_t**2,
     "sigma_over_alpha": lambda alpha_t, sigma_t: sigma_t / alpha_t,
+    "dmd": lambda alpha_t, sigma_t: sigma_t / alpha_t,
 }
 WEIGHTINGS = tuple(_WEIGHTINGS)
 
@@ -72,7 +73,9 @@ def w_t(
     `"sigma_squared"`: sigma_t^2 (DreamFusion, arXiv:2209.14988; ProlificDreamer's
     code). `"uniform"`: 1. `"alpha_sigma_squared"`: alpha_t sigma_t^2 (Fantasia3D,
     arXiv:2303.13873). `"sigma_over_alpha"`: sigma_t / alpha_t, which turns a difference
-    of noise predictions into the difference of the clean-image predictions.
+    of noise predictions into the difference of the clean-image predictions. `"dmd"`:
+    the same, which `methods.bind` divides by the mean |x_0 - prior's x_0| of each view,
+    so that all t pull alike (DMD, arXiv:2311.18828, Eq. 8).
 
     Args:
       t: [B] int32.

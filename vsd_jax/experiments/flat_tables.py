@@ -223,6 +223,14 @@ _WEIGHT = {"vsd__weighting": "sigma_over_alpha"}
 # Weight and t of the authors' code: `vsd_jax/methods/inversion.py`.
 _ISM = _WEIGHT | {"vsd__t_range": (0.02, 0.5), "vsd__t_range_late": (0.02, 0.5)}
 _SDI = _WEIGHT | {"vsd__t_schedule": "linear"}
+_CONSISTENT = {
+    "vsd__weighting": "uniform",
+    "vsd__t_schedule": "sqrt",
+    "vsd__t_range": (0.1, 0.7),
+}
+_INTERVAL = {"vsd__guidance_interval": (0.1, 0.5)}
+# The bound is to |x_0|, about 1.5 here, as SDXL's 15 is to its latents.
+_APG = {"vsd__apg_parallel": 0.0, "vsd__apg_norm": 0.1}
 
 FAMILY = Experiment(
     about=(
@@ -230,10 +238,12 @@ FAMILY = Experiment(
         " `plane`), all at guidance 7.5 but where it says 100: SDS (arXiv:2209.14988),"
         " VSD (arXiv:2305.16213), CSD (arXiv:2310.19415), NFSD (arXiv:2310.17590), ISM"
         " (arXiv:2311.11284), SDI (arXiv:2405.15891), ESD (arXiv:2401.00909), Bridge"
-        " (arXiv:2406.09417), ASD (arXiv:2407.02040), SDEdit"
-        " (arXiv:2108.01073); HiFA's falling t (arXiv:2305.18766) and DreamTime's"
-        " (arXiv:2306.12422) with SDS and VSD. With one camera ESD is VSD: its score"
-        " network has no camera to leave out."
+        " (arXiv:2406.09417), ASD (arXiv:2407.02040), SDEdit (arXiv:2108.01073), L2-VSD"
+        " (arXiv:2507.09748), Consistent3D (arXiv:2401.09050); guidance in an interval"
+        " of t (arXiv:2404.07724), projected (APG, arXiv:2410.02416) and at a t of its"
+        " own (arXiv:2511.22677); DMD's weight (arXiv:2311.18828); HiFA's falling t"
+        " (arXiv:2305.18766), SDI's and DreamTime's (arXiv:2306.12422). With one camera"
+        " ESD is VSD: its score network has no camera to leave out."
     ),
     config=_FLAT,
     prompts=("a mushroom",),
@@ -254,8 +264,23 @@ FAMILY = Experiment(
         _family("Bridge", "bridge", {}),
         _family("ASD", "asd", {}),
         _family("SDEdit", "sdedit", {}),
+        _family("L2-VSD", "l2_vsd", _MIXTURE),
+        _family("Consistent3D", "consistent3d", {}, **_CONSISTENT),
+        _family(
+            *("Consistent3D, new noise each step", "consistent3d", {}),
+            **_CONSISTENT,
+            family__shared_noise=False,
+        ),
+        _family("VSD, interval .1 to .5", "vsd", _MIXTURE, **_INTERVAL),
+        _family("VSD, APG", "vsd", _MIXTURE, **_APG),
+        _family(
+            "VSD, guidance at t < .2", "vsd", _MIXTURE, vsd__guidance_t=(0.02, 0.2)
+        ),
+        _family("SDS, DMD's weight", "sds", {}, vsd__weighting="dmd"),
+        _family("VSD, DMD's weight", "vsd", _MIXTURE, vsd__weighting="dmd"),
         _family("SDS, HiFA's t", "sds", {}, vsd__t_schedule="sqrt"),
         _family("VSD, HiFA's t", "vsd", _MIXTURE, vsd__t_schedule="sqrt"),
+        _family("SDS, SDI's t", "sds", {}, vsd__t_schedule="linear"),
         _family("SDS, DreamTime's t", "sds", {}, vsd__t_schedule="dreamtime"),
         _family("VSD, DreamTime's t", "vsd", _MIXTURE, vsd__t_schedule="dreamtime"),
     ),

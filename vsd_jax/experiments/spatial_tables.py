@@ -121,12 +121,22 @@ _SDI = {
     "vsd.t_schedule": "linear",
     "vsd.t_range": (0.25, 0.98),
 }
+_CONSISTENT = {
+    "vsd.method": "consistent3d",
+    "vsd.guidance_scale": 50.0,
+    "vsd.weighting": "uniform",
+    "vsd.t_schedule": "sqrt",
+    "vsd.t_range": (0.1, 0.7),
+}
+# The bound is to |x_0|, about 85 here, as SDXL's 15 is to its latents.
+_APG = {"vsd.apg_parallel": 0.0, "vsd.apg_norm": 5.0}
 
 FAMILY_OBJECTS = Experiment(
     about=(
         "The family of score distillation on objects, with each paper's guidance: SDS,"
-        " VSD (also at 3, our default), CSD, NFSD, ISM, SDI and ESD (sources: table"
-        " `family`), and falling t for SDS and VSD. Without Bridge: the embedded prior"
+        " VSD (also at 3, our default), CSD, NFSD, ESD, ASD, SDEdit, ISM, SDI, L2-VSD,"
+        " Consistent3D (sources: table `family`), APG and DMD's weight for VSD, and"
+        " falling t for SDS and VSD. Without Bridge: the embedded prior"
         " knows no word for what is wrong with a render."
     ),
     config=_OBJECT,
@@ -143,6 +153,10 @@ FAMILY_OBJECTS = Experiment(
         ),
         Row(name="ISM 7.5", settings=_VSD | _ISM),
         Row(name="SDI 7.5", settings=_VSD | _SDI),
+        Row(name="L2-VSD 7.5", settings=_VSD | {"vsd.method": "l2_vsd"}),
+        Row(name="Consistent3D 50", settings=_CONSISTENT),
+        Row(name="VSD 7.5, APG", settings=_VSD | _APG),
+        Row(name="VSD 7.5, DMD's weight", settings=_VSD | {"vsd.weighting": "dmd"}),
         *(
             Row(
                 name=f"{name}, {source}'s t",

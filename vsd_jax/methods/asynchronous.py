@@ -11,10 +11,16 @@ import jax.numpy as jnp
 
 from vsd_jax.diffusion.guidance import PLAIN, Guidance
 from vsd_jax.diffusion.noise import add_noise
-from vsd_jax.methods.protocol import SIGMA_SQUARED, Method, NoisedViews
+from vsd_jax.methods.inversion import ddim_move
+from vsd_jax.methods.protocol import (
+    ASD_KEY,
+    CONSISTENT3D_KEY,
+    SIGMA_SQUARED,
+    Method,
+    NoisedViews,
+)
 from vsd_jax.spec import Within
-
-_SHIFT_FOLD = 2**32 - 3
+from vsd_jax.timesteps import shares_to_range, uniform_t
 
 
 def asd(
@@ -46,8 +52,7 @@ def asd(
 
     def direction(views: NoisedViews) -> jax.Array:
         num_t = len(views.alphas_cumprod)
-        key = jax.random.fold_in(views.draw.stats_key, _SHIFT_FOLD)
-        unit = jax.random.uniform(key, views.t.shape)
+        unit = jax.random.uniform(views.key(ASD_KEY), views.t.shape)
         above = jnp.maximum(views.t - round(t_shift_from * num_t), 0)
         added = (unit * t_shift * above).astype(jnp.int32)
         later = jnp.minimum(views.t + added, num_t - 1)
@@ -55,4 +60,52 @@ def asd(
         own = views.prior("text", (noisier, later))
         return views.guided(guidance_scale, guidance) - own
 
-    return Method(direction, weighting)
+    goal = (guidance_scale, guidance)
+    return Method(direction, weighting, goal=goal)
+
+
+def consistent3d(
+    *,
+    guidance_scale: float,
+    consistency_gap: Annotated[tuple[float, float], Within(0, 1)] = (0.1, 0.3),
+    shared_noise: bool = True,
+    guidance: Guidance = PLAIN,
+    weighting: str = SIGMA_SQUARED,
+) -> Method:
+    """Consistent3D: eps_guided(x_u, u) - eps_guided(x_t, t), u noisier than t.
+
+    x_u = alpha_u x_0 + sigma_u n, and x_t is what one guided step of DDIM makes of it:
+    where the two agree, the render lies on a path of the prior. n is one noise for all
+    views and steps. Consistency distillation sampling (arXiv:2401.09050), as in the
+    authors' code (sail-sg/Consistent3D @9118a5c), whose t falls (0.7 to 0.1 of T) with
+    the square root of the step, with w(t) = 1 and guidance from 100 to 50, s = 1 + s'
+    there.
+
+    Args:
+      guidance_scale: s.
+      consistency_gap: (low, high) of u - t, shares of T, drawn evenly.
+      shared_noise: whether n is one for all views and steps, else the step's own.
+      guidance: of the prior.
+      weighting: name of w(t).
+
+    Examples:
+      >>> vsd.methods.consistent3d(guidance_scale=50.0).trains_score
+      False
+    """
+
+    def direction(views: NoisedViews) -> jax.Array:
+        abar = views.alphas_cumprod
+        unit = jax.random.uniform(views.key(CONSISTENT3D_KEY), views.t.shape)
+        added = uniform_t(unit, shares_to_range(consistency_gap, len(abar)))
+        noisier_t = jnp.minimum(views.t + added, len(abar) - 1)
+        noise = views.noise
+        if shared_noise:
+            one = jax.random.normal(jax.random.key(0), noise.shape[1:])
+            noise = jnp.broadcast_to(one, noise.shape)
+        x_u = add_noise(views.latents, noise, noisier_t, abar)
+        noisier = views.guided(guidance_scale, guidance, (x_u, noisier_t))
+        x_t = ddim_move(x_u, noisier, noisier_t, views.t, abar)
+        return noisier - views.guided(guidance_scale, guidance, (x_t, views.t))
+
+    goal = (guidance_scale, guidance)
+    return Method(direction, weighting, goal=goal)

@@ -60,4 +60,5 @@ def sdedit(
         alpha_t, sigma_t = alpha_sigma(views.t, abar, ndim=x0.ndim)
         return (views.noisy - alpha_t * x0) / sigma_t - views.noise
 
-    return Method(direction, weighting)
+    goal = (guidance_scale, guidance)
+    return Method(direction, weighting, goal=goal)

@@ -42,4 +42,5 @@ def esd(
         noise_score = guide(without, views.score(), score_scale)
         return views.guided(guidance_scale, guidance) - noise_score
 
-    return Method(direction, weighting, trains_score=True)
+    goal = (guidance_scale, guidance)
+    return Method(direction, weighting, trains_score=True, goal=goal)

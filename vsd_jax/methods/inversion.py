@@ -14,10 +14,13 @@ import numpy as np
 
 from vsd_jax.diffusion.guidance import PLAIN, Guidance
 from vsd_jax.diffusion.noise import add_noise, alpha_sigma, to_x0
-from vsd_jax.methods.protocol import SIGMA_SQUARED, Method, NoisedViews
+from vsd_jax.methods.protocol import (
+    INVERSION_KEY,
+    SIGMA_SQUARED,
+    Method,
+    NoisedViews,
+)
 from vsd_jax.spec import Within
-
-_INVERSION_FOLD = 2**32 - 4
 
 
 def ism(
@@ -31,7 +34,7 @@ def ism(
     """Interval Score Matching: eps(x_t, y) - eps(x_s, empty), s = t - interval.
 
     x_s is reached from x_0 by `num_inversions` steps of unconditional DDIM inversion,
-    x_t from x_s by one more (arXiv:2311.11284, Eq. 17); `interval` is a share of T (50
+    x_t from x_s by one more (arXiv:2311.11284); `interval` is a share of T (50
     of 1,000 in the paper). The inversion starts from x_0 with the noise of t = 0, as in
     the authors' code (EnVision-Research/LucidDreamer @2ecf093), whose five steps are of
     200 at most; there w(t) = sigma_t / alpha_t, and t ends within [0.02, 0.5].
@@ -59,10 +62,11 @@ def ism(
             num_steps=num_inversions,
         )
         before = views.prior("empty", (x_s, earlier))
-        x_t = _ddim_move(x_s, before, earlier, views.t, abar)
+        x_t = ddim_move(x_s, before, earlier, views.t, abar)
         return views.guided(guidance_scale, guidance, (x_t, views.t)) - before
 
-    return Method(direction, weighting, texts=("empty",))
+    goal = (guidance_scale, guidance)
+    return Method(direction, weighting, texts=("empty",), goal=goal)
 
 
 def sdi(
@@ -100,9 +104,7 @@ def sdi(
 
     def direction(views: NoisedViews) -> jax.Array:
         abar = views.alphas_cumprod
-        late_key, noise_key = jax.random.split(
-            jax.random.fold_in(views.draw.stats_key, _INVERSION_FOLD)
-        )
+        late_key, noise_key = jax.random.split(views.key(INVERSION_KEY))
         unit = jax.random.uniform(late_key, views.t.shape)
         later = views.t + (unit * overshoot * len(abar)).astype(jnp.int32)
         x_t = ddim_invert(
@@ -118,7 +120,8 @@ def sdi(
         kappa = (x_t - alpha_t * views.latents) / sigma_t
         return views.guided(guidance_scale, guidance, (x_t, views.t)) - kappa
 
-    return Method(direction, weighting)
+    goal = (guidance_scale, guidance)
+    return Method(direction, weighting, goal=goal)
 
 
 def ddim_invert(
@@ -151,7 +154,7 @@ def ddim_invert(
 
     def move(x: jax.Array, number: jax.Array):
         at, to = (t * share // num_steps for share in (number, number + 1))
-        moved = _ddim_move(x, predict(x, at), at, to, alphas_cumprod)
+        moved = ddim_move(x, predict(x, at), at, to, alphas_cumprod)
         if eta:
             fresh = jax.random.normal(jax.random.fold_in(key, number), x.shape)
             moved += eta * _ddpm_std(at, to, alphas_cumprod, ndim=x.ndim) * fresh
@@ -160,7 +163,14 @@ def ddim_invert(
     return jax.lax.scan(move, start, jnp.arange(num_steps))[0]
 
 
-def _ddim_move(x, noise_pred, start, end, alphas_cumprod) -> jax.Array:
+def ddim_move(
+    x: jax.Array,
+    noise_pred: jax.Array,
+    start: jax.Array,
+    end: jax.Array,
+    alphas_cumprod: np.ndarray,
+) -> jax.Array:
+    """Moves x from t = `start` to `end`, in either direction (DDIM, eta 0)."""
     x0 = to_x0(noise_pred, x, start, alphas_cumprod, "epsilon")
     return add_noise(x0, noise_pred, end, alphas_cumprod)
 

@@ -48,7 +48,8 @@ def vsd(
     def direction(views: NoisedViews) -> jax.Array:
         return views.guided(guidance_scale, guidance) - views.score()
 
-    return Method(direction, weighting, trains_score=True)
+    goal = (guidance_scale, guidance)
+    return Method(direction, weighting, trains_score=True, goal=goal)
 
 
 def sds(
@@ -68,4 +69,5 @@ def sds(
     def direction(views: NoisedViews) -> jax.Array:
         return views.guided(guidance_scale, guidance) - views.noise
 
-    return Method(direction, weighting)
+    goal = (guidance_scale, guidance)
+    return Method(direction, weighting, goal=goal)

@@ -33,7 +33,8 @@ def csd(
     def direction(views: NoisedViews) -> jax.Array:
         return views.push(guidance_scale, guidance, against="empty")
 
-    return Method(direction, weighting, texts=("empty",))
+    goal = (guidance_scale, guidance)
+    return Method(direction, weighting, texts=("empty",), goal=goal)
 
 
 def nfsd(
@@ -67,7 +68,8 @@ def nfsd(
         domain = jnp.where(small, empty, empty - views.prior("negative"))
         return domain + views.push(guidance_scale, guidance, against="empty")
 
-    return Method(direction, weighting, texts=("empty",))
+    goal = (guidance_scale, guidance)
+    return Method(direction, weighting, texts=("empty",), goal=goal)
 
 
 def bridge(
@@ -89,4 +91,5 @@ def bridge(
     def direction(views: NoisedViews) -> jax.Array:
         return views.push(guidance_scale, guidance, against="source")
 
-    return Method(direction, weighting, texts=("source",))
+    goal = (guidance_scale, guidance)
+    return Method(direction, weighting, texts=("source",), goal=goal)

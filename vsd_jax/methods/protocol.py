@@ -12,13 +12,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vsd_jax.diffusion.guidance import PLAIN, Guidance, guide_away, guided_noise
-from vsd_jax.diffusion.noise import add_noise, as_noise_fn, check_weighting, w_t
-from vsd_jax.score_network import camera_vector
+from vsd_jax.diffusion.guidance import (
+    PLAIN,
+    Guidance,
+    clip_x0,
+    guide_away,
+    guided_noise,
+)
+from vsd_jax.diffusion.noise import (
+    add_noise,
+    as_noise_fn,
+    check_weighting,
+    to_x0,
+    w_t,
+)
+from vsd_jax.score_network import camera_vector, score_errors
+from vsd_jax.timesteps import shares_to_range, uniform_t
 from vsd_jax.types import Draw, NoiseFn, Prior, PyTree, Score
 
 At = tuple[jax.Array, jax.Array]
 """`(noisy [V, h, w, c], t [V])` other than the views' own."""
+
+OwnLoss = Callable[[PyTree, PyTree, jax.Array, Draw], jax.Array]
+"""`(score_params, prior_params, latents [V, h, w, c], draw) -> scalar`."""
+
+_FIRST_FOLD = 2**32 - 3  # the key is otherwise only split
+# Numbers of `NoisedViews.key`, one for each purpose.
+ASD_KEY, GUIDANCE_KEY, INVERSION_KEY, CONSISTENT3D_KEY = range(4)
 
 SIGMA_SQUARED = "sigma_squared"
 """w(t) = sigma_t^2, as in the code of ProlificDreamer and of threestudio."""
@@ -39,8 +59,11 @@ class NoisedViews:
       prior_fn: noise prediction of the prior.
       score_fn: of the score network over `(score_params, prior_params)`, or None.
       score_params: phi.
+      score_loss: of these renders, as the score network's next update has it
+        (`make_own_loss`), or None.
       prior_params: frozen weights.
       draw: prompts and cameras of the views.
+      weighting: name of w(t).
     """
 
     latents: jax.Array
@@ -51,8 +74,14 @@ class NoisedViews:
     prior_fn: NoiseFn
     score_fn: NoiseFn | None
     score_params: PyTree
+    score_loss: OwnLoss | None
     prior_params: PyTree
     draw: Draw
+    weighting: str
+
+    def key(self, number: int) -> jax.Array:
+        """Returns a key of this step for what a method draws; each its own number."""
+        return jax.random.fold_in(self.draw.stats_key, _FIRST_FOLD - number)
 
     def prior(self, text: str, at: At | None = None) -> jax.Array:
         """Returns the prior's noise prediction for "text", "negative", "empty", ..."""
@@ -63,27 +92,85 @@ class NoisedViews:
     def guided(
         self, scale: float, guidance: Guidance = PLAIN, at: At | None = None
     ) -> jax.Array:
-        """Returns the prior's prediction with classifier-free guidance."""
-        return guided_noise(**self._asked(at), scale=scale, guidance=guidance)
+        """Returns the prior's prediction with classifier-free guidance.
+
+        With `guidance.guidance_t`, eps(y) at the views' own t plus the guidance term
+        (s - 1) (eps(y) - eps(base)) at a t' of its own, times w(t') / w(t) since the
+        weight of the residual is that of t (arXiv:2511.22677, Eq. 8). The noise is the
+        same at both. At another `at` there is no render to noise anew: plain guidance.
+        """
+        if at is not None or not guidance.is_decoupled:
+            return guided_noise(**self._asked(at), scale=scale, guidance=guidance)
+        text = clip_x0(
+            self.prior("text"),
+            self.noisy,
+            self.t,
+            self.alphas_cumprod,
+            limit=guidance.x0_limit,
+        )
+        at, share = self._at_own_t(guidance)
+        pair = guide_away(**self._asked(at), scale=scale, guidance=guidance)
+        return text + share * (pair.noise - pair.text)
 
     def push(
         self, scale: float, guidance: Guidance = PLAIN, *, against: str
     ) -> jax.Array:
-        """Returns the guidance term s (eps(y) - eps(against)), clipped if asked for."""
+        """Returns the guidance term s (eps(y) - eps(against)), clipped if asked for.
+
+        With `guidance.guidance_t` at a t' of its own, times w(t') / w(t).
+        """
+        at, share = None, 1.0
+        if guidance.is_decoupled:
+            at, share = self._at_own_t(guidance)
         pair = guide_away(
-            **self._asked(None), scale=scale, guidance=guidance, against=against
+            **self._asked(at), scale=scale, guidance=guidance, against=against
         )
-        return pair.noise - pair.base
+        return share * (pair.noise - pair.base)
 
     def score(self, *, camera: bool = True) -> jax.Array:
         """Returns the score network's noise prediction, with or without the camera."""
+        return self._score(self.score_params, camera)
+
+    def score_ahead(self, rate: float) -> jax.Array:
+        """Returns the score network's prediction as if it had learned these renders.
+
+        eps_phi + J dphi, dphi = -rate grad_phi loss: to first order in the gradient
+        step of its next update, by one product with the Jacobian J = d eps_phi / dphi.
+
+        Raises:
+          ValueError: if the score network is not trained.
+        """
+        if self.score_loss is None:
+            raise ValueError(
+                "Looking ahead takes a score network that is trained: score.kind lora"
+                " or unet, with score.steps_per_step of at least 1."
+            )
+        gradient = jax.grad(self.score_loss)(
+            self.score_params, self.prior_params, self.latents, self.draw
+        )
+        step = jax.tree.map(lambda leaf: -rate * leaf, gradient)
+        now, change = jax.jvp(self._score, (self.score_params,), (step,))
+        return now + change
+
+    def _score(self, score_params: PyTree, camera: bool = True) -> jax.Array:
         keep = jnp.full(self.t.shape, camera)
         context = {
             "text": self.draw.prompts["score"],
             "camera": camera_vector(self.draw.cameras.cam_to_world, keep),
         }
-        params = (self.score_params, self.prior_params)
+        params = (score_params, self.prior_params)
         return self.score_fn(params, self.noisy, self.t, context)
+
+    def _at_own_t(self, guidance: Guidance) -> tuple[At, jax.Array]:
+        """The views noised to a t' of their own, and w(t') / w(t) [V, 1, ...]."""
+        abar = self.alphas_cumprod
+        unit = jax.random.uniform(self.key(GUIDANCE_KEY), self.t.shape)
+        t = uniform_t(unit, shares_to_range(guidance.guidance_t, len(abar)))
+        mine, theirs = (
+            w_t(each, abar, weighting=self.weighting, ndim=self.noisy.ndim)
+            for each in (self.t, t)
+        )
+        return (add_noise(self.latents, self.noise, t, abar), t), theirs / mine
 
     def _asked(self, at: At | None) -> dict[str, Any]:
         noisy, t = at or (self.noisy, self.t)
@@ -105,12 +192,15 @@ class Method(NamedTuple):
       weighting: name of w(t).
       trains_score: whether a score network is trained.
       texts: prompts that it needs beside `text`, `negative` and `score`.
+      goal: scale and options of the guided prediction whose x_0 the weighting "dmd"
+        divides by the distance to.
     """
 
     direction: Callable[[NoisedViews], jax.Array]
     weighting: str
     trains_score: bool = False
     texts: tuple[str, ...] = ()
+    goal: tuple[float, Guidance] = (1.0, PLAIN)
 
 
 Residual = Callable[[jax.Array, Draw, PyTree, PyTree], jax.Array]
@@ -137,6 +227,7 @@ def bind(method: Method, prior: Prior, score: Score | None) -> Residual:
         raise ValueError("The method follows a score network: give one, or use sds.")
     prior_fn = as_noise_fn(prior.model, prior.alphas_cumprod)
     score_fn = score and as_noise_fn(score.model, prior.alphas_cumprod)
+    score_loss = make_own_loss(score, prior.alphas_cumprod)
 
     def residual(
         latents: jax.Array, draw: Draw, score_params: PyTree, prior_params: PyTree
@@ -151,8 +242,10 @@ def bind(method: Method, prior: Prior, score: Score | None) -> Residual:
             prior_fn=prior_fn,
             score_fn=score_fn,
             score_params=score_params,
+            score_loss=score_loss,
             prior_params=prior_params,
             draw=draw,
+            weighting=method.weighting,
         )
         direction = method.direction(views)
         weight = w_t(
@@ -161,6 +254,45 @@ def bind(method: Method, prior: Prior, score: Score | None) -> Residual:
             weighting=method.weighting,
             ndim=direction.ndim,
         )
+        if method.weighting == "dmd":
+            weight = weight / _distance(views, *method.goal)
         return jax.lax.stop_gradient(weight * direction)
 
     return residual
+
+
+def make_own_loss(score: Score | None, alphas_cumprod: np.ndarray) -> OwnLoss | None:
+    """Makes the loss of one particle's renders in the first update of this step.
+
+    Returns:
+      `(score_params, prior_params, latents [V, h, w, c], draw) -> scalar`, with the t
+      and noise that the update itself draws; None if the network is not trained.
+    """
+    if score is None or not score.updates:
+        return None
+
+    def loss(score_params, prior_params, latents, draw):
+        camera = camera_vector(draw.cameras.cam_to_world, draw.score.keep[0])
+        errors = score_errors(
+            score.model,
+            (score_params, prior_params),
+            latents,
+            draw.score.t[0],
+            draw.score.noise[0],
+            context={"text": draw.prompts["score"], "camera": camera},
+            alphas_cumprod=alphas_cumprod,
+            sigma_floor=score.sigma_floor,
+        )
+        return jnp.mean(errors)
+
+    return loss
+
+
+def _distance(views: NoisedViews, scale: float, guidance: Guidance) -> jax.Array:
+    """Mean |x_0 - prior's x_0| of each view, [V, 1, ...] (arXiv:2311.18828, Eq. 8)."""
+    guidance = dataclasses.replace(guidance, guidance_t=PLAIN.guidance_t)
+    predicted = views.guided(scale, guidance)
+    x0 = to_x0(predicted, views.noisy, views.t, views.alphas_cumprod, "epsilon")
+    axes = tuple(range(1, x0.ndim))
+    distance = jnp.mean(jnp.abs(views.latents - x0), axis=axes, keepdims=True)
+    return jnp.maximum(distance, jnp.finfo(distance.dtype).tiny)
