@@ -74,17 +74,9 @@ def run_cell(cell: Cell, out: Path) -> Path:
         run of the program raises.
     """
     folder = out / cell.folder
-    record = {
-        "row": cell.row.name,
-        "kind": cell.row.kind,
-        "prompt": cell.prompt,
-        "seed": cell.seed,
-        "config": cell.config,
-        "settings": dict(cell.settings),
-        "prior": prior_fingerprint() if not cell.row.kind.startswith("exact") else "",
-    }
+    record = describe(cell)
     if (folder / "cell.json").exists():
-        _refuse_another(writer.read_json(folder / "cell.json"), record, folder)
+        refuse_another(writer.read_json(folder / "cell.json"), record, folder)
         return folder
     begin, worked = time.monotonic(), time.process_time()
     _KINDS[cell.row.kind](cell, folder)
@@ -97,12 +89,26 @@ def run_cell(cell: Cell, out: Path) -> Path:
     return folder
 
 
+def describe(cell: Cell) -> dict:
+    """What tells a cell from another; `cell.json` begins with it."""
+    return {
+        "row": cell.row.name,
+        "kind": cell.row.kind,
+        "prompt": cell.prompt,
+        "seed": cell.seed,
+        "config": cell.config,
+        "settings": dict(cell.settings),
+        "prior": prior_fingerprint() if not cell.row.kind.startswith("exact") else "",
+    }
+
+
 def prior_fingerprint() -> str:
     """Which weights the embedded prior's U-Net has."""
     return weights.fingerprint(_WEIGHTS)
 
 
-def _refuse_another(old: dict, new: dict, folder: Path) -> None:
+def refuse_another(old: dict, new: dict, folder: Path) -> None:
+    """Raises RunError if what is stored in a folder is not of the cell `new`."""
     plain = {name: _as_stored(value) for name, value in new.items()}
     differing = [name for name, value in plain.items() if old.get(name) != value]
     if differing:

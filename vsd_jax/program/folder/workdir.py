@@ -312,7 +312,7 @@ def _version(package: str) -> str:
 
 def _git_commit() -> str:
     """Commit of the source tree, "+changes" if it is edited; "" outside of git."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     if not (root / ".git").exists():
         return ""
 

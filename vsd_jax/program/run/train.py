@@ -30,7 +30,7 @@ from vsd_jax.program.judge import monitor
 from vsd_jax.program.report import live, report
 from vsd_jax.program.run import look, renders
 from vsd_jax.program.terminal import progress
-from vsd_jax.program.terminal.errors import RunError
+from vsd_jax.program.terminal.errors import DivergedError, RunError
 from vsd_jax.types import VSDState
 
 RECENT_STEPS = 50
@@ -211,7 +211,9 @@ class Loop:
             self._guard(self._saver.wait, last=False)
             steps = checkpoint.list_steps(self._workdir.checkpoints)
             good = f"step {steps[-1]}" if steps else "none yet"
-            raise RunError(f"Stopped at step {step}. {alarm} Last checkpoint: {good}.")
+            raise DivergedError(
+                f"Stopped at step {step}. {alarm} Last checkpoint: {good}."
+            )
         return bool(votes)
 
     def _log(self, step: int, row: dict[str, Any]) -> None:

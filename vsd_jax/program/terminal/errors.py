@@ -14,3 +14,7 @@ class RunError(Exception):
 
 class ConfigError(RunError):
     """The configuration is refused; the text names each key, value and remedy."""
+
+
+class DivergedError(RunError):
+    """An alarm stopped a run: its numbers are no longer sound."""

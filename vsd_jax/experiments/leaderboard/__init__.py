@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Methods of score distillation ranked where the answer is known.
+
+`python -m vsd_jax.experiments --name=leaderboard`. `worlds` says who competes where,
+`passes` what a step costs, `board` runs the cells (`work` one, `processes` several),
+`records` holds the results, `ranking` the statistics, `page` and `diagram` show them,
+`submit` adds a method of the user's.
+"""

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a step costs in passes through the networks, and the one rule of the budget.
+
+A pass is one network evaluated once, for one view and one text; a derivative through it
+counts as one more. So classifier-free guidance is two, an update of the score network
+two, and VSD 2 + 1 + 2 = 5. **All methods of a world get the same number of passes for
+each particle**; how many steps that is follows from the method. Passes are counted, not
+written down: the method is run once, on a network that counts.
+"""
+
+import collections
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vsd_jax.methods import Method, bind
+from vsd_jax.presets import Settings
+from vsd_jax.program import Config
+from vsd_jax.score_network import fixed_score
+from vsd_jax.types import Camera, Draw, NoiseModel, Prior, ScoreDraw
+
+VIEWS, SHAPE = 2, (1, 1, 2)
+"""Of the run that counts."""
+_TRAINING = 2  # passes of one update of the score network
+_TEXTS = ("text", "negative", "empty", "source", "score")
+_ABAR = np.linspace(0.999, 0.001, 1000).astype(np.float32)
+
+
+class Passes(NamedTuple):
+    """Passes of one step for one view: of the prior, and of the score network's phi.
+
+    Those of phi are without its training.
+    """
+
+    prior: int
+    score: int
+
+    def total(self, updates: int) -> int:
+        """With `updates` of the score network, for a method that trains it."""
+        return self.prior + self.score + _TRAINING * updates
+
+
+def count(method: Method) -> Passes:
+    """Runs the method once on two views and counts.
+
+    Returns:
+      Its passes; a loop counts as often as it runs.
+    """
+    tally: collections.Counter[str] = collections.Counter()
+    prior = Prior(_counting(tally, "prior"), None, None, _ABAR, SHAPE, SHAPE[0])
+    score = fixed_score(_counting(tally, "score"))._replace(updates=1)
+    latents = jax.random.normal(jax.random.key(1), (VIEWS, *SHAPE))
+    with jax.disable_jit():  # loops run in Python, each turn is seen
+        bind(method, prior, score)(latents, _draw(), jnp.zeros(()), jnp.zeros(()))
+    return Passes(tally["prior"] // VIEWS, tally["score"] // VIEWS)
+
+
+def of_move(config: Config, method: Method) -> int:
+    """Passes of one step, for a particle that it moves and a view."""
+    updates = Settings(config).score.training.steps_per_step * method.trains_score
+    return count(method).total(updates)
+
+
+def num_steps(config: Config, moves: int) -> int:
+    """Steps in which each particle is moved so often."""
+    return max(1, moves * config.num_particles // _moved(config))
+
+
+def num_moves(config: Config, steps: int) -> int:
+    """How often so many steps move each particle."""
+    return steps * _moved(config) // config.num_particles
+
+
+def _moved(config: Config) -> int:
+    """Particles that one step updates; 0 in the settings = all."""
+    return config.particles_per_step or config.num_particles
+
+
+def _counting(tally: collections.Counter, name: str) -> NoiseModel:
+    """A network that counts; a shift of x_t, so that no method sees a zero."""
+
+    def predict(params, noisy, t, context):
+        text = jnp.mean(context["text"], axis=(1, 2)).reshape(-1, 1, 1, 1)
+        return 0.5 * noisy + text + sum(map(jnp.sum, jax.tree.leaves(params)))
+
+    @jax.custom_jvp
+    def apply(params, noisy, t, context):
+        tally[name] += len(noisy)
+        return predict(params, noisy, t, context)
+
+    @apply.defjvp
+    def derive(primals, tangents):
+        tally[name] += 2 * len(primals[1])
+        return jax.jvp(predict, primals, tangents)
+
+    return NoiseModel(apply, "epsilon")
+
+
+def _draw() -> Draw:
+    """One draw of two views; what only a renderer reads is empty."""
+    noise, later = jax.random.normal(jax.random.key(2), (2, VIEWS, *SHAPE))
+    t = jnp.array([300, 700])
+    flat = jnp.zeros(VIEWS)
+    camera = Camera(
+        cam_to_world=jnp.broadcast_to(jnp.eye(4), (VIEWS, 4, 4)),
+        fov_deg=flat,
+        azimuth_deg=flat,
+        elevation_deg=flat,
+        radius=flat,
+    )
+    seen = jnp.ones((1, VIEWS), bool)
+    prompts = {
+        name: jnp.full((VIEWS, 1, 1), 0.1 * number)
+        for number, name in enumerate(_TEXTS)
+    }
+    return Draw(
+        cameras=camera,
+        backgrounds=jnp.ones((VIEWS, 3)),
+        prompts=prompts,
+        t=t,
+        noise=noise,
+        encode_noise=jnp.zeros_like(noise),
+        render_keys=jax.random.split(jax.random.key(3), VIEWS),
+        stats_key=jax.random.key(4),
+        score=ScoreDraw(t=t[None], noise=later[None], keep=seen),
+    )

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The results as data: what `leaderboard.json` and `leaderboard.csv` hold."""
+
+import csv
+import io
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from vsd_jax.experiments.leaderboard import ranking, worlds
+from vsd_jax.program.folder import writer
+from vsd_jax.program.terminal.errors import RunError
+
+Path = pathlib.Path
+Board = Mapping[str, Any]
+VERSION = 1
+SCHEMA = {
+    "world": "where methods compete",
+    "method": "name of the method on the leaderboard",
+    "prompt": "the text; a block is a prompt and a seed",
+    "seed": "of the run, from 0",
+    "score": "name of the number",
+    "value": "the number; empty if the run failed or has none",
+    "best": "high, low, or truth: nearest to the value that truth has",
+    "truth": "the same number of true samples (of distances: of another true set)",
+    "failed": "why the run failed; empty if it did not",
+    "steps": "training steps of the run",
+    "passes": "network passes for each particle and view",
+    "seconds": "wall clock of the run",
+    "cpu_seconds": "processor time of the run",
+    "prior": "fingerprint of the prior's weights; empty = in closed form",
+    "commit": "of the code; +changes = edited since",
+    "machine": "processor, cores, devices of JAX",
+}
+"""Columns of `leaderboard.csv`, one line for each cell and score."""
+_OF_CELL = tuple(name for name in SCHEMA if name not in ("score", "value", "best"))
+
+
+def collect(
+    results: Sequence[Mapping[str, Any]],
+    *,
+    form: str,
+    names: Sequence[str],
+    command: str,
+) -> dict[str, Any]:
+    """The leaderboard of these cells, with their ranking.
+
+    Args:
+      results: what `work.result_of` gives of each cell.
+      form: "full", "quick" or "smoke".
+      names: of the worlds.
+      command: for the record.
+    """
+    kept = ("scores", *(name for name in _OF_CELL if name != "truth"))
+    true = {
+        (cell["world"], cell["prompt"], cell["seed"]): cell["truth"]
+        for cell in results
+        if cell["truth"]
+    }
+    found = {
+        "version": VERSION,
+        "form": form,
+        "command": command,
+        "schema": SCHEMA,
+        "worlds": {name: describe_world(name, form) for name in names},
+        "not_run": [name for name in worlds.WORLDS if name not in names],
+        "truth": [
+            {"world": world, "prompt": prompt, "seed": seed, "scores": scores}
+            for (world, prompt, seed), scores in true.items()
+        ],
+        "cells": [{name: cell[name] for name in kept} for cell in results],
+    }
+    return found | {"ranking": ranking.rank_board(found)}
+
+
+def describe_world(name: str, form: str) -> dict[str, Any]:
+    """What is said of a world beside its cells."""
+    world = worlds.WORLDS[name]
+    sizes = world.forms["quick" if form == "smoke" else form]
+    return {
+        "about": world.about,
+        "scores": dict(world.scores),
+        "main": worlds.MAIN_SCORE,
+        "particles": sizes.particles,
+        "passes": sizes.passes,
+        "vsd_moves": sizes.vsd_moves,
+    }
+
+
+def lines(board: Board) -> Iterator[dict[str, Any]]:
+    """The lines of `leaderboard.csv`."""
+    true = {
+        (block["world"], block["prompt"], block["seed"]): block["scores"]
+        for block in board["truth"]
+    }
+    for cell in board["cells"]:
+        there = true.get((cell["world"], cell["prompt"], cell["seed"]), {})
+        for score, best in board["worlds"][cell["world"]]["scores"].items():
+            line = {name: cell[name] for name in _OF_CELL if name != "truth"}
+            line |= {"score": score, "value": cell["scores"].get(score)}
+            line |= {"best": best, "truth": there.get(score)}
+            yield {name: line[name] for name in SCHEMA}
+
+
+def csv_text(board: Board) -> str:
+    """The content of `leaderboard.csv`."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(SCHEMA), lineterminator="\n")
+    table.writeheader()
+    table.writerows(lines(board))
+    return text.getvalue()
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Reads a `leaderboard.json`.
+
+    Raises:
+      RunError: if it is not there, or not of this version.
+    """
+    try:
+        found = writer.read_json(path)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read as a leaderboard: {error}") from error
+    if not isinstance(found, dict) or found.get("version") != VERSION:
+        raise RunError(
+            f"{path} is no leaderboard of version {VERSION}; run --name=leaderboard."
+        )
+    return found
