@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vsd_jax.experiments.leaderboard import processes, work, worlds
+from vsd_jax.experiments.leaderboard import processes, records, work, worlds
 from vsd_jax.experiments.leaderboard.worlds import Start
 from vsd_jax.program.terminal import progress
 
@@ -33,7 +33,6 @@ def run(
     """
     todo = [start for name in names for start in worlds.starts(name, form)]
     found = run_all(todo, out, jobs)
-    from vsd_jax.experiments.leaderboard import records
     return records.collect(found, form=form, names=names, command=command)
 
 

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ranks of methods over blocks, and what may be concluded from them (NumPy, SciPy).
+
+A block is a prompt and a seed. In each block the methods are ranked by their error, 1
+being the best and ties sharing their mean; what failed shares the last places. Methods
+are then compared by their mean ranks (Friedman's test, Nemenyi's critical difference;
+Demšar, JMLR 7, 2006).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.05
+DRAWS = 10_000
+
+
+def error(value: float | None, best: str, true: float | None = None) -> float:
+    """How far a score is from the best: smaller is better; NaN if there is none.
+
+    Args:
+      value: the score.
+      best: "low", "high", or "truth": as truth has it.
+      true: truth's.
+
+    Raises:
+      ValueError: for another `best`.
+    """
+    if best not in ("low", "high", "truth"):
+        raise ValueError(f"best={best!r} is none of low, high and truth.")
+    if value is None or (best == "truth" and true is None):
+        return float("nan")
+    return {"low": value, "high": -value}.get(best, abs(value - (true or 0.0)))
+
+
+def ranks(errors: np.ndarray) -> np.ndarray:
+    """[blocks, methods] errors to ranks from 1 on; NaN is worse than any number."""
+    errors = np.asarray(errors, np.float64)
+    return stats.rankdata(np.where(np.isnan(errors), np.inf, errors), axis=1)
+
+
+def friedman(ranked: np.ndarray) -> tuple[float, float]:
+    """Friedman's chi square of ranks [blocks, methods], corrected for ties, and its p.
+
+    Returns:
+      NaN, NaN if there are fewer than two blocks or three methods, or all are tied.
+    """
+    blocks, methods = ranked.shape
+    if blocks < 2 or methods < 3:
+        return float("nan"), float("nan")
+    sums = ranked.sum(0)
+    middle = blocks * (methods + 1) / 2
+    # With ties the ranks' own variance takes the place of that of 1 .. methods.
+    spread = ((ranked - (methods + 1) / 2) ** 2).sum()
+    if not spread:
+        return float("nan"), float("nan")
+    statistic = (methods - 1) * ((sums - middle) ** 2).sum() / spread
+    return float(statistic), float(stats.chi2.sf(statistic, methods - 1))
+
+
+def critical_difference(methods: int, blocks: int, level: float = LEVEL) -> float:
+    """Nemenyi's: mean ranks that differ by less are not told apart at this level."""
+    quantile = stats.studentized_range.ppf(1 - level, methods, np.inf) / np.sqrt(2)
+    return float(quantile * np.sqrt(methods * (methods + 1) / (6 * blocks)))
+
+
+def bootstrap(ranked: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
+    """95 % interval of each mean rank over blocks drawn with replacement.
+
+    Returns:
+      [methods, 2]; NaN for a single block.
+    """
+    if len(ranked) < 2:
+        return np.full((ranked.shape[1], 2), np.nan)
+    means = ranked[_resample(len(ranked), draws, seed)].mean(1)
+    return np.percentile(means, [2.5, 97.5], axis=0).T
+
+
+def groups(mean_ranks: Sequence[float], difference: float) -> list[list[int]]:
+    """Largest groups of methods whose mean ranks all differ by less than `difference`.
+
+    Returns:
+      Indices, best first, of groups of two or more.
+    """
+    order = np.argsort(mean_ranks, kind="stable")
+    sorted_ranks = np.asarray(mean_ranks, np.float64)[order]
+    found, reached = [], 0
+    for first, rank in enumerate(sorted_ranks):
+        last = int(np.searchsorted(sorted_ranks, rank + difference, side="left"))
+        if last > max(reached, first + 1):
+            found.append([int(index) for index in order[first:last]])
+            reached = last
+    return found
+
+
+def spearman(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """Spearman's rho of two lists and its p; NaN for fewer than three, or constants."""
+    if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return float("nan"), float("nan")
+    found = stats.spearmanr(first, second)
+    return float(found.statistic), float(found.pvalue)
+
+
+def agreement(
+    first: np.ndarray, second: np.ndarray, *, draws: int = 2000, seed: int = 0
+) -> dict[str, Any]:
+    """Whether two worlds rank the same methods alike.
+
+    Args:
+      first: [blocks, methods] ranks in one world.
+      second: [other blocks, methods] in the other.
+      draws: of blocks, in both worlds.
+      seed: of these draws.
+
+    Returns:
+      `rho` of the mean ranks, `p` and a 95 % `interval` (None for a single block).
+    """
+    rho, p = spearman(first.mean(0), second.mean(0))
+    interval = None
+    if min(len(first), len(second)) > 1 and np.isfinite(rho):
+        drawn = [
+            spearman(first[one].mean(0), second[other].mean(0))[0]
+            for one, other in zip(
+                _resample(len(first), draws, seed),
+                _resample(len(second), draws, seed + 1),
+                strict=True,
+            )
+        ]
+        interval = [float(edge) for edge in np.nanpercentile(drawn, [2.5, 97.5])]
+    return {"rho": rho, "p": p, "interval": interval, "methods": first.shape[1]}
+
+
+def _resample(blocks: int, draws: int, seed: int) -> np.ndarray:
+    """[draws, blocks] indices of blocks, with replacement."""
+    return np.random.default_rng(seed).integers(blocks, size=(draws, blocks))
+
+
+def rank_board(board: Mapping[str, Any]) -> dict[str, Any]:
+    """The ranking of every world and score, and how far worlds agree.
+
+    Args:
+      board: `worlds`, `cells` and `truth` of a leaderboard (`records.py`).
+
+    Returns:
+      `worlds`: world -> score -> what `rank_score` gives; `failed`: world -> method ->
+      share of its runs; `between`: agreement of each two worlds by each shared score.
+    """
+    found: dict[str, Any] = {}
+    ranked: dict[tuple[str, str], tuple[list[str], np.ndarray]] = {}
+    for world, about in board["worlds"].items():
+        found[world] = {}
+        for score, best in about["scores"].items():
+            names, values, errors = table(board, world, score, best)
+            if np.isfinite(errors).any():
+                found[world][score] = rank_score(names, values, errors)
+                ranked[world, score] = names, ranks(errors)
+    return {
+        "worlds": found,
+        "failed": {world: _failed(board, world) for world in board["worlds"]},
+        "between": _between(list(board["worlds"]), ranked),
+    }
+
+
+def table(
+    board: Mapping[str, Any], world: str, score: str, best: str
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Methods, their values and errors [blocks, methods] by one score.
+
+    Only blocks that all methods have run count, so that an unfinished leaderboard is
+    a smaller one.
+    """
+    true = {
+        (block["prompt"], block["seed"]): block["scores"].get(score)
+        for block in board["truth"]
+        if block["world"] == world
+    }
+    cells = [cell for cell in board["cells"] if cell["world"] == world]
+    names = list(dict.fromkeys(cell["method"] for cell in cells))
+    by_block: dict[tuple[str, int], dict[str, float | None]] = {}
+    for cell in cells:
+        block = by_block.setdefault((cell["prompt"], cell["seed"]), {})
+        block[cell["method"]] = cell["scores"].get(score)
+    whole = {key: block for key, block in by_block.items() if len(block) == len(names)}
+    values = [[_number(block[name]) for name in names] for block in whole.values()]
+    errors = [
+        [error(block[name], best, true.get(key)) for name in names]
+        for key, block in whole.items()
+    ]
+    shape = (len(whole), len(names))
+    return names, np.reshape(values, shape), np.reshape(errors, shape)
+
+
+def rank_score(
+    names: Sequence[str], values: np.ndarray, errors: np.ndarray
+) -> dict[str, Any]:
+    """The ranking by one score, best first.
+
+    Args:
+      names: of the methods.
+      values: [blocks, methods]; NaN if there is none.
+      errors: the same, smaller is better.
+    """
+    ranked = ranks(errors)
+    blocks, methods = ranked.shape
+    means, intervals = ranked.mean(0), bootstrap(ranked)
+    difference = critical_difference(methods, blocks) if methods > 1 else float("nan")
+    statistic, p = friedman(ranked)
+    order = sorted(range(methods), key=lambda index: (means[index], names[index]))
+    return {
+        "blocks": blocks,
+        "friedman": statistic,
+        "p": p,
+        "critical_difference": difference,
+        "groups": [[names[i] for i in group] for group in groups(means, difference)],
+        "methods": [
+            {
+                "method": names[i],
+                "rank": float(means[i]),
+                "interval": [float(edge) for edge in intervals[i]],
+                **_spread(values[:, i]),
+            }
+            for i in order
+        ],
+    }
+
+
+def _between(
+    names: Sequence[str], ranked: Mapping[tuple[str, str], tuple[list, np.ndarray]]
+) -> list[dict[str, Any]]:
+    found = []
+    pairs = [(a, b) for number, a in enumerate(names) for b in names[number + 1 :]]
+    scores = list(dict.fromkeys(score for _, score in ranked))
+    for pair in pairs:
+        for score in scores:
+            both = [ranked.get((world, score)) for world in pair]
+            if None in both:
+                continue
+            (first, one), (second, other) = both
+            shared = [name for name in first if name in second]
+            # Ranked anew among the shared, since a mean rank depends on who competes.
+            alike = agreement(
+                stats.rankdata(one[:, [first.index(n) for n in shared]], axis=1),
+                stats.rankdata(other[:, [second.index(n) for n in shared]], axis=1),
+            )
+            found.append({"worlds": list(pair), "score": score, **alike})
+    return found
+
+
+def _failed(board: Mapping[str, Any], world: str) -> dict[str, float]:
+    shares: dict[str, list[bool]] = {}
+    for cell in board["cells"]:
+        if cell["world"] == world:
+            shares.setdefault(cell["method"], []).append(bool(cell["failed"]))
+    return {name: float(np.mean(failed)) for name, failed in shares.items()}
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _spread(values: np.ndarray) -> dict[str, float | None]:
+    """Mean and sample standard deviation of what did not fail."""
+    finite = values[np.isfinite(values)]
+    return {
+        "mean": float(finite.mean()) if len(finite) else None,
+        "spread": float(finite.std(ddof=1)) if len(finite) > 1 else None,
+    }
