@@ -8,6 +8,12 @@ The same command goes on where it stopped. `--seeds`, `--prompts`, `--steps` and
 `--particles` make it smaller or larger, `--rows` runs some rows of it, `--texts` other
 prompts; `--smoke` runs the same code in seconds and means nothing. Writes scores.json,
 table.md, pictures.png and plot.png after each seed, with what is finished until then.
+
+  python -m vsd_jax.experiments --name=leaderboard --out=runs/leaderboard --jobs=2
+  python -m vsd_jax.experiments --name=leaderboard --out=runs/mine --submit=mine.py
+
+ranks all methods in several worlds (`--worlds`; `--quick` in an hour), or a method of
+your own among them. Writes leaderboard.json, .csv, .md and .html.
 """
 
 import argparse
@@ -16,9 +22,14 @@ import sys
 
 from vsd_jax.experiments import plan, runner
 from vsd_jax.experiments.catalogue import EXPERIMENTS
+from vsd_jax.experiments.leaderboard import board, submit, worlds
 from vsd_jax.program.folder import paths
 from vsd_jax.program.terminal import process, streams
 from vsd_jax.program.terminal.errors import ConfigError, RunError
+
+LEADERBOARD = "leaderboard"
+_OF_LEADERBOARD = ("worlds", "jobs", "quick", "submit")
+_OF_TABLES = ("texts", "prompts", "seeds", "steps", "particles", "rows")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -41,6 +52,12 @@ def make_parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", type=_positive, help=about)
     parser.add_argument("--rows", nargs="+", default=[], help="names of rows to run")
     parser.add_argument("--smoke", action="store_true", help="seconds, means nothing")
+    group = parser.add_argument_group("leaderboard")
+    group.add_argument("--worlds", nargs="+", default=[], help="some of its worlds")
+    group.add_argument("--jobs", type=_positive, help="processes at once (1)")
+    group.add_argument("--quick", action="store_true", help="less of everything")
+    about = "a Python file with a method of yours, ranked among the stored ones"
+    group.add_argument("--submit", type=paths.argument, help=about)
     return parser
 
 
@@ -60,11 +77,18 @@ def main(argv: list[str]) -> None:
     if args.list:
         for name, experiment in EXPERIMENTS.items():
             print(f"{name:15} {experiment.about}")
+        print(f"{LEADERBOARD:15} All methods, ranked in {', '.join(worlds.WORLDS)}.")
         return
-    experiment = plan.find(args.name, EXPERIMENTS)
+    if args.name != LEADERBOARD:
+        experiment = plan.find(args.name, EXPERIMENTS)
+        _refuse(args, _OF_LEADERBOARD, f"only --name={LEADERBOARD} takes it")
     if args.out is None:
         raise ConfigError("--out is missing: where shall the table go?")
     process.prepare()
+    command = shlex.join(["python", "-m", "vsd_jax.experiments", *argv])
+    if args.name == LEADERBOARD:
+        print(_leaderboard(args, command))
+        return
     budget = plan.Budget(
         seeds=args.seeds,
         prompts=args.prompts,
@@ -74,8 +98,27 @@ def main(argv: list[str]) -> None:
         rows=tuple(args.rows),
         smoke=args.smoke,
     )
-    command = shlex.join(["python", "-m", "vsd_jax.experiments", *argv])
     print(runner.run(experiment, budget, args.out, command=command))
+
+
+def _leaderboard(args: argparse.Namespace, command: str) -> str:
+    why = f"--name={LEADERBOARD} has forms instead, --quick and --smoke, so that all"
+    _refuse(args, _OF_TABLES, f"{why} methods are run alike")
+    options = {"jobs": args.jobs or 1, "command": command}
+    if args.submit is not None:
+        why = "--submit runs what the stored leaderboard has run"
+        _refuse(args, ("quick", "smoke"), why)
+        return submit.run(args.submit, args.worlds, args.out, **options)
+    if args.quick and args.smoke:
+        raise ConfigError("--quick and --smoke are two forms; leave one out.")
+    form = "quick" if args.quick else "smoke" if args.smoke else "full"
+    return board.run(form, worlds.find(args.worlds), args.out, **options)
+
+
+def _refuse(args: argparse.Namespace, names: tuple[str, ...], why: str) -> None:
+    for name in names:
+        if getattr(args, name):
+            raise ConfigError(f"--{name} is refused: {why}.")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ exact score of the particles themselves, each a Gaussian of width `exact.bandwid
 """
 
 import functools
+import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -22,11 +23,14 @@ import numpy as np
 from vsd_jax.diffusion import exact
 from vsd_jax.diffusion.sampler import ddim_sample
 from vsd_jax.distil import Step
+from vsd_jax.experiments import own_method
 from vsd_jax.experiments.plan import Cell
+from vsd_jax.methods import Method
 from vsd_jax.presets import Settings
 from vsd_jax.program import Config
 from vsd_jax.program.build import build
 from vsd_jax.program.build.stages import make_scene
+from vsd_jax.program.terminal.errors import RunError
 from vsd_jax.score_network import fixed_score, make_score
 from vsd_jax.toybox import dataset
 from vsd_jax.toybox.text import Prompt
@@ -153,7 +157,8 @@ def _draw(cell: Cell, config: Config, world: World) -> np.ndarray:
 
 def _distil(cell: Cell, config: Config, world: World) -> np.ndarray:
     kind, width = cell.settings["exact.score"], cell.settings.get("exact.bandwidth", 0)
-    init, step = _make_run(config, cell.settings["exact.world"], kind)
+    method = _submitted(cell)
+    init, step = _make_run(config, cell.settings["exact.world"], kind, method)
     state = init(jax.random.key(cell.seed), world.mixture)
     prompts = make_prompts(world, config.vsd.method)
     for _ in range(config.num_steps):
@@ -163,9 +168,22 @@ def _distil(cell: Cell, config: Config, world: World) -> np.ndarray:
     return np.asarray(state.particles.params["pixels"])
 
 
+def _submitted(cell: Cell) -> Method | None:
+    """The method of the user's file that a cell names; None if it names none."""
+    if "exact.method" not in cell.settings:
+        return None
+    path = pathlib.Path(cell.settings["exact.method"])
+    found = own_method.read(path)
+    if found.source != cell.settings["exact.source"]:
+        raise RunError(f"{path} was changed while it was run; run the command again.")
+    return found.method
+
+
 @functools.lru_cache(maxsize=16)
-def _make_run(config: Config, name: str, kind: str) -> tuple[Callable, Step]:
-    """`init(key, weights) -> state` and the step."""
+def _make_run(
+    config: Config, name: str, kind: str, method: Method | None
+) -> tuple[Callable, Step]:
+    """`init(key, weights) -> state` and the step; None = the configuration's method."""
     world = make_world(name)
     shape = world.mixture["means"].shape[1:]
     model = exact.make_model(ALPHAS_CUMPROD)
@@ -176,7 +194,7 @@ def _make_run(config: Config, name: str, kind: str) -> tuple[Callable, Step]:
     prior = Prior(target, identity, None, ALPHAS_CUMPROD, shape, shape[0])
     score = _make_score(kind, world, config) if kind else None
     scene = make_scene(config, size=shape[0], latent_shape=shape)
-    run = build.join(config, scene, prior, score)
+    run = build.join(config, scene, prior, score, method)
     init = functools.partial(run.init, num_particles=config.num_particles)
     return jax.jit(init), run.step
 

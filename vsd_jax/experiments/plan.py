@@ -122,7 +122,8 @@ def find(name: str, known: Mapping[str, Experiment]) -> Experiment:
     """
     if name not in known:
         raise ConfigError(
-            f"--name={name} is no experiment; there are {', '.join(known)}."
+            f"--name={name} is no experiment; there are {', '.join(known)}, and"
+            " leaderboard."
         )
     return known[name]
 

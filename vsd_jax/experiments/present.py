@@ -42,7 +42,7 @@ def markdown(
     columns = [name for name in columns if any(name in row for row in found.values())]
     heads = [_head(name, reference) for name in columns]
     lines = [
-        [row, *(_cell(scores.get(name), name) for name in columns)]
+        [row, *(number(scores.get(name), name) for name in columns)]
         for row, scores in found.items()
     ]
     return table(["", *heads], lines) + "\n"
@@ -58,7 +58,8 @@ def _head(name: str, reference: str) -> str:
     return HEADS[name][0].format(reference=reference)
 
 
-def _cell(score: Mapping[str, Any] | None, name: str) -> str:
+def number(score: Mapping[str, Any] | None, name: str) -> str:
+    """A score as it is written, `mean ± spread`; a dash if there is none."""
     if score is None or score["mean"] is None or not math.isfinite(score["mean"]):
         return "–"
     text = _number(score["mean"], name)
@@ -141,7 +142,7 @@ def save_pictures(path: Path, shown: Mapping[str, np.ndarray]) -> None:
         axis.set_yticks([size / 2], [name])
         axis.tick_params(length=0)
         axis.set_frame_on(False)
-    _finish(figure, path)
+    finish(figure, path)
 
 
 def save_points(path: Path, shown: Mapping[str, np.ndarray]) -> None:
@@ -162,7 +163,7 @@ def save_points(path: Path, shown: Mapping[str, np.ndarray]) -> None:
         axis.set(xlim=(-2.6, 2.6), ylim=(-2.6, 2.6), xticks=[], yticks=[])
         axis.set_aspect("equal")
         axis.set_title(name, fontsize=8)
-    _finish(figure, path)
+    finish(figure, path)
 
 
 def save_plot(
@@ -189,7 +190,7 @@ def save_plot(
         axis.set_title(_head(name, reference), fontsize=9)
         axis.tick_params(labelsize=7)
     axes[0, 0].invert_yaxis()
-    _finish(figure, path)
+    finish(figure, path)
 
 
 def save_correlations(path: Path, runs: Sequence[Any], found: Mapping) -> None:
@@ -208,7 +209,7 @@ def save_correlations(path: Path, runs: Sequence[Any], found: Mapping) -> None:
             axis.set_xlabel(name, fontsize=8)
             axis.set_ylabel(error, fontsize=8)
     axes[0, 0].legend(fontsize=7)
-    _finish(figure, path)
+    finish(figure, path)
 
 
 def _grid(rows: int, columns: int, **options: Any) -> tuple[Figure, np.ndarray]:
@@ -221,7 +222,8 @@ def _finite(value: Any, other: float = float("nan")) -> float:
     return other if value is None or not np.isfinite(value) else value
 
 
-def _finish(figure, path: Path) -> None:
+def finish(figure: Figure, path: Path) -> None:
+    """Writes a figure as PNG, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
     partial = path.with_name(f".{path.name}")

@@ -3,20 +3,18 @@
 
 import collections
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from vsd_jax.experiments.leaderboard import processes, records, work, worlds
+from vsd_jax.experiments.leaderboard import page, processes, records, work, worlds
 from vsd_jax.experiments.leaderboard.worlds import Start
 from vsd_jax.program.terminal import progress
 
 Path = pathlib.Path
 
 
-def run(
-    form: str, names: Sequence[str], out: Path, *, jobs: int, command: str
-) -> dict[str, Any]:
-    """Runs the worlds of these names.
+def run(form: str, names: Sequence[str], out: Path, *, jobs: int, command: str) -> str:
+    """Runs the worlds of these names, and writes all files after each of them.
 
     Args:
       form: "full", "quick" or "smoke".
@@ -26,34 +24,53 @@ def run(
       command: for the record.
 
     Returns:
-      The leaderboard, as `leaderboard.json` holds it.
+      The content of `leaderboard.md`.
 
     Raises:
       RunError: what a run raises; finished cells stay, and the same command goes on.
     """
     todo = [start for name in names for start in worlds.starts(name, form)]
-    found = run_all(todo, out, jobs)
-    return records.collect(found, form=form, names=names, command=command)
+    text = ""
+    for done in run_worlds(todo, out, jobs):
+        starts, results = zip(*done, strict=True)
+        found = records.collect(
+            results,
+            form=form,
+            names=list(dict.fromkeys(start.world for start in starts)),
+            command=command,
+        )
+        text = page.save(out, found, page.pictures(starts, out))
+    return text
 
 
-def run_all(todo: Sequence[Start], out: Path, jobs: int) -> list[dict[str, Any]]:
-    """Runs what is not finished, says the time left, and returns all results."""
-    results = {start_key(start): work.result_of(start, out) for start in todo}
-    missing = [start for start in todo if results[start_key(start)] is None]
+def run_worlds(
+    todo: Sequence[Start], out: Path, jobs: int
+) -> Iterator[list[tuple[Start, dict[str, Any]]]]:
+    """Runs what is not finished, world after world, and says the time left.
+
+    Yields:
+      After each world the cells of it and of those before it, with their results.
+    """
+    results = {key(start): work.result_of(start, out) for start in todo}
+    missing = [start for start in todo if results[key(start)] is None]
     seconds: dict[str, list[float]] = collections.defaultdict(list)
     for result in filter(None, results.values()):
         seconds[result["world"]].append(result["seconds"])
     say_left(len(todo), missing, seconds, jobs)
-    for task in processes.run(processes.tasks(missing), out, jobs):
-        for start in task:
-            results[start_key(start)] = result = work.result_of(start, out)
-            seconds[start.world].append(result["seconds"])
-            missing.remove(start)
-        say_left(len(todo), missing, seconds, jobs)
-    return [results[start_key(start)] for start in todo]
+    names = list(dict.fromkeys(start.world for start in todo))
+    for number, name in enumerate(names, 1):
+        own = [start for start in missing if start.world == name]
+        for task in processes.run(processes.tasks(own), out, jobs):
+            for start in task:
+                results[key(start)] = result = work.result_of(start, out)
+                seconds[name].append(result["seconds"])
+                missing.remove(start)
+            say_left(len(todo), missing, seconds, jobs)
+        done = [start for start in todo if start.world in names[:number]]
+        yield [(start, results[key(start)]) for start in done]
 
 
-def start_key(start: Start) -> tuple[str, str]:
+def key(start: Start) -> tuple[str, str]:
     """What tells a cell from another."""
     return start.world, start.cell.folder
 

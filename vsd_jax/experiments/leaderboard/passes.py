@@ -9,6 +9,7 @@ written down: the method is run once, on a network that counts.
 """
 
 import collections
+import functools
 from typing import NamedTuple
 
 import jax
@@ -49,12 +50,21 @@ def count(method: Method) -> Passes:
       Its passes; a loop counts as often as it runs.
     """
     tally: collections.Counter[str] = collections.Counter()
+    with jax.disable_jit():  # loops run in Python, each turn is seen
+        _residual(tally, method, *_inputs())
+    return Passes(tally["prior"] // VIEWS, tally["score"] // VIEWS)
+
+
+def trace(method: Method) -> None:
+    """Traces the method as a compiled step does, where no number is known."""
+    residual = functools.partial(_residual, collections.Counter(), method)
+    jax.eval_shape(residual, *_inputs())
+
+
+def _residual(tally, method: Method, latents: jax.Array, draw: Draw) -> jax.Array:
     prior = Prior(_counting(tally, "prior"), None, None, _ABAR, SHAPE, SHAPE[0])
     score = fixed_score(_counting(tally, "score"))._replace(updates=1)
-    latents = jax.random.normal(jax.random.key(1), (VIEWS, *SHAPE))
-    with jax.disable_jit():  # loops run in Python, each turn is seen
-        bind(method, prior, score)(latents, _draw(), jnp.zeros(()), jnp.zeros(()))
-    return Passes(tally["prior"] // VIEWS, tally["score"] // VIEWS)
+    return bind(method, prior, score)(latents, draw, jnp.zeros(()), jnp.zeros(()))
 
 
 def of_move(config: Config, method: Method) -> int:
@@ -98,8 +108,9 @@ def _counting(tally: collections.Counter, name: str) -> NoiseModel:
     return NoiseModel(apply, "epsilon")
 
 
-def _draw() -> Draw:
-    """One draw of two views; what only a renderer reads is empty."""
+def _inputs() -> tuple[jax.Array, Draw]:
+    """Latents and a draw of two views; what only a renderer reads is empty."""
+    latents = jax.random.normal(jax.random.key(1), (VIEWS, *SHAPE))
     noise, later = jax.random.normal(jax.random.key(2), (2, VIEWS, *SHAPE))
     t = jnp.array([300, 700])
     flat = jnp.zeros(VIEWS)
@@ -115,7 +126,7 @@ def _draw() -> Draw:
         name: jnp.full((VIEWS, 1, 1), 0.1 * number)
         for number, name in enumerate(_TEXTS)
     }
-    return Draw(
+    draw = Draw(
         cameras=camera,
         backgrounds=jnp.ones((VIEWS, 3)),
         prompts=prompts,
@@ -126,3 +137,4 @@ def _draw() -> Draw:
         stats_key=jax.random.key(4),
         score=ScoreDraw(t=t[None], noise=later[None], keep=seen),
     )
+    return latents, draw

@@ -12,6 +12,7 @@ from flax import traverse_util
 
 from vsd_jax import inside, parallel, score_network
 from vsd_jax.distil import Distillation, Population, Step, distil
+from vsd_jax.methods import Method
 from vsd_jax.presets import Settings
 from vsd_jax.program import Config
 from vsd_jax.program.build import texts
@@ -138,14 +139,18 @@ def build(config: Config, *, load_weights: bool = True) -> Run:
 
 
 def join(
-    config: Config, scene: Scene, prior: Prior, score: Score | None
+    config: Config,
+    scene: Scene,
+    prior: Prior,
+    score: Score | None,
+    method: Method | None = None,
 ) -> Distillation:
-    """`distil` with what the configuration says of the rest."""
+    """`distil` with what the configuration says of the rest; its method, or another."""
     settings = Settings(config)
     return distil(
         scene,
         prior,
-        settings.method,
+        method or settings.method,
         score,
         make_views(settings.views),
         tx=settings.tx,

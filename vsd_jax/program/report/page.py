@@ -27,18 +27,40 @@ def write_page(
 
     A live page may ask where it came from whether it was written anew.
     """
-    page = string.Template(template("report.html")).substitute(
-        title=f"{escape(progress.shorten(prompt))} · vsd_jax",
+    content = fill(
+        title=f"{progress.shorten(prompt)} · vsd_jax",
         over="vsd_jax · Variational Score Distillation",
-        prompt=escape(progress.shorten(prompt, 300)),
+        heading=progress.shorten(prompt, 300),
         chips=chips,
         body=body,
         script=script,
         connect="; connect-src 'self'" if is_live else "",
     )
     path = folder / "report.html"
-    writer.write_bytes(path, page.encode())
+    writer.write_bytes(path, content.encode())
     return path
+
+
+def fill(
+    *,
+    title: str,
+    over: str,
+    heading: str,
+    chips: str,
+    body: str,
+    script: str = "",
+    connect: str = "",
+) -> str:
+    """The page as text; title and heading are any text, the others HTML of ours."""
+    return string.Template(template("report.html")).substitute(
+        title=escape(title),
+        over=over,
+        prompt=escape(heading),
+        chips=chips,
+        body=body,
+        script=script,
+        connect=connect,
+    )
 
 
 def template(name: str) -> str:

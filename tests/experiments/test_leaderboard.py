@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The leaderboard from end to end, in its smoke form with three methods of all."""
+
+import csv
+import dataclasses
+import io
+import re
+
+import numpy as np
+import pytest
+
+from vsd_jax.experiments import __main__ as program
+from vsd_jax.experiments import cells, flat_tables
+from vsd_jax.experiments.leaderboard import board, passes, records, work, worlds
+from vsd_jax.methods import METHODS
+from vsd_jax.program.folder import workdir, writer
+from vsd_jax.program.terminal.errors import ConfigError, DivergedError, RunError
+
+pytest.importorskip("embreex")
+FEW = ("SDS", "VSD", "CSD")
+# By hand: each network, view and text once, each derivative once more.
+PASSES = {
+    "sds": 2,  # the text, and what it is guided away from
+    "vsd": 3,  # and the score network
+    "esd": 4,  # with the camera and without
+    "csd": 2,
+    "nfsd": 4,  # empty, negative; empty and text in one batch
+    "bridge": 2,
+    "asd": 3,  # and the text at a noisier t
+    "ism": 5 + 1 + 2,  # inversion; at s; at t
+    "sdi": 10 * 2 + 2,
+    "sdedit": 4 * 2,
+    "consistent3d": 2 * 2,
+    "l2_vsd": 2 + 2 + 2,  # and a gradient and a tangent of phi
+}
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+    few = tuple(entry for entry in worlds.ENTRIES if entry.name in FEW)
+    monkeypatch.setattr(worlds, "ENTRIES", few)
+    worlds.starts.cache_clear()
+    yield
+    worlds.starts.cache_clear()
+
+
+def start(out, *more):
+    program.main(["--name=leaderboard", f"--out={out}", *more])
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory):
+    return tmp_path_factory.mktemp("leaderboard")
+
+
+def test_the_files_of_a_world(plane, capsys):
+    start(plane, "--smoke", "--worlds", "plane")
+    said = capsys.readouterr().out
+    assert "[0 of 6 cells are finished]" in said
+    assert re.search(r"\[4 of 6 cells are finished, about \d+ s left\]", said)
+    found = records.read(plane / "leaderboard.json")
+    assert found["form"] == "smoke" and found["not_run"] == [
+        *("images", "image2d", "objects"),
+    ]
+    cell = found["cells"][0]
+    assert cell["passes"] == 2 * cell["steps"] and cell["machine"].count("cores") == 1
+    assert cell["commit"] == workdir.describe_environment()["git_commit"]
+    names = {cell["method"] for cell in found["cells"]}
+    rows = found["ranking"]["worlds"]["plane"]["frechet_truth"]["methods"]
+    assert {row["method"] for row in rows} == names == set(FEW)
+    table = list(csv.DictReader(io.StringIO((plane / "leaderboard.csv").read_text())))
+    assert list(table[0]) == list(records.SCHEMA)
+    assert len(table) == 6 * len(worlds.WORLDS["plane"].scores)
+    value = {line["score"]: float(line["value"]) for line in table[: len(table) // 6]}
+    assert value == pytest.approx(cell["scores"])
+
+
+def test_the_page_holds_all_that_it_shows(plane):
+    text = (plane / "leaderboard.html").read_text()
+    assert text.count("<img") == text.count("data:image/png;base64,") == 2
+    assert not re.search(r"(src|href)=\"(?!data:)", text)
+    assert text.count("<tr>") == 1 + len(FEW) + 1  # heading, methods, truth
+    markdown = (plane / "leaderboard.md").read_text()
+    assert "Not run: images, image2d, objects." in markdown
+    assert all(f"| {name} | " in markdown for name in (*FEW, "truth"))
+    assert (plane / "ranks_plane.png").stat().st_size > 0
+
+
+def test_it_goes_on_where_it_stopped(plane, capsys, monkeypatch):
+    def fail(cell, folder):
+        raise AssertionError(f"{cell.folder} was finished")
+
+    monkeypatch.setattr(cells, "_KINDS", dict.fromkeys(cells._KINDS, fail))
+    start(plane, "--smoke", "--worlds", "plane")
+    assert "[6 of 6 cells are finished]" in capsys.readouterr().out
+    with pytest.raises(RunError, match="another config and settings"):
+        start(plane, "--quick", "--worlds", "plane")
+
+
+def test_two_processes_give_the_same(plane, tmp_path, capsys):
+    start(tmp_path, "--smoke", "--worlds", "plane", "--jobs=2")
+    capsys.readouterr()
+    one, two = (records.read(p / "leaderboard.json") for p in (plane, tmp_path))
+    for first, second in zip(one["cells"], two["cells"], strict=True):
+        assert first["scores"] == pytest.approx(second["scores"], rel=1e-4)
+    assert (tmp_path / "plane" / "sds" / "a_mushroom_0" / "log.txt").exists()
+
+
+def test_a_run_that_diverges_is_a_result(tmp_path, monkeypatch):
+    def diverge(cell, folder):
+        if cell.row.name == "VSD":
+            raise DivergedError("Stopped at step 2.")
+        shape = (8, 1, 1, 2)
+        number = np.nan if cell.row.name == "CSD" else 0.5
+        folder.mkdir(parents=True)
+        np.save(
+            folder / "samples.npy",
+            np.full(shape, number) + np.eye(8)[:, :2].reshape(shape),
+        )
+
+    monkeypatch.setattr(cells, "_KINDS", dict.fromkeys(cells._KINDS, diverge))
+    text = board.run("smoke", ["plane"], tmp_path, jobs=1, command="")
+    ranking = records.read(tmp_path / "leaderboard.json")["ranking"]
+    assert ranking["failed"]["plane"] == {"SDS": 0.0, "VSD": 1.0, "CSD": 1.0}
+    rows = ranking["worlds"]["plane"]["frechet_truth"]["methods"]
+    assert [(row["method"], row["rank"]) for row in rows] == [
+        *(("SDS", 1.0), ("CSD", 2.5), ("VSD", 2.5)),
+    ]
+    assert "100 %" in text
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_passes_are_counted(name):
+    found = passes.count(METHODS[name](guidance_scale=7.5))
+    assert found.prior + found.score == PASSES[name]
+
+
+def test_options_cost_what_they_ask():
+    vsd = METHODS["vsd"]
+    assert passes.count(vsd(guidance_scale=1.0)) == (1, 1)
+    assert passes.count(vsd(guidance_scale=7.5, weighting="dmd")) == (4, 1)
+    assert passes.Passes(2, 1).total(updates=1) == worlds.PASSES_OF_VSD
+    assert passes.Passes(2, 1).total(updates=4) == 11
+
+
+@pytest.mark.parametrize("world", worlds.WORLDS)
+@pytest.mark.parametrize("form", ["full", "quick"])
+def test_all_have_the_same_passes(world, form):
+    budget = worlds.WORLDS[world].forms[form].passes
+    sizes = worlds.WORLDS[world].forms[form]
+    found = worlds.starts(world, form)
+    assert len(found) == len(FEW) * sizes.seeds * sizes.prompts
+    for one in found:
+        assert budget - 5 < one.passes <= budget
+        assert cells.make_config(one.cell).num_steps == one.cell.settings["num_steps"]
+
+
+def test_every_method_competes_with_the_tables_settings():
+    entries = worlds.__dict__["ENTRIES"]
+    assert {entry.name for entry in entries} == set(FEW)  # of this file
+    sds, vsd, _ = worlds.rows(worlds.WORLDS["plane"])
+    family = {row.name: row for row in flat_tables.FAMILY.rows}
+    assert dict(vsd.settings) == dict(family["VSD"].settings)
+    assert dict(sds.settings) == dict(family["SDS 100"].settings)
+
+
+def test_time_left_is_each_world_s_own():
+    few = worlds.starts("plane", "smoke")[:2] + worlds.starts("images", "smoke")[:1]
+    seconds = {"plane": [1.0, 3.0], "images": [10.0]}
+    assert board.seconds_left(few, seconds, 2) == pytest.approx((2 * 2 + 10) / 2)
+    assert board.seconds_left(few, {"plane": [1.0]}, 1) is None
+    assert board.seconds_left([], seconds, 1) is None
+
+
+def test_results_of_other_settings_are_refused(plane):
+    one = worlds.starts("plane", "smoke")[0]
+    other = one._replace(
+        cell=dataclasses.replace(one.cell, settings={**one.cell.settings, "a": 1})
+    )
+    assert work.result_of(one, plane)["method"] == "SDS"
+    with pytest.raises(RunError, match="another settings"):
+        work.result_of(other, plane)
+
+
+def test_refuses_impossible_flags(tmp_path):
+    with pytest.raises(ConfigError, match="--worlds=moon.*plane, images"):
+        start(tmp_path, "--worlds", "moon")
+    with pytest.raises(ConfigError, match="--seeds is refused"):
+        start(tmp_path, "--seeds=2")
+    with pytest.raises(ConfigError, match="two forms"):
+        start(tmp_path, "--quick", "--smoke")
+    with pytest.raises(ConfigError, match="--jobs is refused.*leaderboard"):
+        program.main(["--name=plane", f"--out={tmp_path}", "--jobs=2"])
+    (tmp_path / "leaderboard.json").write_text('{"version": 0}')
+    with pytest.raises(RunError, match="no leaderboard of version"):
+        records.read(tmp_path / "leaderboard.json")
+    writer.write_bytes(tmp_path / "leaderboard.json", b"{")
+    with pytest.raises(RunError, match="cannot be read"):
+        records.read(tmp_path / "leaderboard.json")

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A method of the user's beside the leaderboard's stored rows, in the same worlds."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from vsd_jax.experiments import own_method, present
+from vsd_jax.experiments.leaderboard import board, page, records, worlds
+from vsd_jax.experiments.leaderboard.records import Board
+from vsd_jax.experiments.leaderboard.worlds import Start
+from vsd_jax.experiments.own_method import OwnMethod
+from vsd_jax.experiments.plan import Row, slug
+from vsd_jax.program.terminal import progress
+from vsd_jax.program.terminal.errors import ConfigError
+
+Path = pathlib.Path
+STORED = Path(__file__).parents[3] / "docs" / "leaderboard" / "leaderboard.json"
+"""That of the project's folder, where `--out` has none."""
+
+
+def run(path: Path, names: Sequence[str], out: Path, *, jobs: int, command: str) -> str:
+    """Runs the method where others were, and ranks it among them.
+
+    Args:
+      path: of the user's file, see `own_method`.
+      names: of the worlds; empty = all that are stored and in closed form.
+      out: where the method's cells go; its own leaderboard, if it has one, is the one
+        that is compared with.
+      jobs: processes at once.
+      command: for the record.
+
+    Returns:
+      Where the method landed, in words.
+
+    Raises:
+      ConfigError: if the method, or a world, cannot be used; before any long work.
+    """
+    own = own_method.read(path)
+    stored = read_stored(out)
+    chosen = choose_worlds(names, stored)
+    label = own.name
+    if label in {cell["method"] for cell in stored["cells"]}:
+        label += " (submitted)"
+    folder = out / "submitted" / f"{slug(own.name)}_{own.source}"
+    todo = [
+        start
+        for name in chosen
+        for start in starts(name, stored["form"], own, path, label=label)
+    ]
+    progress.say(f"{own.name}: {_cost(own, todo)}. {len(todo)} runs.")
+    done = [pair for pairs in board.run_worlds(todo, folder, jobs) for pair in pairs]
+    results = {board.key(start): result for start, result in done}
+    joined = join(stored, list(results.values()), chosen, command=command)
+    page.save(folder, joined, page.pictures(todo, folder))
+    return "\n".join([*landed(joined, label), f"{folder / 'leaderboard.html'}"])
+
+
+def read_stored(out: Path) -> dict[str, Any]:
+    """The leaderboard in `out`, or else the project's own.
+
+    Raises:
+      RunError: if there is none.
+    """
+    mine = out / "leaderboard.json"
+    if not mine.exists() and not STORED.exists():
+        raise ConfigError(
+            f"There is no leaderboard to compare with: neither {mine} nor {STORED}."
+            " Run --name=leaderboard with that --out first."
+        )
+    return records.read(mine if mine.exists() else STORED)
+
+
+def choose_worlds(names: Sequence[str], stored: Board) -> list[str]:
+    """The worlds where the method is run.
+
+    Raises:
+      ConfigError: if one is not stored, not in closed form, or was made with another
+        budget than the code has now.
+    """
+    exact = [name for name, world in worlds.WORLDS.items() if world.is_exact]
+    for name in worlds.find(names) if names else ():
+        if name not in exact:
+            raise ConfigError(
+                f"--worlds={name}: a submitted method runs in {', '.join(exact)}. On"
+                " the embedded prior a method must have a name: put its file into"
+                " vsd_jax/methods/, then --config.vsd.method=NAME."
+            )
+        if name not in stored["worlds"]:
+            raise ConfigError(
+                f"--worlds={name} is not on the stored leaderboard, which has"
+                f" {', '.join(stored['worlds'])}."
+            )
+    chosen = [n for n in exact if n in (names or stored["worlds"])]
+    for name in chosen:
+        if stored["worlds"][name] != records.describe_world(name, stored["form"]):
+            raise ConfigError(
+                f"The stored leaderboard's world {name} has another budget or other"
+                " scores than this version's; run --name=leaderboard anew."
+            )
+    return chosen
+
+
+def starts(
+    world: str, form: str, own: OwnMethod, path: Path, *, label: str
+) -> list[Start]:
+    """The cells of the method in a world."""
+    trained = {"exact.score": "mixture", "score.steps_per_step": 1}
+    settings = {
+        **own.settings,
+        "exact.method": str(path.resolve()),
+        "exact.source": own.source,
+        **(trained if own.method.trains_score else {}),
+    }
+    row = Row(name=label, kind="exact", settings=settings)
+    return worlds.starts_of(world, form, row, own.method)
+
+
+def join(
+    stored: Board, results: Sequence[Board], chosen: Sequence[str], *, command: str
+) -> dict[str, Any]:
+    """The stored leaderboard of these worlds with the new cells, ranked anew."""
+    truth = {
+        (block["world"], block["prompt"], block["seed"]): block["scores"]
+        for block in stored["truth"]
+    }
+    old = [
+        {**cell, "truth": truth[cell["world"], cell["prompt"], cell["seed"]]}
+        for cell in stored["cells"]
+        if cell["world"] in chosen
+    ]
+    return records.collect(
+        [*old, *results], form=stored["form"], names=chosen, command=command
+    )
+
+
+def landed(joined: Board, label: str) -> list[str]:
+    """A sentence for each world: the place of the method, and who is next to it."""
+    lines = []
+    for world, ranked in joined["ranking"]["worlds"].items():
+        main = joined["worlds"][world]["main"]
+        rows = ranked[main]["methods"]
+        place = next(i for i, row in enumerate(rows) if row["method"] == label)
+        mine = rows[place]
+        text = (
+            f"{world}: place {place + 1} of {len(rows)} by {present.HEADS[main][0]}"
+            f" ({present.number(mine, main)}), mean rank {mine['rank']:.1f}"
+        )
+        if place:
+            text += f"; the one before it: {rows[place - 1]['method']}"
+        if place + 1 < len(rows):
+            text += f"; the next one: {rows[place + 1]['method']}"
+        lines.append(text + ".")
+    return lines
+
+
+def _cost(own: OwnMethod, todo: Sequence[Start]) -> str:
+    steps = {start.world: start.cell.settings["num_steps"] for start in todo}
+    trains = "trains a score network" if own.method.trains_score else "no score network"
+    shown = ", ".join(f"{number} steps in {world}" for world, number in steps.items())
+    return f"{trains}; {shown}"
