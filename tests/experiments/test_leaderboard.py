@@ -18,6 +18,7 @@ from vsd_jax.program.terminal.errors import ConfigError, DivergedError, RunError
 
 pytest.importorskip("embreex")
 FEW = ("SDS", "VSD", "CSD")
+ENTRIES = worlds.ENTRIES
 # By hand: each network, view and text once, each derivative once more.
 PASSES = {
     "sds": 2,  # the text, and what it is guided away from
@@ -111,13 +112,10 @@ def test_a_run_that_diverges_is_a_result(tmp_path, monkeypatch):
     def diverge(cell, folder):
         if cell.row.name == "VSD":
             raise DivergedError("Stopped at step 2.")
-        shape = (8, 1, 1, 2)
         number = np.nan if cell.row.name == "CSD" else 0.5
+        points = number + np.eye(8)[:, None, None, :2]
         folder.mkdir(parents=True)
-        np.save(
-            folder / "samples.npy",
-            np.full(shape, number) + np.eye(8)[:, :2].reshape(shape),
-        )
+        np.save(folder / "samples.npy", points)
 
     monkeypatch.setattr(cells, "_KINDS", dict.fromkeys(cells._KINDS, diverge))
     text = board.run("smoke", ["plane"], tmp_path, jobs=1, command="")
@@ -156,13 +154,20 @@ def test_all_have_the_same_passes(world, form):
         assert cells.make_config(one.cell).num_steps == one.cell.settings["num_steps"]
 
 
-def test_every_method_competes_with_the_tables_settings():
-    entries = worlds.__dict__["ENTRIES"]
-    assert {entry.name for entry in entries} == set(FEW)  # of this file
-    sds, vsd, _ = worlds.rows(worlds.WORLDS["plane"])
-    family = {row.name: row for row in flat_tables.FAMILY.rows}
-    assert dict(vsd.settings) == dict(family["VSD"].settings)
-    assert dict(sds.settings) == dict(family["SDS 100"].settings)
+def test_every_method_competes_with_the_tables_settings(monkeypatch):
+    monkeypatch.setattr(worlds, "ENTRIES", ENTRIES)
+    for name, world in worlds.WORLDS.items():
+        rows = {row.name: row.settings for row in worlds.rows(world)}
+        named = {settings.get("vsd.method", "vsd") for settings in rows.values()}
+        without = set() if world.is_exact else {"bridge"}  # no word for its source
+        assert named == set(METHODS) - without, name
+        scales = {row: settings["vsd.guidance_scale"] for row, settings in rows.items()}
+        assert scales.pop("Consistent3D") == 50.0
+        assert all(s == (100.0 if "SDS" in row else 7.5) for row, s in scales.items())
+        assert rows["ISM"]["family.num_inversions"] == 5
+    rows = {row.name: row.settings for row in worlds.rows(worlds.WORLDS["plane"])}
+    family = {row.name: row.settings for row in flat_tables.FAMILY.rows}
+    assert rows["SDI"] == family["SDI"] and rows["SDS"] == family["SDS 100"]
 
 
 def test_time_left_is_each_world_s_own():

@@ -91,13 +91,15 @@ def run_cell(cell: Cell, out: Path) -> Path:
 
 def describe(cell: Cell) -> dict:
     """What tells a cell from another; `cell.json` begins with it."""
+    # Where a submitted file lies says nothing: `exact.source` is what it holds.
+    settings = {k: v for k, v in cell.settings.items() if k != "exact.method"}
     return {
         "row": cell.row.name,
         "kind": cell.row.kind,
         "prompt": cell.prompt,
         "seed": cell.seed,
         "config": cell.config,
-        "settings": dict(cell.settings),
+        "settings": settings,
         "prior": prior_fingerprint() if not cell.row.kind.startswith("exact") else "",
     }
 

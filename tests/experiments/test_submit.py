@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A method of the user's: tried before long work, scored as the stored ones are."""
+
+import pytest
+
+from vsd_jax.experiments import __main__ as program
+from vsd_jax.experiments import cells, own_method
+from vsd_jax.experiments.leaderboard import records, submit, worlds
+from vsd_jax.program.folder import writer
+from vsd_jax.program.terminal.errors import ConfigError
+
+pytest.importorskip("embreex")
+AS_SDS = "def mine(views):\n    return views.guided(100.0) - views.noise\n"
+AS_VSD = """
+import vsd_jax as vsd
+
+def _direction(views):
+    return views.guided(7.5) - views.score()
+
+mine = vsd.Method(_direction, "sigma_squared", trains_score=True)
+"""
+ENTRIES = tuple(e for e in worlds.ENTRIES if e.name in ("SDS", "VSD", "CSD"))
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+    monkeypatch.setattr(worlds, "ENTRIES", ENTRIES)
+    worlds.starts.cache_clear()
+    yield
+    worlds.starts.cache_clear()
+
+
+def write(folder, text, name="mine.py"):
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+FAULTS = {
+    "x = 1\n": r"must hold one public function.*def mine\(views\).*there is none",
+    "def a(v): return v\ndef b(v): return v\n": "there is a, b",
+    "def mine(views, scale): return views\n": r"mine\(views, scale\) must take one",
+    "def mine(views) return 1\n": "cannot be run: SyntaxError",
+    "import no_such_module\n": "cannot be run: ModuleNotFoundError",
+    "def mine(views): return views.gided(1.0)\n": "fails: AttributeError.*gided",
+    "def mine(views): return views.prior('nothing')\n": "fails: KeyError.*nothing",
+    "def mine(views): return 0.5\n": "returns float, not a JAX array",
+    "def mine(views): pass\n": "returns NoneType",
+    "def mine(views): return views.noise.sum(0)\n": r"returns shape \(1, 1, 2\); with",
+    "def mine(views): return views.noise / 0.0\n": "is not finite",
+    "def mine(views): return views.noise if views.t[0] > 5 else views.latents\n": (
+        "cannot be compiled.*jnp.where"
+    ),
+    AS_SDS + "SETTINGS = 3\n": "SETTINGS is no dictionary",
+    AS_SDS + "SETTINGS = {'vsd.guidance_scale': 3.0}\n": "hold 'vsd.guidance_scale'",
+    AS_VSD.replace(", trains_score=True", ""): "give its Method trains_score=True",
+}
+
+
+@pytest.mark.parametrize("text", FAULTS, ids=range(len(FAULTS)))
+def test_what_is_no_method_is_told(text, tmp_path):
+    with pytest.raises(ConfigError, match=FAULTS[text]):
+        own_method.read(write(tmp_path, text))
+
+
+def test_other_files_are_told(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        own_method.read(tmp_path / "none.py")
+    with pytest.raises(ConfigError, match="no Python file"):
+        own_method.read(write(tmp_path, AS_SDS, "mine.txt"))
+
+
+def test_what_is_found(tmp_path):
+    many = AS_SDS + "def helper(x): return x\nSETTINGS = {'vsd.t_schedule': 'sqrt'}\n"
+    found = own_method.read(write(tmp_path, many))
+    assert found.name == "mine" and not found.method.trains_score
+    assert found.settings == {"vsd.t_schedule": "sqrt"}
+    assert own_method.read(write(tmp_path / "b", AS_VSD)).method.trains_score
+    asks = "def mine(views):\n    return views.guided(2.0) - views.score()\n"
+    assert own_method.read(write(tmp_path / "c", asks)).method.trains_score
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    return tmp_path_factory.mktemp("stored")
+
+
+def start(out, *more):
+    program.main(["--name=leaderboard", f"--out={out}", *more])
+
+
+def cells_of(path):
+    found = {}
+    for cell in records.read(path)["cells"]:
+        found.setdefault(cell["method"], []).append(cell)
+    return found
+
+
+def test_a_copy_of_sds_is_sds(stored, tmp_path, capsys):
+    start(stored, "--smoke", "--worlds", "plane")
+    capsys.readouterr()
+    path = write(tmp_path, AS_SDS)
+    start(stored, f"--submit={path}")
+    said = capsys.readouterr().out
+    assert "mine: no score network; 3 steps in plane. 2 runs." in said
+    assert "of 4 by Fréchet to truth" in said
+    (folder,) = (stored / "submitted").iterdir()
+    assert said.rstrip().endswith(f"{folder / 'leaderboard.html'}")
+    found = cells_of(folder / "leaderboard.json")
+    assert list(found) == ["SDS", "VSD", "CSD", "mine"]
+    for mine, sds in zip(found["mine"], found["SDS"], strict=True):
+        assert mine["scores"] == pytest.approx(sds["scores"], rel=1e-4)
+        assert (mine["passes"], mine["steps"]) == (sds["passes"], sds["steps"])
+    assert list(cells_of(stored / "leaderboard.json")) == ["SDS", "VSD", "CSD"]
+
+
+def test_a_file_that_changed_is_run_anew(stored, tmp_path, monkeypatch, capsys):
+    """And one that did not is not: this needs the test before it."""
+    ran, kinds = [], cells._KINDS["exact"]
+    watch = lambda cell, folder: ran.append(cell.seed) or kinds(cell, folder)  # noqa: E731
+    monkeypatch.setitem(cells._KINDS, "exact", watch)
+    same = write(tmp_path / "same", AS_SDS)
+    start(stored, f"--submit={same}")  # the same content in another place
+    assert ran == []
+    start(stored, f"--submit={write(tmp_path / 'vsd', AS_VSD)}")
+    assert ran == [0, 1]
+    assert "trains a score network" in capsys.readouterr().out
+    (newer,) = set((stored / "submitted").iterdir()) - {
+        stored / "submitted" / f"mine_{own_method.read(same).source}"
+    }
+    found = cells_of(newer / "leaderboard.json")
+    for mine, vsd in zip(found["mine"], found["VSD"], strict=True):
+        assert mine["scores"] == pytest.approx(vsd["scores"], rel=1e-4)
+
+
+def test_a_name_that_is_taken_is_told_apart(stored, tmp_path, capsys):
+    path = write(tmp_path, AS_SDS.replace("mine", "SDS"), "SDS.py")
+    start(stored, f"--submit={path}")
+    capsys.readouterr()
+    (folder,) = (stored / "submitted").glob("sds_*")
+    names = [*cells_of(folder / "leaderboard.json")]
+    assert names == ["SDS", "VSD", "CSD", "SDS (submitted)"]
+
+
+def test_worlds_that_cannot_be(stored, tmp_path, monkeypatch):
+    path = write(tmp_path, AS_SDS)
+    with pytest.raises(ConfigError, match="--worlds=objects.*vsd_jax/methods/"):
+        start(stored, f"--submit={path}", "--worlds", "objects")
+    with pytest.raises(ConfigError, match="images is not on the stored.*plane"):
+        start(stored, f"--submit={path}", "--worlds", "images")
+    with pytest.raises(ConfigError, match="--quick is refused"):
+        start(stored, f"--submit={path}", "--quick")
+    found = writer.read_json(stored / "leaderboard.json")
+    found["worlds"]["plane"]["passes"] += 1
+    writer.write_json(tmp_path / "leaderboard.json", found)
+    with pytest.raises(ConfigError, match="another budget"):
+        start(tmp_path, f"--submit={path}")
+    monkeypatch.setattr(submit, "STORED", tmp_path / "none.json")
+    with pytest.raises(ConfigError, match="no leaderboard to compare with"):
+        start(tmp_path / "empty", f"--submit={path}")
