@@ -8,11 +8,13 @@ import re
 
 import numpy as np
 import pytest
+import tiny_runs
 
 from vsd_jax.experiments import __main__ as program
-from vsd_jax.experiments import cells, flat_tables
+from vsd_jax.experiments import cells, flat_tables, plan
 from vsd_jax.experiments.leaderboard import board, passes, records, work, worlds
 from vsd_jax.methods import METHODS
+from vsd_jax.program.build import build
 from vsd_jax.program.folder import workdir, writer
 from vsd_jax.program.terminal.errors import ConfigError, DivergedError, RunError
 
@@ -126,6 +128,24 @@ def test_a_run_that_diverges_is_a_result(tmp_path, monkeypatch):
         *(("SDS", 1.0), ("CSD", 2.5), ("VSD", 2.5)),
     ]
     assert "100 %" in text
+
+
+@pytest.mark.parametrize("world", ["image2d", "objects"])
+def test_worlds_of_the_embedded_prior(world, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(build, "build", tiny_runs.make_run)
+    monkeypatch.setattr(worlds, "ENTRIES", ENTRIES[:2])
+    start(tmp_path, "--smoke", "--worlds", world)
+    capsys.readouterr()
+    found = records.read(tmp_path / "leaderboard.json")
+    ((truth),) = found["truth"]
+    assert truth["scores"]["kind_precision"] > 0.95
+    for cell in found["cells"]:
+        assert set(cell["scores"]) <= set(worlds.WORLDS[world].scores)
+        assert cell["scores"]["frechet_truth"] > truth["scores"]["frechet_truth"]
+        assert cell["prior"] and not cell["failed"]
+    assert (tmp_path / f"pictures_{world}.png").stat().st_size > 0
+    one = tmp_path / world / "sds" / f"{plan.slug(cell['prompt'])}_0"
+    assert writer.read_json(one / "config.json")["vsd"]["guidance_scale"] == 100.0
 
 
 @pytest.mark.parametrize("name", METHODS)

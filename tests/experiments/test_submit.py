@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A method of the user's: tried before long work, scored as the stored ones are."""
 
+import re
+
 import pytest
 
 from vsd_jax.experiments import __main__ as program
@@ -80,6 +82,13 @@ def test_what_is_found(tmp_path):
     assert own_method.read(write(tmp_path / "b", AS_VSD)).method.trains_score
     asks = "def mine(views):\n    return views.guided(2.0) - views.score()\n"
     assert own_method.read(write(tmp_path / "c", asks)).method.trains_score
+
+
+def test_the_method_of_the_readme_is_one(tmp_path, request):
+    text = (request.config.rootpath / "README.md").read_text()
+    (code,) = re.findall(r"^```python\n(def my_method.*?)^```", text, re.S | re.M)
+    found = own_method.read(write(tmp_path, code, "my_method.py"))
+    assert found.method.trains_score
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,8 @@
 import errno
 import fcntl
 import os
+import pathlib
+import subprocess
 
 import pytest
 
@@ -196,6 +198,16 @@ def test_record_keeps_every_command_and_the_environment(tmp_path):
     found = writer.read_json(tmp_path / "environment.json")
     assert found["versions"]["jax"] and found["cpu_count"] == os.cpu_count()
     assert found["devices"][0].startswith("cpu")
+
+
+def test_record_names_the_commit(tmp_path):
+    root = pathlib.Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        pytest.skip("the tests are run outside of git")
+    git = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout
+    found = workdir_lib.describe_environment()["git_commit"]
+    assert found.removesuffix("+changes") == commit.strip()
 
 
 def test_the_prior_before_is_remembered_until_overwritten(tmp_path, config):

@@ -12,8 +12,9 @@ table.md, pictures.png and plot.png after each seed, with what is finished until
   python -m vsd_jax.experiments --name=leaderboard --out=runs/leaderboard --jobs=2
   python -m vsd_jax.experiments --name=leaderboard --out=runs/mine --submit=mine.py
 
-ranks all methods in several worlds (`--worlds`; `--quick` in an hour), or a method of
-your own among them. Writes leaderboard.json, .csv, .md and .html.
+ranks all methods in several worlds (`--worlds`), `--quick` with less of each, meant for
+an hour of two cores; or a method of your own among them. Writes leaderboard.json, .csv,
+.md and .html.
 """
 
 import argparse

@@ -104,9 +104,7 @@ def markdown(board: Board) -> str:
     """All tables, and where they come from."""
     parts = ["# Leaderboard", _RULE, _origin(board)]
     for world in board["worlds"]:
-        heads, rows = world_table(board, world)
-        shown = [[text for text, _ in row] for row in rows]
-        parts += [f"## {world}", _about(board, world), present.table(heads, shown)]
+        parts += [f"## {world}", _about(board, world), world_markdown(board, world)]
         parts.append(f"![Mean ranks in {world}](ranks_{world}.png)")
     heads, rows = between_table(board)
     if rows:
@@ -117,9 +115,16 @@ def markdown(board: Board) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def world_markdown(board: Board, world: str) -> str:
+    """The table of a world alone."""
+    heads, rows = world_table(board, world)
+    return present.table(heads, [[text for text, _ in row] for row in rows])
+
+
 def html(out: Path, board: Board) -> str:
     """The page; pictures are those in `out`."""
-    parts = [f"<p>{_RULE}</p>", f"<p class='note'>{_origin(board, '{}')}</p>"]
+    how = "A click on a heading sorts its table."
+    parts = [f"<p>{_RULE} {how}</p>", f"<p class='note'>{_origin(board, '{}')}</p>"]
     for world in board["worlds"]:
         parts.append(f"<h2>{page.escape(world)}</h2>")
         parts.append(f"<p>{page.escape(_about(board, world))}</p>")
@@ -291,5 +296,5 @@ def _html_table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     return (
         f'<div class="scroll"><table><thead><tr>{top}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+        f'<tbody style="white-space: nowrap">{body}</tbody></table></div>'
     )
