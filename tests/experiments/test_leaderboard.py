@@ -12,7 +12,16 @@ import tiny_runs
 
 from vsd_jax.experiments import __main__ as program
 from vsd_jax.experiments import cells, flat_tables, plan
-from vsd_jax.experiments.leaderboard import board, passes, records, work, worlds
+from vsd_jax.experiments.leaderboard import (
+    board,
+    page,
+    passes,
+    ranking,
+    records,
+    submit,
+    work,
+    worlds,
+)
 from vsd_jax.methods import METHODS
 from vsd_jax.program.build import build
 from vsd_jax.program.folder import workdir, writer
@@ -121,9 +130,9 @@ def test_a_run_that_diverges_is_a_result(tmp_path, monkeypatch):
 
     monkeypatch.setattr(cells, "_KINDS", dict.fromkeys(cells._KINDS, diverge))
     text = board.run("smoke", ["plane"], tmp_path, jobs=1, command="")
-    ranking = records.read(tmp_path / "leaderboard.json")["ranking"]
-    assert ranking["failed"]["plane"] == {"SDS": 0.0, "VSD": 1.0, "CSD": 1.0}
-    rows = ranking["worlds"]["plane"]["frechet_truth"]["methods"]
+    found = records.read(tmp_path / "leaderboard.json")["ranking"]
+    assert found["failed"]["plane"] == {"SDS": 0.0, "VSD": 1.0, "CSD": 1.0}
+    rows = found["worlds"]["plane"]["frechet_truth"]["methods"]
     assert [(row["method"], row["rank"]) for row in rows] == [
         *(("SDS", 1.0), ("CSD", 2.5), ("VSD", 2.5)),
     ]
@@ -206,6 +215,24 @@ def test_results_of_other_settings_are_refused(plane):
     assert work.result_of(one, plane)["method"] == "SDS"
     with pytest.raises(RunError, match="another settings"):
         work.result_of(other, plane)
+
+
+def test_the_documents_show_the_stored_one(request):
+    docs = request.config.rootpath / "docs"
+    found = records.read(docs / "leaderboard" / "leaderboard.json")
+    assert found["form"] == "full"
+    assert submit.choose_worlds([], found) == ["plane", "images"]
+    again = ranking.rank_board(found)
+    for world, scores in found["ranking"]["worlds"].items():
+        for score, ranked in scores.items():
+            names = [row["method"] for row in ranked["methods"]]
+            new = again["worlds"][world][score]["methods"]
+            assert [row["method"] for row in new] == names
+    stored = docs / "leaderboard"
+    assert (stored / "leaderboard.md").read_text() == page.markdown(found)
+    assert (stored / "leaderboard.csv").read_text() == records.csv_text(found)
+    assert page.summary(found) in (docs / "experiments.md").read_text()
+    assert all(re.fullmatch("[0-9a-f]{40}", cell["commit"]) for cell in found["cells"])
 
 
 def test_refuses_impossible_flags(tmp_path):

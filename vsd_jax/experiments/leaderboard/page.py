@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The leaderboard for people: Markdown tables, and one page that holds all it shows."""
 
+import itertools
 import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -45,6 +46,7 @@ for (const head of document.querySelectorAll("th[data-column]")) {
   });
 }
 """
+_RHO = (("rho", ".2f"), ("p", ".2g"))
 Cell = tuple[str, Any]
 """What is shown and what is sorted by."""
 
@@ -102,7 +104,7 @@ def _flat(images: np.ndarray) -> np.ndarray:
 
 def markdown(board: Board) -> str:
     """All tables, and where they come from."""
-    parts = ["# Leaderboard", _RULE, _origin(board)]
+    parts = ["# Leaderboard", _RULE, _origin(board), summary(board)]
     for world in board["worlds"]:
         parts += [f"## {world}", _about(board, world), world_markdown(board, world)]
         parts.append(f"![Mean ranks in {world}](ranks_{world}.png)")
@@ -113,6 +115,35 @@ def markdown(board: Board) -> str:
     if board["not_run"]:
         parts.append(f"Not run: {', '.join(board['not_run'])}.")
     return "\n\n".join(parts) + "\n"
+
+
+def summary(board: Board) -> str:
+    """The first and last of each world, how many pairs are told apart, agreement."""
+    lines = []
+    for world, ranking in board["ranking"]["worlds"].items():
+        main = board["worlds"][world]["main"]
+        if main not in ranking:
+            continue
+        rows = ranking[main]["methods"]
+        first = ", ".join(f"{row['method']} ({row['rank']:.1f})" for row in rows[:3])
+        pairs = itertools.combinations([row["rank"] for row in rows], 2)
+        least = ranking[main]["critical_difference"]
+        apart = [abs(a - b) >= least for a, b in pairs]
+        lines.append(
+            f"- **{world}**, by {present.HEADS[main][0]}: first {first}, last"
+            f" {rows[-1]['method']} ({rows[-1]['rank']:.1f}) of {len(rows)};"
+            f" {sum(apart)} of {len(apart)} pairs are told apart"
+            f" ({ranking[main]['blocks']} blocks)."
+        )
+    for found in board["ranking"]["between"]:
+        if found["score"] in {about["main"] for about in board["worlds"].values()}:
+            rho, p = (_plain(found[key], form)[0] for key, form in _RHO)
+            lines.append(
+                f"- **{' and '.join(found['worlds'])}**: Spearman's rho of the mean"
+                f" ranks by {present.HEADS[found['score']][0]} is {rho} (p {p},"
+                f" {found['methods']} methods)."
+            )
+    return "\n".join(lines)
 
 
 def world_markdown(board: Board, world: str) -> str:
