@@ -155,14 +155,22 @@ def world_markdown(board: Board, world: str) -> str:
 def html(out: Path, board: Board) -> str:
     """The page; pictures are those in `out`."""
     how = "A click on a heading sorts its table."
-    parts = [f"<p>{_RULE} {how}</p>", f"<p class='note'>{_origin(board, '{}')}</p>"]
+    found = "".join(
+        f"<li>{page.escape(line[2:].replace('**', ''))}</li>"
+        for line in summary(board).splitlines()
+    )
+    parts = [
+        f"<p class='live'>{_RULE} {how}</p>",
+        f"<ul>{found}</ul>",
+        f"<p class='note'>{_origin(board, '{}')}</p>",
+    ]
     for world in board["worlds"]:
         parts.append(f"<h2>{page.escape(world)}</h2>")
         parts.append(f"<p>{page.escape(_about(board, world))}</p>")
         parts.append(_html_table(*world_table(board, world)))
         parts += [
-            f'<p><img alt="{name}" style="max-width:100%; background:#fff"'
-            f' src="{page.data_url(out / f"{name}_{world}.png", "image/png")}"></p>'
+            f'<figure><img alt="{name} in {world}" style="max-width: 100%"'
+            f' src="{page.data_url(out / f"{name}_{world}.png", "image/png")}"></figure>'
             for name in ("ranks", "pictures")
             if (out / f"{name}_{world}.png").exists()
         ]
