@@ -56,8 +56,8 @@ _QUIET = ("eval.turntable_frames=8", "export.texture_size=0", "log.inside=False"
 TRUTH_OBJECTS, TRUTH_SEED, OTHER_SEED, FLOOR_DRAWS = 8, 100, 200, 4
 SIZE = 64
 NAMES = (
-    *("kind_precision", "colour_precision", "multi_face_index", "saturation"),
-    *("covered", "sharpness", "chamfer"),
+    *("kind_precision", "strict_precision", "colour_precision", "multi_face_index"),
+    *("saturation", "covered", "sharpness", "chamfer"),
 )
 
 
@@ -192,9 +192,9 @@ def markdown(found: dict) -> str:
         for numbers in found.values():
             one = numbers["rows"][i]
             shape = one.get("chamfer", float("nan"))
-            cells += [f"{one['kind_precision']:.2f} / {shape:.3f}"]
+            cells += [f"{one['strict_precision']:.2f} / {shape:.3f}"]
         rows.append(cells)
-    heads = ["prompt (kind right / Chamfer distance)", *found]
+    heads = ["prompt (kind right, strictly / Chamfer distance)", *found]
     return f"{table(['', *names], means)}\n\n{lowest}\n{table(heads, rows)}\n"
 
 

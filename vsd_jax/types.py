@@ -42,7 +42,7 @@ class Context(TypedDict, total=False):
 class Prompts(TypedDict, total=False):
     """Embedded prompts (`diffusion/prompt.py`).
 
-    All of a run: leaves [4, G, L, D], by view and background. Those of the views of one
+    All of a run: leaves [V, G, L, D], by view and background. Those of the views of one
     particle in one step: [V, L, D].
 
     Attributes:
@@ -342,11 +342,14 @@ class ViewWeights(NamedTuple):
         guidance.
       against: [4] >= 0 of sum at most 1, weights of the views that guidance moves away
         from in place of the negative prompt, or None for that alone.
+      height: [3] weights of low, raised and high that sum to 1, or None if prompts have
+        no words for them.
     """
 
     positive: jax.Array
     negative: jax.Array | None
     against: jax.Array | None = None
+    height: jax.Array | None = None
 
 
 class AdaptiveCamera(NamedTuple):

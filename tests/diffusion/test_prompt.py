@@ -9,6 +9,8 @@ import pytest
 
 from vsd_jax.diffusion import prompt
 from vsd_jax.presets import preset
+from vsd_jax.toybox import batches
+from vsd_jax.toybox import text as toybox_text
 
 hard = partial(prompt.hard_views, overhead_deg=60.0, front_half_angle_deg=45.0)
 # threestudio's decays, as an example of numbers that a configuration would give.
@@ -96,6 +98,56 @@ def test_low_cameras_move_away_from_the_overhead_view(perp_neg):
         np.testing.assert_allclose(here["score"], score, atol=1e-6)
     never = prompt.make_view_weights(preset(variant="sd21").views.prompts)
     assert never(jnp.float32(0), jnp.float32(0)).against is None
+
+
+@pytest.mark.parametrize("perp_neg", [False, True])
+def test_words_for_the_height_follow_the_elevation(perp_neg):
+    spec = dataclasses.replace(
+        preset().prompt,
+        prompt="a chair",
+        height_prompts=True,
+        background_words=("", ", black background"),
+    )
+    texts = prompt.prompt_texts(spec)["text"]
+    assert len(texts) == 10 and len({text for row in texts for text in row}) == 20
+
+    def encode(asked):  # each text is its own axis
+        order = {text: i for i, text in enumerate(sorted(set(asked)))}
+        known.update({i: text for text, i in order.items()})
+        return np.eye(64, dtype=np.float32)[[order[text] for text in asked]][:, None]
+
+    known = {}
+    prompts = prompt.encode_prompts(encode, spec)
+    weigh = prompt.make_view_weights(
+        dataclasses.replace(
+            preset().views.prompts, height_prompts=True, perp_neg=perp_neg
+        )
+    )
+    for azimuth, elevation, words in (
+        (0.0, -20.0, "low front"),
+        (180.0, 25.0, "raised back"),
+        (90.0, 50.0, "high side"),
+        (0.0, 80.0, "overhead"),
+    ):
+        views = weigh(jnp.float32(azimuth), jnp.float32(elevation))
+        here = prompt.select_prompts(prompts, views, 1)
+        found = known[int(here["text"][0].argmax())]
+        assert found == f"a chair, {words} view, black background"
+        if perp_neg:
+            front, side = (known[int(row[0].argmax())] for row in here["perp_text"])
+            height = words.split()[0] if " " in words else "high"
+            assert front == f"a chair, {height} front view, black background"
+            assert side == f"a chair, {height} side view, black background"
+
+
+def test_heights_are_those_that_the_embedded_prior_was_trained_with():
+    assert prompt.HEIGHTS == tuple(toybox_text.HEIGHTS)
+    limits = preset().views.prompts.height_limits_deg
+    assert limits == tuple(high for _, high in toybox_text.HEIGHTS.values())[:2]
+    elevations = np.array([-10.0, 15.0, 15.1, 35.0, 35.1, 59.0])
+    np.testing.assert_array_equal(
+        prompt.height_index(elevations, limits), batches.height_index(elevations)
+    )
 
 
 def test_perp_neg_views_at_the_named_angles():

@@ -52,6 +52,18 @@ def test_views_that_show_what_was_asked_for(nerf_config, num_views, monkeypatch)
     assert row["prior_view_margin"] > 0.5 and row["prior_front_share"] == 0.0
 
 
+@pytest.mark.parametrize(("elevation", "height"), [(0.0, 0), (20.0, 1), (50.0, 2)])
+def test_views_have_the_words_of_their_height(nerf_config, elevation, height):
+    colors = np.array([*[GREEN, BLUE, RED] * 3, GREY, GREY])
+    colors[3 * height : 3 * height + 3] = [RED, GREEN, BLUE]
+    nerf_config.vsd.height_prompts = True
+    nerf_config.eval.elevation_deg = elevation
+    word = np.array([FRONT, SIDE, SIDE, BACK, SIDE, SIDE])
+    (row,) = check(nerf_config, np.array([RED, GREEN, BLUE])[word], colors)
+    assert row["prior_text_gain"] == pytest.approx(1.0, abs=1e-5)
+    assert row["prior_view_margin"] > 0.5 and row["prior_front_share"] == 0.0
+
+
 def test_a_front_on_every_side_is_found(nerf_config, monkeypatch):
     monkeypatch.setattr(prior_check, "_PIXELS", 64)  # blocks of four
     colors = [RED, GREEN, BLUE, GREY, GREY]

@@ -9,8 +9,9 @@ the score network sees the plain prompt y and the camera itself (arXiv:2305.1621
                 "negative": [V, G, L, D],  its negative (or empty) prompt
                 "score": [V, G, L, D]}     the score network's plain prompt
 
-with V = 4 views in the order of `VIEWS` and G backgrounds. Everything below is
-unbatched: one camera.
+with V views and G backgrounds. The views are the four of `VIEWS`, in this order; or,
+with words for the height, the first three of them at each of `HEIGHTS`, and overhead:
+ten. Everything below is unbatched: one camera.
 
 For Perp-Neg (`guidance.py`) the text is interpolated between neighbouring views by
 azimuth, and the weights of the negative views follow it.
@@ -31,6 +32,8 @@ from vsd_jax.types import Prompts, ViewWeights
 
 VIEWS = ("front", "side", "back", "overhead")
 FRONT, SIDE, BACK, OVERHEAD = range(4)
+HEIGHTS = ("low", "raised", "high")
+"""Words for the height of a camera that is not overhead."""
 NEGATIVE_VIEWS = (FRONT, SIDE)
 """The views that Perp-Neg pushes away from, in the order of its weights."""
 
@@ -53,6 +56,8 @@ class PromptSpec:
         it is.
       negative_prompt: text that guidance moves away from.
       view_prompts: whether the prior's text names the view (", front view").
+      height_prompts: whether it names the height of the camera too (", low front
+        view"), which the overhead view has not.
       background_words: appended for each background that can be drawn (G of them).
       source_words: text that describes how the renders look at present, appended to the
         prompt of `source` (method "bridge").
@@ -63,6 +68,7 @@ class PromptSpec:
     prompt_prefix: str
     negative_prompt: str
     view_prompts: bool
+    height_prompts: bool
     background_words: tuple[str, ...]
     source_words: str
     score_prompt: bool
@@ -75,6 +81,9 @@ class ViewPromptSpec:
     Attributes:
       overhead_deg: elevation above which the view counts as overhead, degrees.
       front_half_angle_deg: half the width of the front and of the back view, degrees.
+      height_prompts: whether the prior's text names the height of the camera too (",
+        low front view"), which the overhead view has not.
+      height_limits_deg: elevations between low, raised and high, degrees.
       not_overhead_deg: elevation below which guidance moves away from the prompt of
         the overhead view, not from the negative prompt, degrees; -90 = never. For
         priors whose words for views do not tell a low camera from a high one. Like the
@@ -89,6 +98,8 @@ class ViewPromptSpec:
 
     overhead_deg: Annotated[float, Within(0, 90)]
     front_half_angle_deg: Annotated[float, Within(0, 90)]
+    height_prompts: bool
+    height_limits_deg: Annotated[tuple[float, float], Within(-90, 90)]
     not_overhead_deg: Annotated[float, Within(-90, 90)]
     perp_neg: bool
     front_over_side: Decay
@@ -116,12 +127,16 @@ def make_view_weights(
             overhead_deg=spec.overhead_deg,
             front_half_angle_deg=spec.front_half_angle_deg,
         )
-    if spec.not_overhead_deg == NEVER_DEG:
-        return weigh
 
     def weigh_all(azimuth_deg: jax.Array, elevation_deg: jax.Array) -> ViewWeights:
-        against = not_overhead(elevation_deg, below_deg=spec.not_overhead_deg)
-        return weigh(azimuth_deg, elevation_deg)._replace(against=against)
+        views = weigh(azimuth_deg, elevation_deg)
+        if spec.not_overhead_deg != NEVER_DEG:
+            against = not_overhead(elevation_deg, below_deg=spec.not_overhead_deg)
+            views = views._replace(against=against)
+        if spec.height_prompts:
+            height = height_index(elevation_deg, spec.height_limits_deg)
+            views = views._replace(height=jax.nn.one_hot(height, len(HEIGHTS)))
+        return views
 
     return weigh_all
 
@@ -137,17 +152,18 @@ def prompt_texts(
     """
     words = spec.background_words
     wanted = spec.prompt_prefix + spec.prompt
-    plain = [wanted] * len(VIEWS)
-    seen = view_prompts(wanted) if spec.view_prompts else plain
+    seen = view_prompts(wanted, heights=spec.height_prompts)
+    plain = [wanted] * len(seen)
+    seen = seen if spec.view_prompts else plain
 
     def table(texts: Sequence[str]) -> list[list[str]]:
         return [[text + word for word in words] for text in texts]
 
-    nothing = [[""] * len(words)] * len(VIEWS)
+    nothing = [[""] * len(words)] * len(plain)
     found = {
         "text": table(seen),
         "score": table(plain) if spec.score_prompt else nothing,
-        "negative": [[spec.negative_prompt] * len(words)] * len(VIEWS),
+        "negative": [[spec.negative_prompt] * len(words)] * len(plain),
         "empty": nothing,
         "source": table([text + spec.source_words for text in plain]),
     }
@@ -172,7 +188,7 @@ def encode_prompts(
       extra: see `prompt_texts`; `Method.texts` says what a method needs.
 
     Returns:
-      Prompts with leaves [4, G, L, D].
+      Prompts with leaves [V, G, L, D].
 
     Examples:
       >>> encode = lambda texts: np.zeros((len(texts), 77, 8), np.float32)
@@ -189,9 +205,22 @@ def encode_prompts(
     }
 
 
-def view_prompts(prompt: str) -> list[str]:
-    """The prompt with the words of each view, e.g. "a chair, front view"."""
-    return [f"{prompt}, {view} view" for view in VIEWS]
+def view_prompts(prompt: str, *, heights: bool = False) -> list[str]:
+    """The prompt with the words of each of V views, e.g. "a chair, front view"."""
+    around = [
+        f"{prompt}, {height}{view} view"
+        for height in ([word + " " for word in HEIGHTS] if heights else [""])
+        for view in VIEWS[:OVERHEAD]
+    ]
+    return [*around, f"{prompt}, {VIEWS[OVERHEAD]} view"]
+
+
+def height_index(
+    elevation_deg: jax.Array, limits_deg: tuple[float, float]
+) -> jax.Array:
+    """Index [...] into `HEIGHTS` of elevations [...] between or beyond two limits."""
+    low, high = limits_deg
+    return (elevation_deg > low).astype(jnp.int32) + (elevation_deg > high)
 
 
 def shorten(text: str, fits: Callable[[str], bool]) -> tuple[str, str]:
@@ -334,7 +363,9 @@ def select_prompts(
       The same names, each [L, D]; with Perp-Neg also `perp_text` [2, L, D] and
       `perp_weights` [2].
     """
-    here = jax.tree.map(lambda leaf: leaf[:, background], prompts)
+    here = jax.tree.map(
+        lambda leaf: at_height(leaf[:, background], views.height), prompts
+    )
     chosen = {
         name: jnp.tensordot(
             views.positive, leaf, axes=1, precision=jax.lax.Precision.HIGHEST
@@ -351,6 +382,20 @@ def select_prompts(
         chosen["perp_text"] = here["text"][jnp.array(NEGATIVE_VIEWS)]
         chosen["perp_weights"] = views.negative
     return chosen
+
+
+def at_height(leaf: jax.Array, height: jax.Array | None) -> jax.Array:
+    """The rows of the four `VIEWS` [4, ...] of one height.
+
+    Args:
+      leaf: [V, ...] as `view_prompts` orders them.
+      height: [3] weights of the heights, or None where V is 4.
+    """
+    if height is None:
+        return leaf
+    around = leaf[:-1].reshape(len(height), OVERHEAD, *leaf.shape[1:])
+    chosen = jnp.tensordot(height, around, axes=1, precision=jax.lax.Precision.HIGHEST)
+    return jnp.concatenate([chosen, leaf[-1:]])
 
 
 def _angle_from_front(azimuth_deg: jax.Array) -> jax.Array:

@@ -15,6 +15,7 @@ Path = pathlib.Path
 RowScores = Mapping[str, Mapping[str, Any]]
 HEADS = {
     "kind_precision": ("kind right", "%"),
+    "strict_precision": ("strictly", "%"),
     "colour_precision": ("colour right", "%"),
     "multi_face_index": ("a second front", "%"),
     "saturation": ("saturation", ".3f"),

@@ -15,7 +15,7 @@ from vsd_jax.diffusion import exact
 from vsd_jax.experiments import exact_cells, truth
 from vsd_jax.experiments.plan import Cell
 from vsd_jax.program.folder import writer
-from vsd_jax.toybox import classifier, metrics, text
+from vsd_jax.toybox import metrics, strict_judge, text
 
 Path = pathlib.Path
 Scored = tuple[dict[str, float], np.ndarray, np.ndarray]
@@ -36,11 +36,6 @@ def read_views(path: Path, num_views: int) -> np.ndarray:
     return tiles.transpose(0, 2, 1, 3, 4)
 
 
-@functools.lru_cache(maxsize=1)
-def _judge_params():
-    return classifier.load()
-
-
 def judge(images: np.ndarray, prompt: str, views: np.ndarray) -> Scored:
     """What the judge says of [n, views, 64, 64, 3]; `views` [views] are indices.
 
@@ -50,7 +45,7 @@ def judge(images: np.ndarray, prompt: str, views: np.ndarray) -> Scored:
     n, num_views = images.shape[:2]
     flat = images.reshape(-1, *images.shape[2:])
     background = border_colors(flat) if num_views == 1 else np.ones(3, np.float32)
-    found = classifier.judge(_judge_params(), flat)
+    found = strict_judge.judge(flat)
     wanted = text.parse(prompt)
     numbers = metrics.score_images(
         found,

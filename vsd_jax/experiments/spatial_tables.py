@@ -16,8 +16,16 @@ _SDS = {"vsd.method": "sds", "vsd.guidance_scale": 100.0, "vsd.x0_limit": 0.0}
 _VSD = {"vsd.guidance_scale": 7.5}  # the paper's; the program's default is 3
 _NEVER = {"vsd.t_range_late": (0.005, 0.98)}  # no annealing of t
 _COLUMNS = (
-    *("kind_precision", "colour_precision", "multi_face_index", "saturation"),
-    *("frechet_truth", "kernel_truth", "chamfer", "diversity", "covered", "seconds"),
+    *("kind_precision", "strict_precision", "colour_precision", "multi_face_index"),
+    *(
+        "saturation",
+        "frechet_truth",
+        "kernel_truth",
+        "chamfer",
+        "diversity",
+        "covered",
+        "seconds",
+    ),
 )
 _SMOKE = {"num_steps": 2, "eval.num_views": 4}
 PROMPTS = (

@@ -128,6 +128,7 @@ class Settings:
             prompt_prefix=values["prompt_prefix"],
             negative_prompt=values["negative_prompt"],
             view_prompts=values["vsd"]["view_prompts"],
+            height_prompts=values["vsd"]["height_prompts"],
             background_words=tuple(self.background.table()[2]),
             source_words=values["family"]["source_words"],
             score_prompt=values["score"]["prompt"],

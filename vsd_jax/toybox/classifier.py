@@ -10,7 +10,7 @@ noise, so that a render which is a little soft is judged by its content.
 
 import argparse
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import flax.linen as nn
@@ -34,7 +34,13 @@ FEATURES = 96
 
 
 class Judge(nn.Module):
-    """Convolutions down to 4 x 4, averaged to FEATURES numbers, one head a question."""
+    """Convolutions down to 4 x 4, averaged to FEATURES numbers, one head a question.
+
+    Attributes:
+      heads: number of answers by question.
+    """
+
+    heads: Mapping[str, int]
 
     @nn.compact
     def __call__(self, images: jax.Array) -> dict[str, jax.Array]:
@@ -49,7 +55,7 @@ class Judge(nn.Module):
         features = nn.Dense(FEATURES, name="features")(pooled)
         heads = {
             name: nn.Dense(size, name=name)(nn.silu(features))
-            for name, size in HEADS.items()
+            for name, size in self.heads.items()
         }
         return heads | {"features": features}
 
@@ -66,8 +72,11 @@ def load(path: Path = WEIGHTS) -> PyTree:
 
 @jax.jit
 def _apply(params: PyTree, images: jax.Array) -> dict[str, jax.Array]:
+    heads = {
+        name: len(layer["bias"]) for name, layer in params.items() if name in HEADS
+    }
     with jax.numpy_rank_promotion("allow"):
-        return with_matmul_convs(Judge().apply)({"params": params}, images)
+        return with_matmul_convs(Judge(heads).apply)({"params": params}, images)
 
 
 def judge(
@@ -76,7 +85,7 @@ def judge(
     """Judges images.
 
     Args:
-      params: from `load`.
+      params: from `load`; of their heads those are answered that they have.
       images: [N, 64, 64, 3] in [0, 1], composited on any plain background.
       batch: images at once (the last block is padded: one compilation).
 
@@ -90,7 +99,7 @@ def judge(
         out = jax.device_get(_apply(params, padded))
         blocks.append({name: value[: len(block)] for name, value in out.items()})
     merged = {name: np.concatenate([b[name] for b in blocks]) for name in blocks[0]}
-    probabilities = {name: jax.nn.softmax(merged[name]) for name in HEADS}
+    probabilities = {n: jax.nn.softmax(v) for n, v in merged.items() if n in HEADS}
     return {k: np.asarray(v) for k, v in probabilities.items()} | {
         "features": merged["features"]
     }
@@ -136,10 +145,12 @@ def _batches(data: batches.Dataset, steps: int, seed: int) -> Iterator:
         yield _draw(data, rng, rng.integers(len(data.rgba), size=64))
 
 
-def _loss(params: PyTree, images: jax.Array, labels: dict) -> jax.Array:
-    out = with_matmul_convs(Judge().apply)({"params": params}, images)
+def _loss(
+    model: Judge, params: PyTree, images: jax.Array, labels: dict[str, jax.Array]
+) -> jax.Array:
+    out = with_matmul_convs(model.apply)({"params": params}, images)
     total = jnp.zeros(())
-    for name in HEADS:
+    for name in model.heads:
         known = labels[name] >= 0
         losses = optax.softmax_cross_entropy_with_integer_labels(
             out[name], jnp.maximum(labels[name], 0)
@@ -148,21 +159,42 @@ def _loss(params: PyTree, images: jax.Array, labels: dict) -> jax.Array:
     return total
 
 
-def train(data: batches.Dataset, steps: int, seed: int = 0) -> PyTree:
-    """Trains from scratch; returns parameters."""
-    params = Judge().init(jax.random.key(seed), jnp.zeros((1, 64, 64, 3)))["params"]
+def train(
+    drawn: Iterable[tuple[np.ndarray, dict[str, np.ndarray]]],
+    heads: Mapping[str, int],
+    steps: int,
+) -> PyTree:
+    """Trains from scratch.
+
+    Args:
+      drawn: `steps` batches of images and labels by question (-1 = not known).
+      heads: number of answers by question.
+      steps: of the optimiser.
+
+    Returns:
+      Parameters.
+    """
+    model = Judge(heads)
+    params = model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
     optimizer = optax.adamw(optax.cosine_onecycle_schedule(steps, 3e-3))
     state = optimizer.init(params)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step_fn(params, state, images, labels):
-        grads = jax.grad(_loss)(params, images, labels)
+        grads = jax.grad(functools.partial(_loss, model))(params, images, labels)
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
-    for images, labels in track(_batches(data, steps, seed), "judge", total=steps):
+    for images, labels in track(drawn, "judge", total=steps):
         params, state = step_fn(params, state, images, labels)
     return params
+
+
+def save_params(params: PyTree, path: Path) -> None:
+    """Writes parameters as float16."""
+    flat = flatten_dict(jax.device_get(params))
+    tensors = {".".join(k): v.astype(np.float16) for k, v in flat.items()}
+    writer.write_bytes(path, save(tensors))
 
 
 def accuracy(params: PyTree, data: batches.Dataset) -> dict[str, float]:
@@ -195,10 +227,9 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=2000, help="of 64 images")
     args = parser.parse_args()
-    params = train(batches.open_dataset(args.data), args.steps)
-    flat = flatten_dict(jax.device_get(params))
-    tensors = {".".join(k): v.astype(np.float16) for k, v in flat.items()}
-    writer.write_bytes(args.out, save(tensors))
+    data = batches.open_dataset(args.data)
+    params = train(_batches(data, args.steps, seed=0), HEADS, args.steps)
+    save_params(params, args.out)
     held_out = batches.open_dataset(args.validation)
     print({k: round(v, 4) for k, v in accuracy(load(args.out), held_out).items()})
 

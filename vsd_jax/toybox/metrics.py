@@ -28,6 +28,25 @@ def precision(probabilities: np.ndarray, wanted: int) -> float:
     return float(np.mean(np.argmax(probabilities, -1) == wanted))
 
 
+def calibration_error(
+    probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 10
+) -> float:
+    """Expected calibration error: mean |confidence - share right| over equal bins.
+
+    A bin counts by its share of the answers (arXiv:1706.04599, Eq. 3).
+
+    Args:
+      probabilities: [N, classes].
+      labels: [N] right classes.
+      bins: of the confidence, in [0, 1].
+    """
+    confidence = probabilities.max(-1)
+    right = probabilities.argmax(-1) == labels
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.bincount(index, confidence - right, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
 def multi_face_index(view_probabilities: np.ndarray, views: np.ndarray) -> float:
     """How often a view that should be back or side is judged front (Janus problem).
 
@@ -119,7 +138,8 @@ def score_images(
     """The table row of one object's renders.
 
     Args:
-      judgement: `classifier.judge(images)`.
+      judgement: `classifier.judge(images)`, or `strict_judge.judge(images)`, which
+        adds "strict".
       images: [N, H, W, 3] in [0, 1].
       kind: of the prompt; may be a room.
       colour: of the prompt, None = any.
@@ -130,6 +150,9 @@ def score_images(
         "kind_precision": precision(judgement["kind"], (*KINDS, ROOM).index(kind)),
         "saturation": saturation(images, background),
     }
+    if "strict" in judgement:
+        wanted = (*KINDS, ROOM).index(kind)
+        scores["strict_precision"] = precision(judgement["strict"], wanted)
     if kind != ROOM:  # which has no front
         scores["multi_face_index"] = multi_face_index(judgement["view"], views)
     if colour is not None:

@@ -32,10 +32,11 @@ def make_object(rng: np.random.Generator, prompt: Prompt) -> Part:
     colour = np.asarray(COLOURS[name]) * rng.uniform(0.92, 1.0)
     colour = tuple(np.clip(colour + rng.uniform(-0.02, 0.02, 3), 0.0, 1.0))
     part = _BUILDERS[kind](rng, colour)
-    return _normalise(part, rng.uniform(0.66, MAX_RADIUS))
+    return normalise(part, rng.uniform(0.66, MAX_RADIUS))
 
 
-def _normalise(part: Part, radius: float) -> Part:
+def normalise(part: Part, radius: float) -> Part:
+    """Centres the part's bounding box at the origin, scaled to reach `radius`."""
     points = part.triangles.reshape(-1, 3)
     centred = parts.move(part, -0.5 * (points.min(0) + points.max(0)))
     reach = np.linalg.norm(centred.triangles, axis=-1).max()

@@ -160,20 +160,15 @@ def html(out: Path, board: Board) -> str:
         for line in summary(board).splitlines()
     )
     parts = [
-        f"<p class='live'>{_RULE} {how}</p>",
+        f'<p class="live">{_RULE} {how}</p>',
         f"<ul>{found}</ul>",
-        f"<p class='note'>{_origin(board, '{}')}</p>",
+        f'<p class="note">{page.escape(_origin(board, "{}"))}</p>',
     ]
     for world in board["worlds"]:
         parts.append(f"<h2>{page.escape(world)}</h2>")
         parts.append(f"<p>{page.escape(_about(board, world))}</p>")
         parts.append(_html_table(*world_table(board, world)))
-        parts += [
-            f'<figure><img alt="{name} in {world}" style="max-width: 100%"'
-            f' src="{page.data_url(out / f"{name}_{world}.png", "image/png")}"></figure>'
-            for name in ("ranks", "pictures")
-            if (out / f"{name}_{world}.png").exists()
-        ]
+        parts += [_figure(out, f"{name}_{world}") for name in ("ranks", "pictures")]
     heads, rows = between_table(board)
     if rows:
         parts += ["<h2>Do the worlds agree?</h2>", _html_table(heads, rows)]
@@ -193,6 +188,14 @@ def html(out: Path, board: Board) -> str:
         body="\n".join(parts),
         script=_SORT,
     )
+
+
+def _figure(out: Path, name: str) -> str:
+    path = out / f"{name}.png"
+    if not path.exists():
+        return ""
+    url = page.data_url(path, "image/png")
+    return f'<figure><img alt="{name}" style="max-width: 100%" src="{url}"></figure>'
 
 
 def world_table(board: Board, world: str) -> tuple[list[str], list[list[Cell]]]:

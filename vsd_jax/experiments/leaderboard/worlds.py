@@ -179,6 +179,7 @@ WORLDS: Mapping[str, World] = {
             "quick": Form(vsd_moves=50, seeds=1, prompts=1, particles=16),
         },
         scores=_DISTANCES
+        | {"strict_precision": "high"}
         | dict.fromkeys(("saturation", "sharpness", "diversity"), "truth"),
         settings={"particles_per_step": 2},
     ),
@@ -192,7 +193,8 @@ WORLDS: Mapping[str, World] = {
             "quick": Form(vsd_moves=225, seeds=1, prompts=2, particles=1),
         },
         scores=_DISTANCES
-        | {"colour_precision": "high", "chamfer": "low"}
+        | dict.fromkeys(("strict_precision", "colour_precision"), "high")
+        | {"chamfer": "low"}
         | dict.fromkeys(("multi_face_index", "saturation", "covered"), "truth"),
     ),
 }

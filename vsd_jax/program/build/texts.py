@@ -20,7 +20,7 @@ from vsd_jax.types import Prompts
 def make_prompts(
     config: Config, encode_text: Callable, *, say: Callable = progress.say
 ) -> Prompts:
-    """The embedded prompts of a run, leaves [4, G, L, D].
+    """The embedded prompts of a run, leaves [V, G, L, D].
 
     A prompt that is too long for the prior is shortened (`fitting`), and it is said.
     """
@@ -103,7 +103,7 @@ def _judged_texts(config: Config, spec: prompt.PromptSpec) -> list[str]:
     judged = np.asarray(config.eval.background, np.float32)
     word = words[int(np.abs(colors - judged).sum(-1).argmin())]
     wanted = spec.prompt_prefix + spec.prompt
-    texts = prompt.view_prompts(wanted)
+    texts = prompt.view_prompts(wanted, heights=spec.height_prompts)
     if stage_of(config).is_flat or config.camera.law == "inside":
-        texts = [wanted] * len(prompt.VIEWS)
+        texts = [wanted] * len(texts)
     return [text + word for text in texts]

@@ -94,14 +94,14 @@ def _judge(config: Config, rgb: np.ndarray, cameras, rows: list[dict]) -> dict:
         raise _NoJudgeError("the judge knows only the embedded prior's world.")
     if not stage_of(config).has_colours:
         raise _NoJudgeError("the judge reads colours, not normals.")
-    from vsd_jax.toybox import classifier, metrics, text
+    from vsd_jax.toybox import classifier, metrics, strict_judge, text
 
-    if not classifier.WEIGHTS.exists():
-        raise _NoJudgeError(f"its weights are absent ({classifier.WEIGHTS}).")
+    for weights in (classifier.WEIGHTS, strict_judge.WEIGHTS):
+        if not weights.exists():
+            raise _NoJudgeError(f"its weights are absent ({weights}).")
     wanted = text.parse(config.prompt)
     n, num_views = rgb.shape[:2]
-    params = classifier.load()
-    found = classifier.judge(params, np.clip(rgb.reshape(-1, *rgb.shape[2:]), 0, 1))
+    found = strict_judge.judge(np.clip(rgb.reshape(-1, *rgb.shape[2:]), 0, 1))
     true_views = prompt_lib.view_index(
         cameras.azimuth_deg,
         cameras.elevation_deg,
@@ -128,6 +128,7 @@ def judged_line(report: dict[str, Any]) -> str:
     """The evaluation in one line for the terminal."""
     shown = {
         "kind_precision": "kind right in {:.0%} of the views",
+        "strict_precision": "by the strict judge in {:.0%}",
         "colour_precision": "colour in {:.0%}",
         "multi_face_index": "a second front in {:.0%}",
         "opacity": "{:.0%} of the picture covered",

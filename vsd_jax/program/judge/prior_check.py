@@ -50,13 +50,16 @@ def check(
         front_half_angle_deg=config.vsd.front_half_angle_deg,
     )
     views, negative = run.check_texts[:-1], run.check_texts[-1]
-    front = views[prompt_lib.FRONT]
-    own = views[words]
+    heights = None
+    if config.vsd.height_prompts:
+        limits = config.vsd.height_limits_deg
+        heights = np.asarray(prompt_lib.height_index(cameras.elevation_deg, limits))
+    own, front = _words_of(views, np.asarray(words), heights)
     texts = jnp.stack(
         [own, *(jnp.broadcast_to(y, own.shape) for y in (front, negative))], axis=1
     )
     hidden = np.isin(words, (prompt_lib.SIDE, prompt_lib.BACK))
-    has_words = not np.array_equal(views[prompt_lib.BACK], front)
+    has_words = not np.array_equal(views[prompt_lib.BACK], views[prompt_lib.FRONT])
     errors = _make_errors(config, run, num_views=len(words))
     rows = []
     for i, images in enumerate(rgb):
@@ -69,6 +72,22 @@ def check(
             row["prior_front_share"] = float(np.mean(margin < 0.0))
         rows.append(row)
     return rows
+
+
+def _words_of(
+    texts: jax.Array, views: np.ndarray, heights: np.ndarray | None
+) -> tuple[jax.Array, jax.Array]:
+    """Each view's own text and that of the front at its height, [N, L, D] each.
+
+    Args:
+      texts: [V, L, D] as `prompt.view_prompts` orders them.
+      views: [N] indices into `prompt.VIEWS`.
+      heights: [N] indices into `prompt.HEIGHTS`, or None where V is 4.
+    """
+    below = 0 * views if heights is None else prompt_lib.OVERHEAD * heights
+    overhead = views == prompt_lib.OVERHEAD
+    own = np.where(overhead, len(texts) - 1, below + views)
+    return texts[own], texts[below + prompt_lib.FRONT]
 
 
 def _make_errors(

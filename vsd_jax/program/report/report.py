@@ -172,6 +172,7 @@ def _baked(info: dict) -> str:
 
 _SCORE_NAMES = {
     "kind_precision": "Judged to be the right kind of object",
+    "strict_precision": 'Right kind, by the judge that may say "nothing"',
     "colour_precision": "Judged to have the right colour",
     "multi_face_index": "Side or back judged to be a front (several faces)",
     "saturation": "Colour saturation",

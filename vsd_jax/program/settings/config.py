@@ -61,6 +61,8 @@ DEFAULTS_OF_OLD_RUNS = {
     "vsd.guidance_interval": (0.0, 1.0),
     "vsd.guidance_rescale": 0.0,
     "vsd.guidance_t": (0.0, 0.0),
+    "vsd.height_limits_deg": (15.0, 35.0),
+    "vsd.height_prompts": False,
     "vsd.not_overhead_deg": -90.0,
 }
 """Keys that runs of older versions lack, with the value that does what those did."""

@@ -274,6 +274,11 @@ def _camera_faults(flat: Flat) -> Iterator[str]:
         )
     if flat["vsd.perp_neg"] and not flat["vsd.view_prompts"]:
         yield ("vsd.perp_neg=True pushes views apart and needs vsd.view_prompts=True.")
+    if flat["vsd.height_prompts"] and not flat["vsd.view_prompts"]:
+        yield (
+            "vsd.height_prompts=True puts a word before that of the view and needs"
+            " vsd.view_prompts=True."
+        )
     not_overhead = flat["vsd.not_overhead_deg"]
     if not_overhead != NEVER_DEG and not flat["vsd.view_prompts"]:
         yield (
