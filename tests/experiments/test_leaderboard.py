@@ -89,6 +89,7 @@ def test_the_files_of_a_world(plane, capsys):
 
 
 def test_the_page_holds_all_that_it_shows(plane):
+    start(plane, "--smoke", "--worlds", "plane")
     text = (plane / "leaderboard.html").read_text()
     assert text.count("<img") == text.count("data:image/png;base64,") == 2
     assert not re.search(r"(src|href)=\"(?!data:)", text)
@@ -100,6 +101,8 @@ def test_the_page_holds_all_that_it_shows(plane):
 
 
 def test_it_goes_on_where_it_stopped(plane, capsys, monkeypatch):
+    start(plane, "--smoke", "--worlds", "plane")
+
     def fail(cell, folder):
         raise AssertionError(f"{cell.folder} was finished")
 
@@ -111,6 +114,7 @@ def test_it_goes_on_where_it_stopped(plane, capsys, monkeypatch):
 
 
 def test_two_processes_give_the_same(plane, tmp_path, capsys):
+    start(plane, "--smoke", "--worlds", "plane")
     start(tmp_path, "--smoke", "--worlds", "plane", "--jobs=2")
     capsys.readouterr()
     one, two = (records.read(p / "leaderboard.json") for p in (plane, tmp_path))
@@ -208,6 +212,7 @@ def test_time_left_is_each_world_s_own():
 
 
 def test_results_of_other_settings_are_refused(plane):
+    start(plane, "--smoke", "--worlds", "plane")
     one = worlds.starts("plane", "smoke")[0]
     other = one._replace(
         cell=dataclasses.replace(one.cell, settings={**one.cell.settings, "a": 1})

@@ -92,12 +92,25 @@ def test_the_method_of_the_readme_is_one(tmp_path, request):
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory):
+def shared(tmp_path_factory):
     return tmp_path_factory.mktemp("stored")
+
+
+@pytest.fixture
+def stored(shared, capsys):
+    """A small leaderboard; what is finished is not run again."""
+    start(shared, "--smoke", "--worlds", "plane")
+    capsys.readouterr()
+    return shared
 
 
 def start(out, *more):
     program.main(["--name=leaderboard", f"--out={out}", *more])
+
+
+def folder_of(out, path):
+    source = own_method.read(path).source
+    return out / "submitted" / f"{path.stem.lower()}_{source}"
 
 
 def cells_of(path):
@@ -108,14 +121,12 @@ def cells_of(path):
 
 
 def test_a_copy_of_sds_is_sds(stored, tmp_path, capsys):
-    start(stored, "--smoke", "--worlds", "plane")
-    capsys.readouterr()
     path = write(tmp_path, AS_SDS)
     start(stored, f"--submit={path}")
     said = capsys.readouterr().out
     assert "mine: no score network; 3 steps in plane. 2 runs." in said
     assert "of 4 by Fréchet to truth" in said
-    (folder,) = (stored / "submitted").iterdir()
+    folder = folder_of(stored, path)
     assert said.rstrip().endswith(f"{folder / 'leaderboard.html'}")
     found = cells_of(folder / "leaderboard.json")
     assert list(found) == ["SDS", "VSD", "CSD", "mine"]
@@ -126,20 +137,19 @@ def test_a_copy_of_sds_is_sds(stored, tmp_path, capsys):
 
 
 def test_a_file_that_changed_is_run_anew(stored, tmp_path, monkeypatch, capsys):
-    """And one that did not is not: this needs the test before it."""
     ran, kinds = [], cells._KINDS["exact"]
     watch = lambda cell, folder: ran.append(cell.seed) or kinds(cell, folder)  # noqa: E731
     monkeypatch.setitem(cells._KINDS, "exact", watch)
-    same = write(tmp_path / "same", AS_SDS)
-    start(stored, f"--submit={same}")  # the same content in another place
-    assert ran == []
-    start(stored, f"--submit={write(tmp_path / 'vsd', AS_VSD)}")
+    path = write(tmp_path, AS_VSD)
+    start(stored, f"--submit={path}")
     assert ran == [0, 1]
+    moved = write(tmp_path / "moved", AS_VSD)
+    start(stored, f"--submit={moved}")  # the same content in another place
+    assert ran == [0, 1]
+    start(stored, f"--submit={write(tmp_path, AS_VSD + '# changed')}")
+    assert ran == [0, 1, 0, 1]
     assert "trains a score network" in capsys.readouterr().out
-    (newer,) = set((stored / "submitted").iterdir()) - {
-        stored / "submitted" / f"mine_{own_method.read(same).source}"
-    }
-    found = cells_of(newer / "leaderboard.json")
+    found = cells_of(folder_of(stored, path) / "leaderboard.json")
     for mine, vsd in zip(found["mine"], found["VSD"], strict=True):
         assert mine["scores"] == pytest.approx(vsd["scores"], rel=1e-4)
 
@@ -148,8 +158,7 @@ def test_a_name_that_is_taken_is_told_apart(stored, tmp_path, capsys):
     path = write(tmp_path, AS_SDS.replace("mine", "SDS"), "SDS.py")
     start(stored, f"--submit={path}")
     capsys.readouterr()
-    (folder,) = (stored / "submitted").glob("sds_*")
-    names = [*cells_of(folder / "leaderboard.json")]
+    names = [*cells_of(folder_of(stored, path) / "leaderboard.json")]
     assert names == ["SDS", "VSD", "CSD", "SDS (submitted)"]
 
 
