@@ -96,6 +96,10 @@ def test_the_page_holds_all_that_it_shows(plane):
     assert text.count("<tr>") == 1 + len(FEW) + 1  # heading, methods, truth
     markdown = (plane / "leaderboard.md").read_text()
     assert "Not run: images, image2d, objects." in markdown
+    assert (
+        "its numbers mean nothing" in markdown
+        and "network passes for each, as" not in (markdown)
+    )
     assert all(f"| {name} | " in markdown for name in (*FEW, "truth"))
     assert (plane / "ranks_plane.png").stat().st_size > 0
 

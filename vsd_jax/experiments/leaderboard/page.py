@@ -298,6 +298,10 @@ def _about(board: Board, world: str) -> str:
         f"{about['about']}. {about['particles']} particles, {about['passes']:,} network"
         f" passes for each, as {about['vsd_moves']} steps of VSD have."
     )
+    if board["form"] == "smoke":
+        text = (
+            f"{about['about']}. A smoke run of a few steps: its numbers mean nothing."
+        )
     best = ranked.get(about["main"])
     if best:
         p = _plain(best["p"], ".1g")[0]
