@@ -32,8 +32,7 @@ from vsd_jax.types import Prompts, ViewWeights
 
 VIEWS = ("front", "side", "back", "overhead")
 FRONT, SIDE, BACK, OVERHEAD = range(4)
-HEIGHTS = ("low", "raised", "high")
-"""Words for the height of a camera that is not overhead."""
+HEIGHTS = ("low", "raised", "high")  # of a camera that is not overhead
 NEGATIVE_VIEWS = (FRONT, SIDE)
 """The views that Perp-Neg pushes away from, in the order of its weights."""
 
@@ -81,8 +80,7 @@ class ViewPromptSpec:
     Attributes:
       overhead_deg: elevation above which the view counts as overhead, degrees.
       front_half_angle_deg: half the width of the front and of the back view, degrees.
-      height_prompts: whether the prior's text names the height of the camera too (",
-        low front view"), which the overhead view has not.
+      height_prompts: as of `PromptSpec`.
       height_limits_deg: elevations between low, raised and high, degrees.
       not_overhead_deg: elevation below which guidance moves away from the prompt of
         the overhead view, not from the negative prompt, degrees; -90 = never. For
@@ -134,8 +132,8 @@ def make_view_weights(
             against = not_overhead(elevation_deg, below_deg=spec.not_overhead_deg)
             views = views._replace(against=against)
         if spec.height_prompts:
-            height = height_index(elevation_deg, spec.height_limits_deg)
-            views = views._replace(height=jax.nn.one_hot(height, len(HEIGHTS)))
+            index = height_index(elevation_deg, spec.height_limits_deg)
+            views = views._replace(height=jax.nn.one_hot(index, len(HEIGHTS)))
         return views
 
     return weigh_all
@@ -207,17 +205,12 @@ def encode_prompts(
 
 def view_prompts(prompt: str, *, heights: bool = False) -> list[str]:
     """The prompt with the words of each of V views, e.g. "a chair, front view"."""
-    around = [
-        f"{prompt}, {height}{view} view"
-        for height in ([word + " " for word in HEIGHTS] if heights else [""])
-        for view in VIEWS[:OVERHEAD]
-    ]
+    words = [word + " " for word in HEIGHTS] if heights else [""]
+    around = [f"{prompt}, {h}{view} view" for h in words for view in VIEWS[:OVERHEAD]]
     return [*around, f"{prompt}, {VIEWS[OVERHEAD]} view"]
 
 
-def height_index(
-    elevation_deg: jax.Array, limits_deg: tuple[float, float]
-) -> jax.Array:
+def height_index(elevation_deg: jax.Array, limits_deg: Sequence[float]) -> jax.Array:
     """Index [...] into `HEIGHTS` of elevations [...] between or beyond two limits."""
     low, high = limits_deg
     return (elevation_deg > low).astype(jnp.int32) + (elevation_deg > high)
@@ -394,7 +387,7 @@ def at_height(leaf: jax.Array, height: jax.Array | None) -> jax.Array:
     if height is None:
         return leaf
     around = leaf[:-1].reshape(len(height), OVERHEAD, *leaf.shape[1:])
-    chosen = jnp.tensordot(height, around, axes=1, precision=jax.lax.Precision.HIGHEST)
+    chosen = jnp.tensordot(height, around, 1, precision=jax.lax.Precision.HIGHEST)
     return jnp.concatenate([chosen, leaf[-1:]])
 
 

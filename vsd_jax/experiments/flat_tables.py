@@ -220,8 +220,11 @@ def _family(name: str, method: str, score: dict, **settings) -> Row:
 
 
 _WEIGHT = {"vsd__weighting": "sigma_over_alpha"}
-# Weight and t of the authors' code: `vsd_jax/methods/inversion.py`.
-_ISM = _WEIGHT | {"vsd__t_range": (0.02, 0.5), "vsd__t_range_late": (0.02, 0.5)}
+# As in the authors' code: `vsd_jax/methods/inversion.py`. The number of inversions is
+# one key for ISM and SDI, whose ten are its default.
+_INVERSIONS = {"family__num_inversions": 5}
+_ISM = _WEIGHT | _INVERSIONS
+_ISM |= {"vsd__t_range": (0.02, 0.5), "vsd__t_range_late": (0.02, 0.5)}
 _SDI = _WEIGHT | {"vsd__t_schedule": "linear"}
 _CONSISTENT = {
     "vsd__weighting": "uniform",
@@ -257,7 +260,9 @@ FAMILY = Experiment(
         _family("CSD", "csd", {}),
         _family("NFSD", "nfsd", {}),
         _family("ISM", "ism", {}, **_ISM),
-        _family("ISM, HiFA's t", "ism", {}, **_WEIGHT, vsd__t_schedule="sqrt"),
+        _family(
+            "ISM, HiFA's t", "ism", {}, **_WEIGHT, **_INVERSIONS, vsd__t_schedule="sqrt"
+        ),
         _family("SDI", "sdi", {}, **_SDI),
         _family("SDI, t drawn evenly", "sdi", {}, **_WEIGHT),
         _family("ESD", "esd", _MIXTURE),

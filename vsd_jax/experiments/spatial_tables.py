@@ -116,9 +116,10 @@ ADAPTIVE = Experiment(
     smoke=_SMOKE,
 )
 
-# Weight and t of the authors' code: `vsd_jax/methods/inversion.py`.
+# As in the authors' code: `vsd_jax/methods/inversion.py`.
 _ISM = {
     "vsd.method": "ism",
+    "family.num_inversions": 5,  # SDI's ten are the default of both
     "vsd.weighting": "sigma_over_alpha",
     "vsd.t_range": (0.02, 0.5),
     "vsd.t_range_late": (0.02, 0.5),

@@ -183,13 +183,17 @@ def parse(text: str, *, heights: bool = False) -> Prompt:
         raise UnknownPromptError(_message(text, str(error))) from error
 
 
-def canonical(text: str) -> str:
+def canonical(text: str, *, heights: bool = False) -> str:
     """The one spelling that the prior was trained on; "" stays empty.
+
+    Args:
+      text: as of `parse`.
+      heights: as of `parse`.
 
     Raises:
       UnknownPromptError: as `parse`.
     """
-    return parse(text).text() if text.strip() else ""
+    return parse(text, heights=heights).text() if text.strip() else ""
 
 
 def vocabulary() -> tuple[str, ...]:

@@ -46,9 +46,7 @@ ENTRIES = (
     Entry(name="SDS", flat="SDS 100", spatial="SDS 100"),
     _same("VSD"),
     _same("CSD", ""),
-    *(_same(name) for name in ("NFSD", "ESD", "ASD", "SDEdit", "SDI")),
-    # The key is SDI's too, whose ten steps are its default.
-    dataclasses.replace(_same("ISM"), settings={"family.num_inversions": 5}),
+    *(_same(name) for name in ("NFSD", "ESD", "ASD", "SDEdit", "SDI", "ISM")),
     Entry(name="Bridge", flat="Bridge"),
     _same("L2-VSD"),
     Entry(

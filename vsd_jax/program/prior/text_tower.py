@@ -138,13 +138,18 @@ def load_tokenizer(folder: Path, max_length: int | None = None) -> Tokenizer:
 
 def reads_toybox(folder: Path) -> bool:
     """Whether a prior knows the Toybox's words alone: its own folder, or a copy."""
-    vocab = folder / "tokenizer" / "vocab.json"
-    if (folder / "vae").is_dir() or not vocab.is_file():
+    if (folder / "vae").is_dir():
         return False
-    tokens = json_files.read_object(vocab)
+    tokens = _vocabulary(folder)
     words = ("a", "an", "red", "mushroom", "view", "background")
     known = all(f"{word}</w>" in tokens for word in words)
     return known and "the</w>" not in tokens
+
+
+def _vocabulary(folder: Path) -> dict:
+    """Tokens of a folder's tokenizer; none if it has no such file."""
+    vocab = folder / "tokenizer" / "vocab.json"
+    return json_files.read_object(vocab) if vocab.is_file() else {}
 
 
 def load_text(
@@ -182,7 +187,7 @@ def load_text(
         zeros = lambda texts: np.zeros((len(texts), *shape), np.float32)  # noqa: E731
         return EncodeText(zeros, lambda text: 0, *shape)
     jitted = jax.jit(apply)
-    canonical = _canonical if reads_toybox(folder) else str
+    canonical = _make_canonical(folder) if reads_toybox(folder) else str
 
     def embed(texts: Sequence[str]) -> np.ndarray:
         texts = [canonical(text) for text in texts]
@@ -200,11 +205,18 @@ def load_text(
     return EncodeText(embed, count, *shape)
 
 
-def _canonical(text: str) -> str:
-    try:
-        return toybox.canonical(text)
-    except toybox.UnknownPromptError as error:
-        raise RunError(str(error)) from error
+def _make_canonical(folder: Path) -> Callable[[str], str]:
+    """The one spelling of a text that the Toybox's prior in a folder knows."""
+    tokens = _vocabulary(folder)
+    heights = all(f"{word}</w>" in tokens for word in toybox.HEIGHTS)
+
+    def canonical(text: str) -> str:
+        try:
+            return toybox.canonical(text, heights=heights)
+        except toybox.UnknownPromptError as error:
+            raise RunError(str(error)) from error
+
+    return canonical
 
 
 def _check_ids(
