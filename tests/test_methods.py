@@ -108,6 +108,16 @@ def test_sds_is_vsd_with_the_true_noise_as_score(batch):
     np.testing.assert_allclose(found, sigma_squared * (prior - eps), rtol=1e-5)
 
 
+def test_the_score_of_a_single_particle_is_the_true_noise(batch):
+    # So VSD whose distribution is a Dirac is SDS (arXiv:2305.16213, Sec. 3).
+    particle, epsilon = batch[0][:1], batch[1]
+    same = jnp.broadcast_to(particle, epsilon.shape)
+    noisy = noise.add_noise(same, epsilon, T_BATCH, ALPHAS_CUMPROD)
+    dirac = exact.image_set(particle, jnp.ones(1))
+    found = NOISE_FN(dirac, noisy, T_BATCH, exact.empty_context(BATCH, 1))
+    np.testing.assert_allclose(found, epsilon, atol=1e-4)
+
+
 def test_residual_is_the_difference_of_scores(batch):
     # noise = -sigma_t score, so residual = w(t) sigma_t (score of q - score of p).
     noisy, _ = batch

@@ -10,7 +10,7 @@ I:
 
 which tends to the distribution p(c) I(c) as K grows. The interest: where the residual
 of this particle has been large. (How far a camera sees was measured too, and made rooms
-worse: `docs/experiments.md`.)
+worse: `docs/experiments/adaptive.md`.)
 
 An `AdaptiveCamera` stands in the place of a plain `(key) -> Camera`. What a scene has
 learned of its views is a part of the particle's stats (`Scene.observe`).

@@ -240,7 +240,7 @@ def test_the_documents_show_the_stored_one(request):
     stored = docs / "leaderboard"
     assert (stored / "leaderboard.md").read_text() == page.markdown(found)
     assert (stored / "leaderboard.csv").read_text() == records.csv_text(found)
-    assert page.summary(found) in (docs / "experiments.md").read_text()
+    assert page.summary(found) in (stored / "README.md").read_text()
     assert all(re.fullmatch("[0-9a-f]{40}", cell["commit"]) for cell in found["cells"])
 
 

@@ -175,7 +175,7 @@ SMOKE_MESH: Layer = {
 
 IMAGE2D: Layer = {
     # Two of 16 a step: eight updates of the score network for each of a particle. With
-    # one it lags, and the particles are less diverse (docs/experiments.md).
+    # one it lags, and the particles are less diverse (docs/experiments/image2d.md).
     "": dict(num_steps=1500, num_particles=16, particles_per_step=2),  # [2D]
     "field": dict(environment=False),
     "render": dict(environment_share=0.0, early_size=0, **_WHITE_ALONE),
