@@ -5,9 +5,10 @@ Which of a run's own numbers predict its true error was found where truth is kno
 (`experiments/diagnose.py`; table in `docs/experiments/diagnostics.md`): of those that
 need no judge `prior_text_gain` alone (`prior_check.py`). It was measured for NeRFs of
 objects on the embedded prior, with a colour in the prompt and the settings of then:
-soft density and what these methods make of it. Another prior has another threshold, and so have a prompt
-without a colour, the sharp density of today's presets (eleven of twelve runs have gains
-of .25 to .42) and a refinement (.32 to .53), so that there nothing is said.
+soft density and what these methods make of it. Another prior has another threshold, and
+so have a prompt without a colour, the sharp density of today's presets (eleven of
+twelve runs have gains of .25 to .42) and a refinement (.32 to .53), so that there
+nothing is said.
 """
 
 from vsd_jax.program import Config
