@@ -16,6 +16,7 @@ from vsd_jax.experiments.leaderboard import (
     board,
     page,
     passes,
+    published,
     ranking,
     records,
     submit,
@@ -224,6 +225,27 @@ def test_results_of_other_settings_are_refused(plane):
     assert work.result_of(one, plane)["method"] == "SDS"
     with pytest.raises(RunError, match="another settings"):
         work.result_of(other, plane)
+
+
+def test_rankings_are_compared_with_published_ones(monkeypatch):
+    column = published.Published("a paper", "CLIP", "high", {"a": 3, "b": 2, "c": 1})
+    reverse = column._replace(score="failures", best="low")
+    other = column._replace(values={"a": 1, "b": 2, "unknown": 3})
+    monkeypatch.setattr(ranking, "TABLES", (column, reverse, other))
+    scores = {"d": 0.5, "c": 3.0, "a": 1.0, "b": 2.0}
+    cells = [
+        dict(world="w", method=name, prompt="", seed=0, failed=None, scores={"x": x})
+        for name, x in scores.items()
+    ]
+    board = dict(worlds={"w": dict(main="x", scores={"x": "low"})}, cells=cells)
+    found = ranking.rank_board({**board, "truth": []})["published"]
+    told = [(row["column"], row["rho"], row["p"]) for row in found]
+    # Of the six orders of three two are as extreme.
+    assert told == [
+        ("CLIP", pytest.approx(1), pytest.approx(1 / 3)),
+        ("failures", pytest.approx(-1), pytest.approx(1 / 3)),
+    ]
+    assert found[0]["methods"] == ["a", "b", "c"]
 
 
 def test_the_documents_show_the_stored_one(request):

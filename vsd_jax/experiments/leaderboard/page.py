@@ -46,6 +46,7 @@ for (const head of document.querySelectorAll("th[data-column]")) {
   });
 }
 """
+_PUBLISHED = "Do they agree with rankings on Stable Diffusion?"
 _RHO = (("rho", ".2f"), ("p", ".2g"))
 Cell = tuple[str, Any]
 """What is shown and what is sorted by."""
@@ -112,6 +113,10 @@ def markdown(board: Board) -> str:
     if rows:
         shown = [[text for text, _ in row] for row in rows]
         parts += ["## Do the worlds agree?", present.table(heads, shown)]
+    heads, rows = published_table(board)
+    if rows:
+        shown = [[text for text, _ in row] for row in rows]
+        parts += [f"## {_PUBLISHED}", present.table(heads, shown)]
     if board["not_run"]:
         parts.append(f"Not run: {', '.join(board['not_run'])}.")
     return "\n\n".join(parts) + "\n"
@@ -172,6 +177,9 @@ def html(out: Path, board: Board) -> str:
     heads, rows = between_table(board)
     if rows:
         parts += ["<h2>Do the worlds agree?</h2>", _html_table(heads, rows)]
+    heads, rows = published_table(board)
+    if rows:
+        parts += [f"<h2>{_PUBLISHED}</h2>", _html_table(heads, rows)]
     if board["not_run"]:
         parts.append(f"<p>Not run: {', '.join(board['not_run'])}.</p>")
     number = len({cell["method"] for cell in board["cells"]})
@@ -246,6 +254,23 @@ def between_table(board: Board) -> tuple[list[str], list[list[Cell]]]:
             ]
         )
     return heads, rows
+
+
+def published_table(board: Board) -> tuple[list[str], list[list[Cell]]]:
+    """How far each world agrees with what others found with Stable Diffusion."""
+    heads = ["published table", "its column", "world", "ranked by", "methods of both"]
+    rows = []
+    for found in board["ranking"]["published"]:
+        score = present.HEADS[found["score"]][0]
+        texts = (found["table"], found["column"], found["world"], score)
+        rows.append(
+            [
+                *((text, text) for text in texts),
+                (", ".join(found["methods"]), len(found["methods"])),
+                *(_plain(found[key], form) for key, form in _RHO),
+            ]
+        )
+    return [*heads, "Spearman's rho", "p"], rows
 
 
 def _costs(board: Board, world: str, method: str) -> list[Cell]:

@@ -7,11 +7,14 @@ are then compared by their mean ranks (Friedman's test, Nemenyi's critical diffe
 Demšar, JMLR 7, 2006).
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import stats
+
+from vsd_jax.experiments.leaderboard.published import TABLES
 
 LEVEL = 0.05
 DRAWS = 10_000
@@ -96,11 +99,20 @@ def groups(mean_ranks: Sequence[float], difference: float) -> list[list[int]]:
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-    """Spearman's rho of two lists and its p; NaN for fewer than three, or constants."""
+    """Spearman's rho of two lists and its p; NaN for fewer than three, or constants.
+
+    Up to six numbers p is exact: the share of all orders with as large a rho.
+    """
     if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return float("nan"), float("nan")
     found = stats.spearmanr(first, second)
-    return float(found.statistic), float(found.pvalue)
+    rho, p = float(found.statistic), float(found.pvalue)
+    if len(first) <= 6:
+        ranked = stats.rankdata(first), stats.rankdata(second)
+        orders = np.array(list(itertools.permutations(ranked[1])))
+        others = [np.corrcoef(ranked[0], order)[0, 1] for order in orders]
+        p = float(np.mean(np.abs(others) >= abs(rho) - 1e-9))
+    return rho, p
 
 
 def agreement(
@@ -145,7 +157,8 @@ def rank_board(board: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
       `worlds`: world -> score -> what `rank_score` gives; `failed`: world -> method ->
-      share of its runs; `between`: agreement of each two worlds by each shared score.
+      share of its runs; `between`: agreement of each two worlds by each shared score;
+      `published`: that of each world's main score with each published column.
     """
     found: dict[str, Any] = {}
     ranked: dict[tuple[str, str], tuple[list[str], np.ndarray]] = {}
@@ -160,6 +173,11 @@ def rank_board(board: Mapping[str, Any]) -> dict[str, Any]:
         "worlds": found,
         "failed": {world: _failed(board, world) for world in board["worlds"]},
         "between": _between(list(board["worlds"]), ranked),
+        "published": [
+            {"world": world, "score": about["main"], **found}
+            for world, about in board["worlds"].items()
+            for found in _published(*ranked.get((world, about["main"]), ([], None)))
+        ],
     }
 
 
@@ -245,6 +263,21 @@ def _between(
                 stats.rankdata(other[:, [second.index(n) for n in shared]], axis=1),
             )
             found.append({"worlds": list(pair), "score": score, **alike})
+    return found
+
+
+def _published(names: Sequence[str], ranked: np.ndarray | None) -> list[dict[str, Any]]:
+    """Agreement with each published column that shares three methods or more."""
+    found = []
+    for column in TABLES:
+        shared = [name for name in column.values if name in names]
+        if ranked is None or len(shared) < 3:
+            continue
+        own = ranked[:, [names.index(name) for name in shared]]
+        errors = [error(column.values[name], column.best) for name in shared]
+        rho, p = spearman(stats.rankdata(own, axis=1).mean(0), np.array(errors))
+        about = {"table": column.table, "column": column.score, "methods": shared}
+        found.append({**about, "rho": rho, "p": p})
     return found
 
 
