@@ -84,6 +84,24 @@ def test_serial_loop_of_a_cpu_is_found():
     assert not faults(encoding._table_gradient(grid), *given)
 
 
+def test_what_stands_in_for_an_operation_of_the_backend_is_not_looked_at():
+    # As jax 0.12 exports a cumulative sum.
+    text = """
+  func.func public @main(%arg0: tensor<343xi32>) -> tensor<343xi32> {
+    %0 = stablehlo.composite "chlo.scan" %arg0 {decomposition = @chlo.scan.impl}
+  } loc(#loc)
+  func.func private @chlo.scan.impl(%arg0: tensor<343xi32>) -> tensor<343xi32> {
+    %3 = stablehlo.while(%iterArg = %c_1) {
+      %8 = stablehlo.dynamic_update_slice %a, %7, %i : (tensor<343xi32>,\
+ tensor<1xi32>, tensor<i64>) -> tensor<343xi32>
+    }
+  } loc(#loc8)
+"""
+    assert not access.slow_accesses(text)
+    assert access.slow_accesses(text.replace("decomposition", "calls"))
+    assert not faults(jnp.cumsum, jnp.ones(343, jnp.int32))
+
+
 def test_importance_samples_are_not_gathered_one_by_one():
     given = (jnp.ones((2, 5)), jnp.ones((2, 4)), jnp.ones((2, 3)))
     assert not faults(sampling.importance, *given)

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A method of the user's: tried before long work, scored as the stored ones are."""
 
+import pathlib
 import re
 
 import pytest
 
+import vsd_jax
 from vsd_jax.experiments import __main__ as program
 from vsd_jax.experiments import cells, own_method
 from vsd_jax.experiments.leaderboard import records, submit, worlds
@@ -162,7 +164,7 @@ def test_a_name_that_is_taken_is_told_apart(stored, tmp_path, capsys):
     assert names == ["SDS", "VSD", "CSD", "SDS (submitted)"]
 
 
-def test_worlds_that_cannot_be(stored, tmp_path, monkeypatch):
+def test_worlds_that_cannot_be(stored, tmp_path):
     path = write(tmp_path, AS_SDS)
     with pytest.raises(ConfigError, match="--worlds=objects.*vsd_jax/methods/"):
         start(stored, f"--submit={path}", "--worlds", "objects")
@@ -175,6 +177,8 @@ def test_worlds_that_cannot_be(stored, tmp_path, monkeypatch):
     writer.write_json(tmp_path / "leaderboard.json", found)
     with pytest.raises(ConfigError, match="another budget"):
         start(tmp_path, f"--submit={path}")
-    monkeypatch.setattr(submit, "STORED", tmp_path / "none.json")
-    with pytest.raises(ConfigError, match="no leaderboard to compare with"):
-        start(tmp_path / "empty", f"--submit={path}")
+
+
+def test_the_package_brings_a_leaderboard_of_its_own(tmp_path):
+    assert submit.STORED.is_relative_to(pathlib.Path(vsd_jax.__file__).parent)
+    assert submit.read_stored(tmp_path / "empty") == records.read(submit.STORED)
