@@ -106,7 +106,8 @@ def board(values, best="low", true=None):
         {"world": "w", "prompt": "p", "seed": seed, "scores": {"s": true}}
         for seed in blocks
     ]
-    return {"worlds": {"w": {"scores": {"s": best}}}, "cells": cells, "truth": truth}
+    about = {"main": "s", "scores": {"s": best}}
+    return {"worlds": {"w": about}, "cells": cells, "truth": truth}
 
 
 VALUES = {"a": [1.0, 5.0, 3.0], "b": [2.0, 4.0, 2.0], "c": [9.0, 9.0, None]}
@@ -148,7 +149,7 @@ def test_only_blocks_that_all_have_run_count():
 
 def test_worlds_are_compared_by_the_methods_they_share():
     both = board({"a": [1.0, 1.0], "b": [2.0, 2.0], "c": [3.0, 3.0], "x": [0.0, 0.0]})
-    both["worlds"]["v"] = {"scores": {"s": "high"}}
+    both["worlds"]["v"] = {"main": "s", "scores": {"s": "high"}}
     both["cells"] += [
         cell(name, seed, value, "v")
         for name, value in {"a": 1.0, "b": 2.0, "c": 3.0, "y": 4.0}.items()
