@@ -172,3 +172,26 @@ def test_normals_are_exact_for_linear_density_and_zero_for_flat():
 def test_unit_or_zero_has_finite_gradients():
     gradient = jax.grad(lambda v: jnp.sum(field.unit_or_zero(v)))(jnp.zeros((2, 3)))
     assert not gradient.any()
+
+
+def test_chunked_decoder_has_the_gradients_of_the_plain_one(float64):
+    rng = np.random.default_rng(0)
+    as_double = lambda x: jnp.asarray(x + 0.1 * rng.normal(size=x.shape))  # noqa: E731
+    decoder = jax.tree.map(as_double, field.init_decoder(jax.random.key(0), 6, 5))
+    features, weight = rng.normal(size=(11, 6)), rng.normal(size=(11, 4))
+
+    def gradients(decode):
+        total = lambda d, f: jnp.sum(weight * decode(d, f))  # noqa: E731
+        return jax.value_and_grad(total, argnums=(0, 1))(decoder, features)
+
+    chunked = gradients(lambda d, f: field._decode_chunked(d, f, 4))
+    for found, expected in zip(
+        jax.tree.leaves(chunked), jax.tree.leaves(gradients(field.decode)), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_softplus_has_its_derivative_everywhere():
+    x = jnp.asarray([-90.0, -20.0, 0.0, 3.0, 50.0])
+    found = jax.vmap(jax.grad(field._softplus))(x)
+    np.testing.assert_allclose(found, jax.vmap(jax.grad(jax.nn.softplus))(x), rtol=1e-5)
