@@ -2,7 +2,8 @@
 """What others found with Stable Diffusion, to compare rankings with.
 
 Only methods that the leaderboard runs under the same name: HiFA, of which it has the
-schedule alone, is left out.
+schedule alone, is left out. Numbers are as others quote them: the papers' own tables
+were not at hand.
 """
 
 from collections.abc import Mapping

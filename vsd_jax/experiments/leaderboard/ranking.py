@@ -7,7 +7,6 @@ are then compared by their mean ranks (Friedman's test, Nemenyi's critical diffe
 Demšar, JMLR 7, 2006).
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -103,16 +102,20 @@ def spearman(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
 
     Up to six numbers p is exact: the share of all orders with as large a rho.
     """
-    if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
+    if np.isnan(_rho(first, second)):
         return float("nan"), float("nan")
     found = stats.spearmanr(first, second)
-    rho, p = float(found.statistic), float(found.pvalue)
     if len(first) <= 6:
-        ranked = stats.rankdata(first), stats.rankdata(second)
-        orders = np.array(list(itertools.permutations(ranked[1])))
-        others = [np.corrcoef(ranked[0], order)[0, 1] for order in orders]
-        p = float(np.mean(np.abs(others) >= abs(rho) - 1e-9))
-    return rho, p
+        found = stats.permutation_test(
+            (first,), lambda drawn: _rho(drawn, second), permutation_type="pairings"
+        )
+    return float(found.statistic), float(found.pvalue)
+
+
+def _rho(first: np.ndarray, second: np.ndarray) -> float:
+    if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return float("nan")
+    return float(stats.spearmanr(first, second).statistic)
 
 
 def agreement(
@@ -133,7 +136,7 @@ def agreement(
     interval = None
     if min(len(first), len(second)) > 1 and np.isfinite(rho):
         drawn = [
-            spearman(first[one].mean(0), second[other].mean(0))[0]
+            _rho(first[one].mean(0), second[other].mean(0))
             for one, other in zip(
                 _resample(len(first), draws, seed),
                 _resample(len(second), draws, seed + 1),

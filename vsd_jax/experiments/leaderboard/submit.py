@@ -16,7 +16,7 @@ from vsd_jax.program.terminal.errors import ConfigError
 
 Path = pathlib.Path
 STORED = Path(__file__).with_name("leaderboard.json")
-"""That of the project's folder, where `--out` has none."""
+"""The package's own, where `--out` has none."""
 
 
 def run(path: Path, names: Sequence[str], out: Path, *, jobs: int, command: str) -> str:
