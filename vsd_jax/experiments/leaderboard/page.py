@@ -46,7 +46,6 @@ for (const head of document.querySelectorAll("th[data-column]")) {
   });
 }
 """
-_PUBLISHED = "Do they agree with rankings on Stable Diffusion?"
 _RHO = (("rho", ".2f"), ("p", ".2g"))
 Cell = tuple[str, Any]
 """What is shown and what is sorted by."""
@@ -109,14 +108,9 @@ def markdown(board: Board) -> str:
     for world in board["worlds"]:
         parts += [f"## {world}", _about(board, world), world_markdown(board, world)]
         parts.append(f"![Mean ranks in {world}](ranks_{world}.png)")
-    heads, rows = between_table(board)
-    if rows:
+    for title, (heads, rows) in _comparisons(board).items():
         shown = [[text for text, _ in row] for row in rows]
-        parts += ["## Do the worlds agree?", present.table(heads, shown)]
-    heads, rows = published_table(board)
-    if rows:
-        shown = [[text for text, _ in row] for row in rows]
-        parts += [f"## {_PUBLISHED}", present.table(heads, shown)]
+        parts += [f"## {title}", present.table(heads, shown)]
     if board["not_run"]:
         parts.append(f"Not run: {', '.join(board['not_run'])}.")
     return "\n\n".join(parts) + "\n"
@@ -174,12 +168,8 @@ def html(out: Path, board: Board) -> str:
         parts.append(f"<p>{page.escape(_about(board, world))}</p>")
         parts.append(_html_table(*world_table(board, world)))
         parts += [_figure(out, f"{name}_{world}") for name in ("ranks", "pictures")]
-    heads, rows = between_table(board)
-    if rows:
-        parts += ["<h2>Do the worlds agree?</h2>", _html_table(heads, rows)]
-    heads, rows = published_table(board)
-    if rows:
-        parts += [f"<h2>{_PUBLISHED}</h2>", _html_table(heads, rows)]
+    for title, table in _comparisons(board).items():
+        parts += [f"<h2>{title}</h2>", _html_table(*table)]
     if board["not_run"]:
         parts.append(f"<p>Not run: {', '.join(board['not_run'])}.</p>")
     number = len({cell["method"] for cell in board["cells"]})
@@ -234,6 +224,15 @@ def world_table(board: Board, world: str) -> tuple[list[str], list[list[Cell]]]:
             ]
         )
     return heads, [*rows, _truth(board, world, columns)]
+
+
+def _comparisons(board: Board) -> dict[str, tuple[list[str], list[list[Cell]]]]:
+    """Tables of agreement by their titles, without empty ones."""
+    found = {
+        "Do the worlds agree?": between_table(board),
+        "Do they agree with rankings on Stable Diffusion?": published_table(board),
+    }
+    return {title: (heads, rows) for title, (heads, rows) in found.items() if rows}
 
 
 def between_table(board: Board) -> tuple[list[str], list[list[Cell]]]:
