@@ -96,9 +96,16 @@ def test_not_told_it_is_deaf_to_the_camera(folders, loaded):
     )
 
 
-def test_a_prior_without_the_layers_is_refused(folders):
-    with pytest.raises(WeightsError, match=r"prior\.tell_camera=True.*does not read"):
-        diffusion_prior.load_prior(folders[0], tell_camera=True)
+def test_that_a_prior_is_deaf_to_the_camera_is_said(folders):
+    lines = []
+    prior, *_ = diffusion_prior.load_prior(
+        folders[0], tell_camera=True, say=lines.append
+    )
+    assert not prior.reads_camera
+    assert any("view words alone" in line for line in lines)
+    with pytest.raises(WeightsError, match="is no multi-view prior"):
+        options = {"guidance": 2.0, "steps": 1}
+        evaluate.sample(str(folders[0]), [("car", "red", "side")], CAMERA, **options)
 
 
 def test_other_numbers_than_a_cameras_are_refused(folders, tmp_path):

@@ -28,6 +28,7 @@ from vsd_jax.diffusion.noise import add_noise, as_noise_fn, to_x0
 from vsd_jax.diffusion.sampler import ddim_sample
 from vsd_jax.program.folder import paths, writer
 from vsd_jax.program.prior import diffusion_prior
+from vsd_jax.program.prior.json_files import WeightsError
 from vsd_jax.toybox import batches, classifier, dataset, metrics
 from vsd_jax.toybox.text import COLOURS, HELD_OUT_PAIRS, KINDS, VIEWS, Prompt
 
@@ -76,10 +77,15 @@ def sample(
       cameras: [N, 16] what the prior is told beside the text; None = nothing.
       guidance: scale.
       steps: of DDIM.
+
+    Raises:
+      WeightsError: the prior does not read the camera.
     """
     prior, params, encode_text = diffusion_prior.load_prior(
         prior_path, tell_camera=cameras is not None
     )
+    if cameras is not None and not prior.reads_camera:
+        raise WeightsError(f"--tell_camera: {prior_path} is no multi-view prior.")
     noise_fn = as_noise_fn(prior.model, prior.alphas_cumprod)
     empty = encode_text([""])
 

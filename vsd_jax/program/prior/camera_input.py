@@ -15,7 +15,6 @@ diffusers in PyTorch reads such a folder as that U-Net.
 """
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -53,20 +52,6 @@ def has_camera(config: Mapping[str, Any]) -> bool:
 def unet_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a `unet/config.json` that does not concern the camera."""
     return {name: value for name, value in config.items() if name != KEY}
-
-
-def require(config: Mapping[str, Any], folder: Path) -> None:
-    """Refuses a prior that does not read the camera.
-
-    Raises:
-      WeightsError: naming the key that asked for it.
-    """
-    if not has_camera(config):
-        raise WeightsError(
-            f"prior.tell_camera=True: the U-Net of {folder} does not read the camera "
-            f"(its unet/config.json has no {KEY}). Leave it out, or use a multi-view "
-            "prior."
-        )
 
 
 def add_params(init: Callable[..., PyTree], width: int) -> Callable[..., PyTree]:

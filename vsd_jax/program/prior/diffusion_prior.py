@@ -289,8 +289,8 @@ def load_prior(
       image_size: side of its images, pixels; 0 = as its settings say.
       say: is told which weights are used, their licence, and what of a text is cut.
       any_variant: whether a folder that lacks the variant is taken as it is.
-      tell_camera: whether the prior is told the exact camera; it must be one that reads
-        it (`camera_input.py`).
+      tell_camera: whether a prior that reads the camera (`camera_input.py`) is told it;
+        that another one does not read it is said.
       load_weights: false gives shapes (`jax.ShapeDtypeStruct`) instead of weights, and
         embedded texts of zeros; of a checkpoint that `hub.is_known` nothing is fetched.
 
@@ -337,8 +337,9 @@ def _read_prior(
     file, scheduler = folder / "unet" / "config.json", folder / "scheduler"
     config = read_config(file.parent, file.name)
     unet = make_unet(refined.unet_config(config), dtype, str(file))
-    if tell_camera:
-        camera_input.require(config, folder)
+    reads_camera = tell_camera and camera_input.has_camera(config)
+    if tell_camera and not reads_camera:
+        say(f"Of the camera this prior reads view words alone ({file}): not told.")
     schedule = read_config(scheduler, "scheduler_config.json")
     where = str(scheduler / "scheduler_config.json")
     alphas_cumprod = noise_schedule(schedule, where)
@@ -354,7 +355,7 @@ def _read_prior(
         dtype,
         encode_text.length,
         where=(str(file), where),
-        tell_camera=tell_camera,
+        tell_camera=reads_camera,
     )
     params = read(folder / "unet", shapes, dtype=dtype, component="unet")
     encode, decode, vae_params, pixels = _latent_codec(folder, unet, read)
@@ -373,6 +374,6 @@ def _read_prior(
         alphas_cumprod=alphas_cumprod,
         latent_shape=(size, size, unet.in_channels),
         image_size=pixels,
-        reads_camera=tell_camera,
+        reads_camera=reads_camera,
     )
     return prior, {"unet": params, "vae": vae_params}, encode_text

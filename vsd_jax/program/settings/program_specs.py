@@ -73,8 +73,8 @@ class PriorSpec:
       sha256: checksum that the U-Net's weight file must have; "" = any.
       dtype: type of its weights and activations; "float16" for GPUs without bfloat16
         (T4). Softmax, norms, LoRA and scene stay in float32.
-      tell_camera: whether it is told the exact camera beside the text; only for a
-        multi-view prior, which reads it.
+      tell_camera: whether a multi-view prior is told the exact camera beside the text;
+        that another prior does not read it is said.
     """
 
     path: str
