@@ -210,7 +210,7 @@ WORLDS: Mapping[str, World] = {
         | dict.fromkeys(("strict_precision", "colour_precision"), "high")
         | {"chamfer": "low"}
         | dict.fromkeys(("multi_face_index", "saturation", "covered"), "truth"),
-        tuning=(("a white boat", {}), ("a green lamp", {})),
+        tuning=(("an orange boat", {}), ("a green lamp", {})),
         rates=("optim.table_lr", "optim.decoder_lr"),
     ),
 }
