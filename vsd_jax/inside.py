@@ -112,6 +112,9 @@ def make_look(
         )
         here = select_prompts(prompts, weights, view.background_index)
         here = jax.tree.map(lambda leaf: leaf[None], here)
+        if prior.reads_camera:
+            seen = jnp.ones(1, bool)
+            here["camera"] = camera_vector(view.camera.cam_to_world[None], seen)
 
         def at(t):
             t = t[None]

@@ -31,8 +31,8 @@ class Context(TypedDict, total=False):
 
     Attributes:
       text: [B, L, D] embedded prompts.
-      camera: [B, 16], for the score network alone: the row-major `cam_to_world` (all
-        zeros = camera dropped).
+      camera: [B, 16], for the score network and a prior that reads the camera: the
+        row-major `cam_to_world` (all zeros = camera not told).
     """
 
     text: jax.Array
@@ -53,6 +53,7 @@ class Prompts(TypedDict, total=False):
       source: what the renders look like at present; likewise.
       perp_text: [V, 2, L, D] prompts that Perp-Neg pushes away from.
       perp_weights: [V, 2] >= 0, their weights.
+      camera: [V, 16] as of `Context`; only in a step, for a prior that reads it.
     """
 
     text: jax.Array
@@ -62,6 +63,7 @@ class Prompts(TypedDict, total=False):
     source: jax.Array
     perp_text: jax.Array
     perp_weights: jax.Array
+    camera: jax.Array
 
 
 NoiseFn = Callable[[PyTree, jax.Array, jax.Array, Context], jax.Array]
@@ -223,6 +225,7 @@ class Prior(NamedTuple):
       alphas_cumprod: [T] float32, cumulative product of (1 - beta).
       latent_shape: (h, w, c).
       image_size: side of the square image that `encode` expects, pixels.
+      reads_camera: whether it is told the exact camera beside the text.
     """
 
     model: NoiseModel
@@ -231,6 +234,7 @@ class Prior(NamedTuple):
     alphas_cumprod: np.ndarray
     latent_shape: tuple[int, int, int]
     image_size: int
+    reads_camera: bool = False
 
 
 @flax.struct.dataclass(kw_only=True)

@@ -17,6 +17,7 @@ from vsd_jax import adaptive
 from vsd_jax.adaptive import AdaptSpec
 from vsd_jax.diffusion.prompt import ViewPromptSpec, make_view_weights, select_prompts
 from vsd_jax.scene.camera import CameraSpec, make_camera_sampler
+from vsd_jax.score_network import camera_vector
 from vsd_jax.spec import Within
 from vsd_jax.timesteps import TimestepSpec, make_t_range, shares_to_range, uniform_t
 from vsd_jax.types import Draw, Prior, Prompts, PyTree, Score, ScoreDraw, Views
@@ -162,10 +163,14 @@ def make_draw(prior: Prior, score: Score | None, views: Views) -> Callable[..., 
             weights = views.weigh_prompts(azimuth, elevation)
             return select_prompts(prompts, weights, background)
 
+        chosen = jax.vmap(select)(cameras.azimuth_deg, cameras.elevation_deg, index)
+        if prior.reads_camera:
+            told = jnp.ones(views.num, bool)
+            chosen["camera"] = camera_vector(cameras.cam_to_world, told)
         return Draw(
             cameras=cameras,
             backgrounds=backgrounds,
-            prompts=jax.vmap(select)(cameras.azimuth_deg, cameras.elevation_deg, index),
+            prompts=chosen,
             t=uniform_t(unit[0], t_range(step)),
             noise=noise[0],
             render_keys=render_keys,

@@ -34,6 +34,7 @@ def data():
         "room_colour": np.array([-1, -1, names.index("blue")]),
         "view": np.array([1, 0, 0]),
         "height": np.array([2, 0, 1]),  # high, low, raised
+        "cam_to_world": np.arange(1, 4)[:, None, None] * np.ones((3, 4, 4)),
     }
     return batches.Dataset(rgba, normal, meta)
 
@@ -67,7 +68,7 @@ def draw(data, seed: int = 0, **changes) -> tuple[np.ndarray, list[str]]:
     """Images and captions of one batch."""
     config, words = CONFIG | changes, Words()
     examples = batches.training_set(data, words, config["hard_kinds"])
-    images, ids = batches.draw_batch(examples, jax.random.key(seed), config)
+    images, ids, _ = batches.draw_batch(examples, jax.random.key(seed), config)
     return np.asarray(images), [words.texts[i] for i in np.asarray(ids)[:, 0]]
 
 
@@ -126,6 +127,20 @@ def test_batch_is_a_function_of_its_key(data):
     again, same = draw(data, 7)
     assert captions == same and np.array_equal(images, again)
     assert captions != draw(data, 8)[1]
+
+
+def test_cameras_are_those_of_the_images(data):
+    """The place of each image is known by its pixels; half of the cameras are told."""
+    config = CONFIG | {"batch_size": 400, "normal_fraction": 0.0}
+    examples = batches.training_set(data, Words(), ())
+    images, _, cameras = map(
+        np.asarray, batches.draw_batch(examples, jax.random.key(5), config)
+    )
+    told = cameras.any(axis=1)
+    assert told.mean() == pytest.approx(0.5, abs=0.1)
+    is_car = np.isclose(images[:, 32, 32, 0], 200 / 255)
+    assert (cameras[told & is_car] == 1.0).all()
+    assert set(np.unique(cameras[told & ~is_car])) == {2.0, 3.0}
 
 
 def test_share_of_overhead_views_and_of_hard_kinds(data):

@@ -32,7 +32,7 @@ import numpy as np
 
 from vsd_jax.diffusion.noise import alpha_sigma, to_noise, to_x0
 from vsd_jax.spec import Within
-from vsd_jax.types import NoiseFn, Prompts, PyTree
+from vsd_jax.types import Context, NoiseFn, Prompts, PyTree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def guided_noise(
     an array, whose value a program does not know while it is compiled.
     """
     if not isinstance(scale, jax.Array) and scale == 1.0 and "perp_text" not in prompts:
-        noise_pred = noise_fn(params, noisy, t, {"text": prompts["text"]})
+        noise_pred = noise_fn(params, noisy, t, prior_context(prompts, "text"))
         return clip_x0(noise_pred, noisy, t, alphas_cumprod, limit=guidance.x0_limit)
     return guide_away(
         noise_fn,
@@ -148,7 +148,8 @@ def guide_away(
     perp = "perp_text" in prompts
     if perp:
         texts = jnp.concatenate([texts, jnp.moveaxis(prompts["perp_text"], 1, 0)])
-    base, text, *others = _noise_per_text(noise_fn, params, noisy, t, texts)
+    camera = prompts.get("camera")
+    base, text, *others = _noise_per_text(noise_fn, params, noisy, t, texts, camera)
     strength = _strength(t, scale, guidance, num_t=len(alphas_cumprod), ndim=text.ndim)
 
     def combine(strength: float | jax.Array) -> jax.Array:
@@ -310,14 +311,26 @@ def clip_x0(
     return to_noise(clipped, noisy, t, alphas_cumprod, "sample")
 
 
-def _noise_per_text(noise_fn, params, noisy, t, texts):
-    """texts [M, B, L, D] -> [M, B, h, w, c] in one call of the network."""
-    num = texts.shape[0]
+def prior_context(prompts: Prompts, name: str) -> Context:
+    """What the prior reads: the prompt of that name and, if it is told, the camera."""
+    told = {"camera": prompts["camera"]} if "camera" in prompts else {}
+    return {"text": prompts[name], **told}
+
+
+def _noise_per_text(noise_fn, params, noisy, t, texts, camera):
+    """texts [M, B, L, D] -> [M, B, h, w, c] in one call of the network.
+
+    The first, from which guidance moves away, is not told the camera: so guidance is
+    towards the camera as well.
+    """
+    num, told = texts.shape[0], {}
+    if camera is not None:
+        told["camera"] = jnp.concatenate([0.0 * camera] + [camera] * (num - 1))
     noise_pred = noise_fn(
         params,
         jnp.concatenate([noisy] * num),
         jnp.concatenate([t] * num),
-        {"text": texts.reshape((-1,) + texts.shape[2:])},
+        {"text": texts.reshape((-1,) + texts.shape[2:]), **told},
     )
     return noise_pred.reshape((num,) + noisy.shape)
 

@@ -18,6 +18,7 @@ from vsd_jax.diffusion.guidance import (
     clip_x0,
     guide_away,
     guided_noise,
+    prior_context,
 )
 from vsd_jax.diffusion.noise import (
     add_noise,
@@ -86,7 +87,7 @@ class NoisedViews:
     def prior(self, text: str, at: At | None = None) -> jax.Array:
         """Returns the prior's noise prediction for "text", "negative", "empty", ..."""
         noisy, t = at or (self.noisy, self.t)
-        context = {"text": self.draw.prompts[text]}
+        context = prior_context(self.draw.prompts, text)
         return self.prior_fn(self.prior_params, noisy, t, context)
 
     def guided(

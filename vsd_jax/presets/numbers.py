@@ -116,7 +116,14 @@ PAPER: Layer = {
         adapt="",  # [P]
         adapt_candidates=8,
     ),
-    "prior": dict(path="toybox", variant="", image_size=0, sha256="", dtype="float32"),
+    "prior": dict(
+        path="toybox",
+        variant="",
+        image_size=0,
+        sha256="",
+        dtype="float32",
+        tell_camera=False,
+    ),
     "vsd": dict(
         method="vsd",
         guidance_scale=7.5,  # [P]; SDS needs about 100 [P]

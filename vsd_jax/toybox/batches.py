@@ -110,6 +110,7 @@ class TrainingSet(NamedTuple):
     Attributes:
       rgba: [N, 64, 64, 4] uint8, premultiplied.
       normal: [N, 64, 64, 3] uint8.
+      camera: [N, 16] float32, cam_to_world, row by row.
       labels: [N, 5] int32: kind, colour, place, view and height, as the table numbers
         them.
       overhead: [n] int32, the rows seen from above (all, if there are none).
@@ -121,6 +122,7 @@ class TrainingSet(NamedTuple):
 
     rgba: jax.Array
     normal: jax.Array
+    camera: jax.Array
     labels: jax.Array
     overhead: jax.Array
     hard: jax.Array
@@ -150,6 +152,7 @@ def training_set(
     return TrainingSet(
         rgba=jnp.asarray(data.rgba),
         normal=jnp.asarray(data.normal),
+        camera=jnp.asarray(meta["cam_to_world"].reshape(-1, 16), jnp.float32),
         labels=jnp.asarray(labels, jnp.int32),
         overhead=jnp.asarray(np.flatnonzero(above), jnp.int32),
         hard=jnp.asarray(np.flatnonzero(hard), jnp.int32),
@@ -190,11 +193,12 @@ def _caption(kind: int, colour: int, place: int, *rest: int) -> str:
 
 def draw_batch(
     data: TrainingSet, key: jax.Array, config: Mapping[str, Any]
-) -> tuple[jax.Array, jax.Array]:
-    """Random images [B, 64, 64, 3] in [0, 1] and true captions of them, ids [B, L].
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Random images [B, 64, 64, 3] in [0, 1], ids [B, L] and cameras [B, 16] of each.
 
-    A share `config.overhead_fraction` of them is drawn from the overhead views alone,
-    half of that from those of the hard kinds.
+    The ids are of one of its true captions; a share `config.camera_dropout` of the
+    cameras is not told: zeros. A share `config.overhead_fraction` of the images is
+    drawn from the overhead views alone, half of that from those of the hard kinds.
 
     Args:
       data: images and captions.
@@ -222,7 +226,10 @@ def draw_batch(
     plain = jnp.asarray(list(BACKGROUNDS.values()), jnp.float32)[background]
     colours = composite(data.rgba[rows], plain[:, None, None])
     normals = data.normal[rows].astype(jnp.float32) / 255.0
-    return jnp.where(normal_map[:, None, None, None], normals, colours), ids
+    images = jnp.where(normal_map[:, None, None, None], normals, colours)
+    told = jax.random.uniform(jax.random.fold_in(named_key, 1), (batch, 1))
+    told = told >= config["camera_dropout"]
+    return images, ids, jnp.where(told, data.camera[rows], 0.0)
 
 
 def _draw_rows(

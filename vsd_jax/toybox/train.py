@@ -29,6 +29,7 @@ from rich.progress import Progress
 from vsd_jax.diffusion import noise as diffusion
 from vsd_jax.program.folder import paths
 from vsd_jax.program.prior import (
+    camera_input,
     diffusion_prior,
     refined,
     schedule,
@@ -141,9 +142,11 @@ def _replaced(params: PyTree, part: PyTree) -> PyTree:
 
 
 def _slower(updates: PyTree, config: Mapping[str, Any]) -> PyTree:
-    """The updates of text tower and U-Net, but for its head, times their rates."""
+    """The updates of text tower and U-Net, but for what is new, times their rates."""
 
     def rate(path: tuple[str, ...]) -> float:
+        if camera_input.PARAMS in path:
+            return config["camera_rate"]
         if "refine" in path:
             return 1.0
         return config["text_rate"] if path[0] == "text" else config["unet_rate"]
@@ -156,12 +159,12 @@ def make_train_step(config, unet_fn, text_fn, alphas_cumprod):
     """`step(state, data) -> (state, metrics)`, jitted; data is a `TrainingSet`."""
     optimizer = make_optimizer(config)
 
-    def loss_fn(params, x0, ids, key):
+    def loss_fn(params, x0, ids, camera, key):
         noise_key, t_key = jax.random.split(key)
         noise = jax.random.normal(noise_key, x0.shape)
         t = stratified_t(t_key, len(x0), len(alphas_cumprod), config["t_power"])
         noisy = diffusion.add_noise(x0, noise, t, alphas_cumprod)
-        context = {"text": text_fn(params["text"], ids)}
+        context = {"text": text_fn(params["text"], ids), "camera": camera}
         x0_pred = unet_fn({"unet": params["unet"]}, noisy, t, context)
         _, sigma_t = diffusion.alpha_sigma(t, alphas_cumprod, ndim=x0.ndim)
         if config["refine_channels"]:
@@ -175,10 +178,10 @@ def make_train_step(config, unet_fn, text_fn, alphas_cumprod):
         # Of seed and step alone: a resumed training sees what an undisturbed one sees.
         key = jax.random.fold_in(jax.random.key(config["seed"]), state.step)
         batch_key, key = jax.random.split(key)
-        images, ids = batches.draw_batch(data, batch_key, config)
+        images, *rest = batches.draw_batch(data, batch_key, config)
         x0 = diffusion_prior.patchify(images, config["patch"])
         part = trained_part(state.params, config["train_only"])
-        loss, grads = jax.value_and_grad(part_loss)(part, state.params, x0, ids, key)
+        loss, grads = jax.value_and_grad(part_loss)(part, state.params, x0, *rest, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, part)
         updates = _slower(updates, config)
         params = _replaced(state.params, optax.apply_updates(part, updates))
@@ -227,7 +230,11 @@ def _stored_shapes(folder: Path, part: str, shapes: PyTree) -> PyTree:
     """Of `shapes`, what a folder of an earlier training has, with its vocabulary."""
     config = diffusion_prior.read_config(folder / part, "config.json")
     if part == "unet":
-        return shapes if refined.is_refined(config) else _without(shapes, "refine")
+        if not refined.is_refined(config):
+            shapes = _without(shapes, "refine")
+        if not camera_input.has_camera(config):
+            shapes = _without(shapes, camera_input.PARAMS)
+        return shapes
 
     def stored(path, leaf):
         if path[-1].key != "embedding" or path[-2].key != "token_embedding":
@@ -272,7 +279,9 @@ def make_models(folder: Path) -> sheets.Models:
     )
     text_init, text_fn = text_tower.make_text_encoder(text_json)
     length = text_json["max_position_embeddings"]
-    model, _ = diffusion_prior.make_model(unet_json, schedule_json, jnp.float32, length)
+    model, _ = diffusion_prior.make_model(
+        unet_json, schedule_json, jnp.float32, length, tell_camera=True
+    )
     size, channels = unet_json["sample_size"], unet_json["in_channels"]
     return sheets.Models(
         latent_shape=(size, size, channels),

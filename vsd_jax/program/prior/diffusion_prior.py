@@ -24,7 +24,13 @@ import jax.numpy as jnp
 
 from vsd_jax.diffusion.conv import SMALL_IMAGE, with_matmul_convs
 from vsd_jax.diffusion.loss_scale import with_loss_scale
-from vsd_jax.program.prior import hub, refined, settings_check, weights
+from vsd_jax.program.prior import (
+    camera_input,
+    hub,
+    refined,
+    settings_check,
+    weights,
+)
 from vsd_jax.program.prior.json_files import WeightsError, read_object
 from vsd_jax.program.prior.own_layers import own_layers
 from vsd_jax.program.prior.schedule import check_has_many_steps, noise_schedule
@@ -110,6 +116,8 @@ def unet_init(config: dict[str, Any], text_length: int) -> Callable[..., PyTree]
     """`(key) -> params` at random of what a `unet/config.json` describes."""
     unet = make_unet(refined.unet_config(config), jnp.float32)
     init = _init_function(unet, text_length)
+    if camera_input.has_camera(config):
+        init = camera_input.add_params(init, unet.cross_attention_dim)
     if not refined.is_refined(config):
         return init
     refiner_init = refined.init_function(refined.make_refiner(config), unet)
@@ -135,6 +143,7 @@ def make_model(
     text_length: int,
     *,
     where: tuple[str, str] = ("", ""),
+    tell_camera: bool = False,
 ) -> tuple[NoiseModel, PyTree]:
     """The denoiser that a folder's configurations describe, and its parameter shapes.
 
@@ -144,11 +153,15 @@ def make_model(
       dtype: of the U-Net's activations.
       text_length: tokens of a prompt.
       where: these files, for messages.
+      tell_camera: whether a U-Net that can read the camera is told it.
     """
     kind = schedule.get("prediction_type", "epsilon")
-    unet = make_unet(refined.unet_config(config), dtype, where[0])
+    apply = unet_apply(make_unet(refined.unet_config(config), dtype, where[0]))
+    if camera_input.has_camera(config):
+        apply = camera_input.reading_camera(apply, told=tell_camera)
+    shapes = jax.eval_shape(unet_init(config, text_length), jax.random.key(0))
     if not refined.is_refined(config):
-        return NoiseModel(unet_apply(unet), kind), unet_shapes(unet, text_length)
+        return NoiseModel(apply, kind), shapes
     if kind != "sample":
         raise WeightsError(
             f"scheduler: prediction_type is {kind!r}; a U-Net with a refining head "
@@ -156,9 +169,8 @@ def make_model(
         )
     refiner = refined.make_refiner(config)
     alphas_cumprod = noise_schedule(schedule, where[1])
-    apply = refined.refined_apply(unet_apply(unet), refiner, alphas_cumprod, config)
-    init = unet_init(config, text_length)
-    return NoiseModel(apply, kind), jax.eval_shape(init, jax.random.key(0))
+    apply = refined.refined_apply(apply, refiner, alphas_cumprod, config)
+    return NoiseModel(apply, kind), shapes
 
 
 Reader = Callable[..., PyTree]
@@ -264,6 +276,7 @@ def load_prior(
     image_size: int = 0,
     say: Callable[[str], None] = lambda line: None,
     any_variant: bool = False,
+    tell_camera: bool = False,
     load_weights: bool = True,
 ) -> tuple[Prior, PyTree, EncodeText]:
     """Loads a prior from a diffusers-format folder.
@@ -276,6 +289,8 @@ def load_prior(
       image_size: side of its images, pixels; 0 = as its settings say.
       say: is told which weights are used, their licence, and what of a text is cut.
       any_variant: whether a folder that lacks the variant is taken as it is.
+      tell_camera: whether the prior is told the exact camera; it must be one that reads
+        it (`camera_input.py`).
       load_weights: false gives shapes (`jax.ShapeDtypeStruct`) instead of weights, and
         embedded texts of zeros; of a checkpoint that `hub.is_known` nothing is fetched.
 
@@ -287,7 +302,12 @@ def load_prior(
     Raises:
       WeightsError: naming what was found, what is needed and what to do.
     """
-    options = {"dtype": dtype, "image_size": image_size, "say": say}
+    options = {
+        "dtype": dtype,
+        "image_size": image_size,
+        "tell_camera": tell_camera,
+        "say": say,
+    }
     read = _make_reader(variant, load_weights)
     if not load_weights and hub.is_known(path):
         say(f"{path}: shapes from the settings that came with vsd_jax.")
@@ -310,12 +330,15 @@ def _read_prior(
     *,
     dtype: Any,
     image_size: int,
+    tell_camera: bool,
     say: Callable[[str], None],
     load_weights: bool,
 ) -> tuple[Prior, PyTree, EncodeText]:
     file, scheduler = folder / "unet" / "config.json", folder / "scheduler"
     config = read_config(file.parent, file.name)
     unet = make_unet(refined.unet_config(config), dtype, str(file))
+    if tell_camera:
+        camera_input.require(config, folder)
     schedule = read_config(scheduler, "scheduler_config.json")
     where = str(scheduler / "scheduler_config.json")
     alphas_cumprod = noise_schedule(schedule, where)
@@ -326,7 +349,12 @@ def _read_prior(
         text_file = folder / "text_encoder" / "config.json"
         _refuse_unequal(text_file, f"hidden_size={width}", unet, "cross_attention_dim")
     model, shapes = make_model(
-        config, schedule, dtype, encode_text.length, where=(str(file), where)
+        config,
+        schedule,
+        dtype,
+        encode_text.length,
+        where=(str(file), where),
+        tell_camera=tell_camera,
     )
     params = read(folder / "unet", shapes, dtype=dtype, component="unet")
     encode, decode, vae_params, pixels = _latent_codec(folder, unet, read)
@@ -345,5 +373,6 @@ def _read_prior(
         alphas_cumprod=alphas_cumprod,
         latent_shape=(size, size, unet.in_channels),
         image_size=pixels,
+        reads_camera=tell_camera,
     )
     return prior, {"unet": params, "vae": vae_params}, encode_text

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vsd_jax.diffusion.refine import Refiner
+from vsd_jax.program.prior import camera_input
 from vsd_jax.program.prior.json_files import WeightsError
 from vsd_jax.types import PyTree
 
@@ -34,7 +35,8 @@ def is_refined(config: dict[str, Any]) -> bool:
 
 
 def unet_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a `unet/config.json` that diffusers' U-Net knows: else all of it."""
+    """The part of a `unet/config.json` that diffusers' U-Net knows."""
+    config = camera_input.unet_config(config)
     if not is_refined(config):
         return config
     plain = {name: value for name, value in config.items() if name not in _OWN_KEYS}

@@ -51,6 +51,7 @@ DEFAULTS_OF_OLD_RUNS = {
     "log.checkpoint_minutes": 0.0,
     "optim.decay": 0.0,
     "prior.image_size": 0,
+    "prior.tell_camera": False,
     "regularize.z_variance_start": 0,
     "render.early_size": 0,
     "render.early_steps": 0,

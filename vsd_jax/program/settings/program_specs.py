@@ -73,6 +73,8 @@ class PriorSpec:
       sha256: checksum that the U-Net's weight file must have; "" = any.
       dtype: type of its weights and activations; "float16" for GPUs without bfloat16
         (T4). Softmax, norms, LoRA and scene stay in float32.
+      tell_camera: whether it is told the exact camera beside the text; only for a
+        multi-view prior, which reads it.
     """
 
     path: str
@@ -80,6 +82,7 @@ class PriorSpec:
     image_size: Annotated[int, Within(0, 4096)]
     sha256: str
     dtype: Annotated[str, OneOf(("float32", "bfloat16", "float16"))]
+    tell_camera: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
