@@ -4,6 +4,7 @@
 import itertools
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -161,15 +162,19 @@ def summary(board: Board) -> str:
                 f" ranks by {present.HEADS[found['score']][0]} is {rho} (p {p},"
                 f" {found['methods']} methods)."
             )
-    for found in board.get("compared", ()):
-        rho, p = (tables.plain(found[key], form)[0] for key, form in tables.RHO)
-        lines.append(
-            f"- **{found['world']}, against the stored leaderboard** (authors'"
-            f" settings, equal passes): Spearman's rho of the mean ranks by"
-            f" {present.HEADS[found['score']][0]} is {rho} (p {p}, {found['methods']}"
-            " methods)."
-        )
+    lines += map(against, board.get("compared", ()))
     return "\n".join(lines)
+
+
+def against(found: Mapping[str, Any]) -> str:
+    """How far a world's ranking is that of the stored leaderboard, in a sentence."""
+    rho, p = (tables.plain(found[key], form)[0] for key, form in tables.RHO)
+    return (
+        f"- **{found['world']}, against the stored leaderboard** (authors' settings,"
+        f" equal passes): Spearman's rho of the mean ranks by"
+        f" {present.HEADS[found['score']][0]} is {rho} (p {p}, {found['methods']}"
+        " methods)."
+    )
 
 
 def world_markdown(board: Board, world: str) -> str:
