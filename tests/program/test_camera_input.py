@@ -16,7 +16,7 @@ from vsd_jax.diffusion import exact
 from vsd_jax.diffusion.prompt import encode_prompts
 from vsd_jax.program.prior import camera_input, diffusion_prior
 from vsd_jax.program.prior.json_files import WeightsError
-from vsd_jax.toybox import prior_files, train
+from vsd_jax.toybox import evaluate, prior_files, train
 from vsd_jax.toybox.text import vocabulary
 from vsd_jax.types import NoiseModel
 from vsd_jax.views import make_draw, make_views
@@ -132,3 +132,19 @@ def test_each_view_of_a_step_is_told_its_own_camera():
     base, text = np.split(np.asarray(seen[-1]), 2)
     np.testing.assert_array_equal(text, flat)
     np.testing.assert_array_equal(base, 0.0 * flat)
+
+
+def test_evaluation_tells_how_much_the_camera_says(folders, loaded, monkeypatch):
+    """Nothing while its layers are untrained; then its own is unlike another's."""
+    wanted = [("mushroom", "red", "front"), ("house", "blue", "front")]
+    images, cameras = evaluate.truth_and_cameras(wanted, 5)
+    assert cameras.shape == (2, 16) and (cameras[:, 15] == 1.0).all()
+    untrained = evaluate.camera_errors(str(folders[1]), wanted, images, cameras)
+    np.testing.assert_allclose(untrained["own"], untrained["none"], rtol=1e-5)
+    prior, params, _ = loaded
+    encode = diffusion_prior.load_prior(folders[1])[2]
+    found = lambda path, tell_camera: (prior, params, encode)  # noqa: E731
+    monkeypatch.setattr(evaluate.diffusion_prior, "load_prior", found)
+    trained = evaluate.camera_errors("", wanted, images, cameras)
+    assert not np.allclose(trained["own"], trained["none"], rtol=1e-3)
+    assert not np.allclose(trained["own"], trained["another"], rtol=1e-3)

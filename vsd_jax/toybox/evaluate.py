@@ -7,6 +7,10 @@ Prompts are "a <colour> <kind>, <view> view" over all kinds and colours, in equa
 shares; pairs that the training never saw stand in a row of their own. Two sets of
 truth renders of the same prompts, of seeds that no dataset has, give the distance
 that a perfect prior would have and the scores that the judge gives to truth.
+
+With `--tell_camera` a multi-view prior is told a camera beside the text, one of those
+that the view word means; and how much it makes of it is measured: its error on true
+images with their own camera told, with none, and with that of another image.
 """
 
 import argparse
@@ -20,7 +24,7 @@ import numpy as np
 from rich.progress import track
 
 from vsd_jax.diffusion.guidance import Guidance
-from vsd_jax.diffusion.noise import as_noise_fn
+from vsd_jax.diffusion.noise import add_noise, as_noise_fn, to_x0
 from vsd_jax.diffusion.sampler import ddim_sample
 from vsd_jax.program.folder import paths, writer
 from vsd_jax.program.prior import diffusion_prior
@@ -30,6 +34,10 @@ from vsd_jax.toybox.text import COLOURS, HELD_OUT_PAIRS, KINDS, VIEWS, Prompt
 Request = tuple[str, str, str]
 BATCH = 20
 TRUTH_SEEDS = (9001, 9002)
+CAMERA_SEED = 9003
+CAMERA_T = (0.3, 0.6, 0.8, 0.95)
+"""Shares of T at which the error is measured."""
+ERRORS_OF = 192  # images
 
 
 def requests(held_out: bool, number: int) -> list[Request]:
@@ -53,20 +61,35 @@ def requests(held_out: bool, number: int) -> list[Request]:
 
 
 def sample(
-    prior_path: str, wanted: Sequence[Request], *, guidance: float, steps: int
+    prior_path: str,
+    wanted: Sequence[Request],
+    cameras: np.ndarray | None,
+    *,
+    guidance: float,
+    steps: int,
 ) -> np.ndarray:
-    """Samples one image a request: [N, 64, 64, 3] in [0, 1]."""
-    prior, params, encode_text = diffusion_prior.load_prior(prior_path)
+    """Samples one image a request: [N, 64, 64, 3] in [0, 1].
+
+    Args:
+      prior_path: folder, or "toybox".
+      wanted: N requests.
+      cameras: [N, 16] what the prior is told beside the text; None = nothing.
+      guidance: scale.
+      steps: of DDIM.
+    """
+    prior, params, encode_text = diffusion_prior.load_prior(
+        prior_path, tell_camera=cameras is not None
+    )
     noise_fn = as_noise_fn(prior.model, prior.alphas_cumprod)
     empty = encode_text([""])
 
     @jax.jit
-    def run(key, text):
+    def run(key, text, told):
         latents = ddim_sample(
             noise_fn,
             params,
             jax.random.normal(key, (BATCH, *prior.latent_shape)),
-            {"text": text, "negative": jnp.broadcast_to(empty, text.shape)},
+            {"text": text, "negative": jnp.broadcast_to(empty, text.shape)} | told,
             alphas_cumprod=prior.alphas_cumprod,
             num_steps=steps,
             guidance_scale=guidance,
@@ -74,14 +97,65 @@ def sample(
         )
         return prior.decode(params, latents)
 
-    texts = [f"a {colour} {kind}, {view} view" for kind, colour, view in wanted]
+    texts = _texts(wanted)
     blocks = []
     for start in track(range(0, len(texts), BATCH), "sampling"):
         block = texts[start : start + BATCH]
         padded = block + [""] * (BATCH - len(block))
         key = jax.random.fold_in(jax.random.key(0), start)
-        blocks.append(np.asarray(run(key, encode_text(padded)))[: len(block)])
+        told = {}
+        if cameras is not None:
+            rows = np.arange(start, start + BATCH) % len(cameras)
+            told["camera"] = jnp.asarray(cameras[rows])
+        blocks.append(np.asarray(run(key, encode_text(padded), told))[: len(block)])
     return np.concatenate(blocks)
+
+
+def _texts(wanted: Sequence[Request]) -> list[str]:
+    return [f"a {colour} {kind}, {view} view" for kind, colour, view in wanted]
+
+
+def camera_errors(
+    prior_path: str, wanted: Sequence[Request], images: np.ndarray, cameras: np.ndarray
+) -> dict[str, list[float]]:
+    """Mean square error of x_0 on true images at each of `CAMERA_T`.
+
+    Args:
+      prior_path: of a multi-view prior.
+      wanted: N requests.
+      images: [N, 64, 64, 3] in [0, 1], true ones of them.
+      cameras: [N, 16] of the images.
+
+    Returns:
+      Errors by what is told: the image's own camera, none, and another image's.
+    """
+    prior, params, encode_text = diffusion_prior.load_prior(
+        prior_path, tell_camera=True
+    )
+    x0 = prior.encode(params, jnp.asarray(images), None)
+    noise = jax.random.normal(jax.random.key(0), x0.shape)
+    num_t = len(prior.alphas_cumprod)
+    text = encode_text(_texts(wanted))
+
+    @jax.jit
+    def error(t, camera):
+        t = jnp.full(len(x0), t)
+        noisy = add_noise(x0, noise, t, prior.alphas_cumprod)
+        raw = prior.model.apply(params, noisy, t, {"text": text, "camera": camera})
+        kind = prior.model.prediction_type
+        found = to_x0(raw, noisy, t, prior.alphas_cumprod, kind)
+        return jnp.mean((found - x0) ** 2)
+
+    told = {
+        "own": cameras,
+        "none": np.zeros_like(cameras),
+        "another": np.roll(cameras, 1, 0),
+    }
+    levels = [int(share * num_t) for share in CAMERA_T]
+    return {
+        name: [float(error(t, jnp.asarray(camera))) for t in levels]
+        for name, camera in told.items()
+    }
 
 
 def scores(judged: dict[str, np.ndarray], wanted: Sequence[Request]) -> dict:
@@ -103,9 +177,18 @@ def scores(judged: dict[str, np.ndarray], wanted: Sequence[Request]) -> dict:
 
 def truth(wanted: Sequence[Request], seed: int) -> np.ndarray:
     """True images of the requests on white: [N, 64, 64, 3] in [0, 1]."""
+    return truth_and_cameras(wanted, seed)[0]
+
+
+def truth_and_cameras(
+    wanted: Sequence[Request], seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """True images of the requests on white, as `truth`, and their cameras [N, 16]."""
     prompts = [Prompt(kind=kind, colour=c, view=view) for kind, c, view in wanted]
-    images, _ = dataset.truth_views(prompts, seed=seed)
-    return batches.composite(np.round(images.rgba * 255.0), np.ones(3, np.float32))
+    images, views = dataset.truth_views(prompts, seed=seed)
+    cameras = np.stack([view.cam_to_world.reshape(16) for view in views])
+    white = batches.composite(np.round(images.rgba * 255.0), np.ones(3, np.float32))
+    return white, cameras.astype(np.float32)
 
 
 def evaluate(args: argparse.Namespace) -> tuple[dict, np.ndarray]:
@@ -118,11 +201,17 @@ def evaluate(args: argparse.Namespace) -> tuple[dict, np.ndarray]:
         ("held-out pairs", True, args.num_held_out),
     ):
         wanted = requests(held_out, number)
-        images = sample(args.prior, wanted, **options)
+        cameras = None
+        if args.tell_camera:
+            known, cameras = truth_and_cameras(wanted, CAMERA_SEED)
+        images = sample(args.prior, wanted, cameras, **options)
         judged = classifier.judge(judge, images)
         report[name] = {"samples": number} | scores(judged, wanted)
         if not held_out:
             features, shown, asked = judged["features"], images[:96], wanted
+            if args.tell_camera:
+                given = (wanted[:ERRORS_OF], known[:ERRORS_OF], cameras[:ERRORS_OF])
+                report["errors by camera told"] = camera_errors(args.prior, *given)
     true = [classifier.judge(judge, truth(asked, seed)) for seed in TRUTH_SEEDS]
     report["truth"] = {"samples": len(asked)} | scores(true[0], asked)
     first, second = (judged["features"] for judged in true)
@@ -143,6 +232,8 @@ def main() -> None:
     parser.add_argument("--num_held_out", type=int, default=200, help="of the others")
     parser.add_argument("--guidance", type=float, default=3.0, help="scale")
     parser.add_argument("--steps", type=int, default=30, help="of DDIM")
+    about = "tell a multi-view prior the camera too"
+    parser.add_argument("--tell_camera", action="store_true", help=about)
     args = parser.parse_args()
     if args.num_samples < 16 or args.num_held_out < 1:
         parser.error("--num_samples must be at least 16, --num_held_out at least 1.")
