@@ -144,6 +144,10 @@ def test_scale_one_is_one_conditional_call(noisy, prompts):
     both = guided(*args, scale=1.0 + 1e-7)
     np.testing.assert_allclose(one, both, rtol=1e-4, atol=1e-4)
     assert calls == [BATCH, 2 * BATCH]
+    # What is an argument of a compiled program is not known to be 1.
+    argument = jax.jit(lambda scale: guided(*args, scale=scale))(1.0)
+    np.testing.assert_allclose(argument, one, rtol=1e-4, atol=1e-4)
+    assert calls[2:] == [2 * BATCH]
 
 
 def test_guided_noise_with_perp_neg(noisy, prompts):

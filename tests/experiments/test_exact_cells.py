@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The closed-form priors, their prompts, and what is known of them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from vsd_jax.diffusion import exact
-from vsd_jax.experiments import exact_cells, plan, scores
+from vsd_jax.experiments import cells, exact_cells, plan, scores
 from vsd_jax.experiments.catalogue import EXPERIMENTS
 from vsd_jax.experiments.plan import Budget
 
@@ -59,3 +61,35 @@ def test_a_learned_score_begins_as_the_prior():
     mine = score.model.apply((score.init(None, weights), weights), x, t, text)
     theirs = exact.make_noise_fn(exact_cells.ALPHAS_CUMPROD)(world.mixture, x, t, text)
     np.testing.assert_allclose(mine, theirs, atol=1e-6)
+
+
+def test_guidance_and_rate_share_a_program():
+    exact_cells._make_run.cache_clear()
+    found = {}
+    for scale, rate in ((7.5, 0.03), (15.0, 0.03), (7.5, 0.06), (1.0, 0.03)):
+        cell = cell_of("family", "VSD")
+        own = {"vsd.guidance_scale": scale, "optim.image_lr": rate}
+        small = {"num_particles": 4, "particles_per_step": 4, "num_steps": 3}
+        cell = dataclasses.replace(cell, settings={**cell.settings, **small, **own})
+        found[scale, rate] = exact_cells.run(cell, cells.exact_config(cell))
+    # A guidance of 1 asks the prior for one text less.
+    assert exact_cells._make_run.cache_info().misses == 2
+    start = found[7.5, 0.03]
+    assert all(np.abs(start - other).max() > 1e-6 for other in [*found.values()][1:])
+    # Adam's first steps are as long as the rate says.
+    still = dataclasses.replace(cell, settings={**cell.settings, "optim.image_lr": 0.0})
+    first = exact_cells.run(still, cells.exact_config(still))
+    moved = [np.abs(found[7.5, rate] - first).max() for rate in (0.03, 0.06)]
+    assert moved[0] == pytest.approx(3 * 0.03, rel=0.05)
+    assert moved[1] == pytest.approx(3 * 0.06, rel=0.05)
+
+
+def test_the_text_is_an_argument_of_one_program():
+    exact_cells._make_run.cache_clear()
+    for name in ("plane", "plane:1,4,6"):
+        cell = cell_of("family", "SDS")
+        own = {"exact.world": name, "num_particles": 4, "num_steps": 3}
+        own |= {"particles_per_step": 4}
+        cell = dataclasses.replace(cell, settings={**cell.settings, **own})
+        exact_cells.run(cell, cells.exact_config(cell))
+    assert exact_cells._make_run.cache_info().misses == 1

@@ -138,7 +138,8 @@ def test_a_run_that_diverges_is_a_result(tmp_path, monkeypatch):
         np.save(folder / "samples.npy", points)
 
     monkeypatch.setattr(cells, "_KINDS", dict.fromkeys(cells._KINDS, diverge))
-    text = board.run("smoke", ["plane"], tmp_path, jobs=1, command="")
+    terms = board.Terms(form="smoke")
+    text = board.run(terms, ["plane"], tmp_path, jobs=1, command="")
     found = records.read(tmp_path / "leaderboard.json")["ranking"]
     assert found["failed"]["plane"] == {"SDS": 0.0, "VSD": 1.0, "CSD": 1.0}
     rows = found["worlds"]["plane"]["frechet_truth"]["methods"]

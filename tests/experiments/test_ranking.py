@@ -158,3 +158,18 @@ def test_worlds_are_compared_by_the_methods_they_share():
     (found,) = ranking.rank_board(both)["between"]
     assert found["worlds"] == ["w", "v"] and found["methods"] == 3
     assert found["rho"] == pytest.approx(-1.0)
+
+
+def test_two_boards_are_compared_by_the_methods_they_share():
+    one, other = board(VALUES), board({"c": [1.0], "b": [2.0], "a": [3.0], "x": [0.0]})
+    (found,) = ranking.compare(one, other)
+    ranks = {row["method"]: (row["here"], row["there"]) for row in found["ranks"]}
+    # Among a, b and c alone: x, the best of the other, takes no place.
+    assert ranks == {
+        "a": (pytest.approx(5 / 3), 3.0),
+        "b": (pytest.approx(4 / 3), 2.0),
+        "c": (3.0, 1.0),
+    }
+    assert [row["method"] for row in found["ranks"]] == ["b", "a", "c"]
+    assert found["rho"] == pytest.approx(-0.5) and found["methods"] == 3
+    assert ranking.compare(one, {"worlds": {}}) == []

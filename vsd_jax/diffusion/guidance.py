@@ -92,16 +92,17 @@ def guided_noise(
     t: jax.Array,
     prompts: Prompts,
     *,
-    scale: float,
+    scale: float | jax.Array,
     alphas_cumprod: np.ndarray,
     guidance: Guidance = PLAIN,
     against: str = "negative",
 ) -> jax.Array:
     """Returns the guided noise prediction [B, h, w, c]; arguments as in `guide_away`.
 
-    At scale 1 without Perp-Neg only the prompt itself is evaluated.
+    At scale 1 without Perp-Neg only the prompt itself is evaluated, unless the scale is
+    an array, whose value a program does not know while it is compiled.
     """
-    if scale == 1.0 and "perp_text" not in prompts:
+    if not isinstance(scale, jax.Array) and scale == 1.0 and "perp_text" not in prompts:
         noise_pred = noise_fn(params, noisy, t, prior_context(prompts, "text"))
         return clip_x0(noise_pred, noisy, t, alphas_cumprod, limit=guidance.x0_limit)
     return guide_away(

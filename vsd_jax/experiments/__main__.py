@@ -14,7 +14,14 @@ table.md, pictures.png and plot.png after each seed, with what is finished until
 
 ranks all methods in several worlds (`--worlds`), `--quick` with less of each, meant for
 an hour of two cores; or a method of your own among them. Writes leaderboard.json, .csv,
-.md and .html.
+.md and .html. All have the same number of network passes, or (`--equal=time`) the same
+wall clock.
+
+  python -m vsd_jax.experiments --name=leaderboard --out=runs/tuned --tune
+  python -m vsd_jax.experiments --name=leaderboard --out=runs/board --settings=FILE
+
+tunes guidance and rate of each method by one rule, on what is not scored (tuned.json,
+tuned.md), and ranks them with what was chosen (FILE is that tuned.json).
 """
 
 import argparse
@@ -23,13 +30,20 @@ import sys
 
 from vsd_jax.experiments import plan, runner
 from vsd_jax.experiments.catalogue import EXPERIMENTS
-from vsd_jax.experiments.leaderboard import board, submit, worlds
+from vsd_jax.experiments.leaderboard import (
+    board,
+    records,
+    submit,
+    tuned,
+    tuning,
+    worlds,
+)
 from vsd_jax.program.folder import paths
 from vsd_jax.program.terminal import process, streams
 from vsd_jax.program.terminal.errors import ConfigError, RunError
 
 LEADERBOARD = "leaderboard"
-_OF_LEADERBOARD = ("worlds", "jobs", "quick", "submit")
+_OF_LEADERBOARD = (*("worlds", "jobs", "quick", "submit", "tune", "settings", "equal"),)
 _OF_TABLES = ("texts", "prompts", "seeds", "steps", "particles", "rows")
 
 
@@ -59,6 +73,12 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument("--quick", action="store_true", help="less of everything")
     about = "a Python file with a method of yours, ranked among the stored ones"
     group.add_argument("--submit", type=paths.argument, help=about)
+    about = "tune guidance and rate of all methods, on what is not scored"
+    group.add_argument("--tune", action="store_true", help=about)
+    about = "the tuned.json whose settings take the place of the authors'"
+    group.add_argument("--settings", type=paths.argument, help=about)
+    about = "what all methods have the same of (passes)"
+    group.add_argument("--equal", choices=board.EQUAL, help=about)
     return parser
 
 
@@ -108,12 +128,23 @@ def _leaderboard(args: argparse.Namespace, command: str) -> str:
     options = {"jobs": args.jobs or 1, "command": command}
     if args.submit is not None:
         why = "--submit runs what the stored leaderboard has run"
-        _refuse(args, ("quick", "smoke"), why)
+        _refuse(args, ("quick", "smoke", "tune", "settings", "equal"), why)
         return submit.run(args.submit, args.worlds, args.out, **options)
     if args.quick and args.smoke:
         raise ConfigError("--quick and --smoke are two forms; leave one out.")
     form = "quick" if args.quick else "smoke" if args.smoke else "full"
-    return board.run(form, worlds.find(args.worlds), args.out, **options)
+    names = worlds.find(args.worlds)
+    if args.tune:
+        why = "--tune tries settings around the authors' at equal passes"
+        _refuse(args, ("settings", "equal"), why)
+        return tuning.run(form, names, args.out, **options)
+    chosen = None
+    if args.settings is not None:
+        chosen = tuned.read(args.settings, names, form)
+    equal = args.equal or "passes"
+    terms = board.Terms(form=form, equal=equal, tuned=chosen)
+    options["stored"] = records.read(submit.STORED)
+    return board.run(terms, names, args.out, **options)
 
 
 def _refuse(args: argparse.Namespace, names: tuple[str, ...], why: str) -> None:

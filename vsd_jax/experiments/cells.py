@@ -22,6 +22,7 @@ from vsd_jax.diffusion.sampler import ddim_sample
 from vsd_jax.experiments import exact_cells
 from vsd_jax.experiments.plan import Cell
 from vsd_jax.presets import Settings
+from vsd_jax.program import Config
 from vsd_jax.program.build import build
 from vsd_jax.program.folder import workdir, writer
 from vsd_jax.program.prior import weights
@@ -178,9 +179,14 @@ def _key(seed: int, start: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), start)
 
 
+def exact_config(cell: Cell) -> Config:
+    """The configuration of a cell in closed form, which reads no seed and no prompt."""
+    alike = dataclasses.replace(cell, seed=0, prompt="a mushroom")
+    return config_lib.validate(make_config(alike))
+
+
 def _exact(cell: Cell, folder: Path) -> None:
-    any_seed = make_config(dataclasses.replace(cell, seed=0))
-    samples = exact_cells.run(cell, config_lib.validate(any_seed))
+    samples = exact_cells.run(cell, exact_config(cell))
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "samples.npy").open("wb") as file:
         np.save(file, samples, allow_pickle=False)

@@ -13,7 +13,7 @@ exact score of the particles themselves, each a Gaussian of width `exact.bandwid
 
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -22,7 +22,7 @@ import numpy as np
 
 from vsd_jax.diffusion import exact
 from vsd_jax.diffusion.sampler import ddim_sample
-from vsd_jax.distil import Step
+from vsd_jax.distil import Distillation
 from vsd_jax.experiments import own_method
 from vsd_jax.experiments.plan import Cell
 from vsd_jax.methods import Method
@@ -34,7 +34,7 @@ from vsd_jax.program.terminal.errors import RunError
 from vsd_jax.score_network import fixed_score, make_score
 from vsd_jax.toybox import dataset
 from vsd_jax.toybox.text import Prompt
-from vsd_jax.types import NoiseModel, Prior, Prompts, Score
+from vsd_jax.types import NoiseModel, Prior, Prompts, PyTree, Score, VSDState
 
 CLASSES = ("wanted", "other", "bad")
 _FORBIDDEN = -1e4  # added to a log weight; finite, so that prompts can be mixed
@@ -58,17 +58,24 @@ class World(NamedTuple):
     weights: np.ndarray
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)
 def make_world(name: str) -> World:
-    """The prior of that name: "plane" or "images"."""
-    return {"plane": _plane, "images": _images}[name]()
+    """The prior of that name: "plane" or "images", or with other things wanted.
+
+    After a colon stands what the text asks for: "plane:1,4,6" has other modes wanted,
+    "images:duck" another kind. Number and shape of the components stay.
+    """
+    base, _, wanted = name.partition(":")
+    if base == "images":
+        return _images(wanted or "mushroom")
+    return _plane(tuple(int(mode) for mode in (wanted or "0,2,3").split(",")))
 
 
-def _plane() -> World:
+def _plane(modes: tuple[int, int, int]) -> World:
     """Eight modes on a circle, three of them wanted; a broad one in their middle."""
     angle = 2.0 * np.pi * np.arange(8) / 8.0
     means = 1.5 * np.stack([np.cos(angle), np.sin(angle)], -1)
-    wanted = np.array([0, 2, 3])
+    wanted = np.array(modes)
     classes = np.full(9, CLASSES.index("other"))
     classes[wanted], classes[8] = CLASSES.index("wanted"), CLASSES.index("bad")
     weights = np.full(9, 0.1)
@@ -78,10 +85,13 @@ def _plane() -> World:
     return _world(means[:, None, None], spread, classes, weights)
 
 
-def _images(size: int = 16, number: int = 12) -> World:
-    """Truth renders at 16 x 16: mushrooms of any colour are wanted, ducks are not."""
+def _images(wanted: str, size: int = 16, number: int = 12) -> World:
+    """Truth renders at 16 x 16: one kind in any colour is wanted, another is not.
+
+    Mushrooms are wanted and ducks are not; where ducks are wanted, mushrooms are not.
+    """
     blocks = []
-    for seed, kind in ((31, "mushroom"), (32, "duck")):
+    for seed, kind in ((31, wanted), (32, "mushroom" if wanted == "duck" else "duck")):
         prompts = [Prompt(kind=kind, view="front")] * number
         rgba = dataset.truth_views(prompts, seed=seed)[0].rgba
         white = rgba[..., :3] + 1.0 - rgba[..., 3:]
@@ -156,16 +166,29 @@ def _draw(cell: Cell, config: Config, world: World) -> np.ndarray:
 
 
 def _distil(cell: Cell, config: Config, world: World) -> np.ndarray:
+    state, move = start(cell, config, world)
+    for _ in range(config.num_steps):
+        state = move(state)
+    return np.asarray(state.particles.params["pixels"])
+
+
+def start(
+    cell: Cell, config: Config, world: World
+) -> tuple[VSDState, Callable[[VSDState], VSDState]]:
+    """The state of a cell before its first step, and what a step does with it."""
     kind, width = cell.settings["exact.score"], cell.settings.get("exact.bandwidth", 0)
     method = _submitted(cell)
-    init, step = _make_run(config, cell.settings["exact.world"], kind, method)
-    state = init(jax.random.key(cell.seed), world.mixture)
+    # What the text asks for is an argument, so that all texts share one program.
+    base = cell.settings["exact.world"].partition(":")[0]
+    init, step = _make_run(_without_numbers(config), base, kind, method)
+    numbers = {"scale": config.vsd.guidance_scale, "rate": config.optim.image_lr}
     prompts = make_prompts(world, config.vsd.method)
-    for _ in range(config.num_steps):
+
+    def move(state: VSDState) -> VSDState:
         own = _kernels(state.particles.params["pixels"], width) if kind == "own" else {}
-        params = {"target": world.mixture, "own": own}
-        state, _ = step(state, params, prompts)
-    return np.asarray(state.particles.params["pixels"])
+        return step(state, {"target": world.mixture, "own": own}, prompts, numbers)
+
+    return init(jax.random.key(cell.seed), world.mixture), move
 
 
 def _submitted(cell: Cell) -> Method | None:
@@ -179,11 +202,30 @@ def _submitted(cell: Cell) -> Method | None:
     return found.method
 
 
+def _without_numbers(config: Config) -> Config:
+    """The configuration without guidance and rate, which a step takes as arguments.
+
+    A guidance of 1 stays: it is another program, which asks the prior for one text.
+    """
+    plain = config.as_configdict()
+    plain.optim.image_lr = 1.0
+    if config.vsd.guidance_scale != 1.0:
+        plain.vsd.guidance_scale = 2.0
+    return Config(plain)
+
+
 @functools.lru_cache(maxsize=16)
 def _make_run(
     config: Config, name: str, kind: str, method: Method | None
-) -> tuple[Callable, Step]:
-    """`init(key, weights) -> state` and the step; None = the configuration's method."""
+) -> tuple[Callable, Callable]:
+    """`init(key, weights) -> state` and `step(state, params, prompts, numbers)`.
+
+    Args:
+      config: without the two `numbers`, guidance scale and rate of the particles.
+      name: of the world, without what is wanted.
+      kind: of the score network; "" = none.
+      method: None = the configuration's.
+    """
     world = make_world(name)
     shape = world.mixture["means"].shape[1:]
     model = exact.make_model(ALPHAS_CUMPROD)
@@ -194,9 +236,30 @@ def _make_run(
     prior = Prior(target, identity, None, ALPHAS_CUMPROD, shape, shape[0])
     score = _make_score(kind, world, config) if kind else None
     scene = make_scene(config, size=shape[0], latent_shape=shape)
-    run = build.join(config, scene, prior, score, method)
-    init = functools.partial(run.init, num_particles=config.num_particles)
-    return jax.jit(init), run.step
+
+    def join(numbers: Mapping[str, jax.Array | float]) -> Distillation:
+        settings = _with_numbers(config, numbers)
+        own = method or settings.method
+        return build.join(config, scene, prior, score, own, tx=settings.tx)
+
+    def init(key: jax.Array, weights: PyTree) -> VSDState:
+        plain = {"scale": config.vsd.guidance_scale, "rate": config.optim.image_lr}
+        made = join(plain).init
+        return made(key, weights, num_particles=config.num_particles)
+
+    def step(state, params, prompts, numbers) -> VSDState:
+        return join(numbers).step(state, params, prompts)[0]
+
+    return jax.jit(init), jax.jit(step, donate_argnums=0)
+
+
+def _with_numbers(config: Config, numbers: Mapping[str, jax.Array | float]) -> Settings:
+    """The settings with these numbers, but for a guidance of 1, see above."""
+    optim = {**config.optim, "image_lr": numbers["rate"]}
+    vsd = dict(config.vsd)
+    if vsd["guidance_scale"] != 1.0:
+        vsd["guidance_scale"] = numbers["scale"]
+    return Settings({**config, "optim": optim, "vsd": vsd})
 
 
 def make_prompts(world: World, method: str) -> Prompts:

@@ -76,12 +76,9 @@ def score_cell(cell: Cell, folder: Path) -> Scored:
     """The numbers of a finished cell."""
     if cell.row.kind.startswith("exact"):
         return _score_exact(cell, np.load(folder / "samples.npy", allow_pickle=False))
-    orbit = _orbit(folder)
-    if orbit is None:
-        images = read_views(folder / "evaluation.png", 1)
-        return judge(images, cell.prompt, _flat_views(cell.prompt))
-    images = read_views(folder / "evaluation.png", orbit.num_views)
-    numbers, features, images = judge(images, cell.prompt, orbit.view_words)
+    numbers, features, images = judge_cell(cell, folder)
+    if _orbit(folder) is None:
+        return numbers, features, images
     shapes = [
         truth.chamfer(folder / "mesh" / f"particle_{i:02d}.ply", cell.prompt)
         for i in range(len(images))
@@ -91,6 +88,16 @@ def score_cell(cell: Cell, folder: Path) -> Scored:
         features,
         images,
     )
+
+
+def judge_cell(cell: Cell, folder: Path) -> Scored:
+    """What the judge says of a finished cell's pictures: all but its shapes."""
+    orbit = _orbit(folder)
+    if orbit is None:
+        images = read_views(folder / "evaluation.png", 1)
+        return judge(images, cell.prompt, _flat_views(cell.prompt))
+    images = read_views(folder / "evaluation.png", orbit.num_views)
+    return judge(images, cell.prompt, orbit.view_words)
 
 
 def score_truth(cell: Cell, folder: Path, seed: int | None = None) -> Scored:

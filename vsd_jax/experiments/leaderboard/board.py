@@ -2,26 +2,73 @@
 """Runs the leaderboard's cells that are not finished, and writes what is."""
 
 import collections
+import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from vsd_jax.experiments.leaderboard import page, processes, records, work, worlds
-from vsd_jax.experiments.leaderboard.worlds import Start
+from vsd_jax.experiments.leaderboard import (
+    clock,
+    page,
+    processes,
+    records,
+    seeds,
+    work,
+    worlds,
+)
+from vsd_jax.experiments.leaderboard.worlds import WORLDS, Start
+from vsd_jax.experiments.plan import Settings
 from vsd_jax.program.terminal import progress
 
 Path = pathlib.Path
 
 
-def run(form: str, names: Sequence[str], out: Path, *, jobs: int, command: str) -> str:
+EQUAL = ("passes", "time")
+"""What all methods have the same of."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What methods compete with.
+
+    Attributes:
+      form: "full", "quick" or "smoke".
+      equal: one of `EQUAL`.
+      tuned: world -> entry -> settings that take the place of its authors' (from
+        `tuning.read`); None = the authors'.
+    """
+
+    form: str
+    equal: str = "passes"
+    tuned: Mapping[str, Mapping[str, Settings]] | None = None
+
+    def record(self) -> dict[str, Any]:
+        """What the leaderboard says of them."""
+        found = {"form": self.form, "equal": self.equal}
+        if self.tuned is None:
+            return found | {"settings_of": "authors"}
+        return found | {"settings_of": "tuned", "tuned": self.tuned}
+
+
+def run(
+    terms: Terms,
+    names: Sequence[str],
+    out: Path,
+    *,
+    jobs: int,
+    command: str,
+    stored: Mapping[str, Any] | None = None,
+) -> str:
     """Runs the worlds of these names, and writes all files after each of them.
 
     Args:
-      form: "full", "quick" or "smoke".
+      terms: how much, and with which settings.
       names: of the worlds.
       out: the leaderboard's folder; the same one goes on.
       jobs: processes at once.
       command: for the record.
+      stored: a leaderboard with the authors' settings and equal passes, which one on
+        other terms is compared with.
 
     Returns:
       The content of `leaderboard.md`.
@@ -29,18 +76,48 @@ def run(form: str, names: Sequence[str], out: Path, *, jobs: int, command: str) 
     Raises:
       RunError: what a run raises; finished cells stay, and the same command goes on.
     """
-    todo = [start for name in names for start in worlds.starts(name, form)]
+    todo, times = [], {}
+    for name in names:
+        starts, timed = starts_on(terms, name, out)
+        todo += starts
+        times |= {name: timed} if timed else {}
     text = ""
     for done in run_worlds(todo, out, jobs):
         starts, results = zip(*done, strict=True)
         found = records.collect(
             results,
-            form=form,
             names=list(dict.fromkeys(start.world for start in starts)),
             command=command,
+            terms=terms.record(),
+            times=times,
+            between_seeds=seeds.between_seeds(done, out),
+            stored=stored,
         )
         text = page.save(out, found, page.pictures(starts, out))
     return text
+
+
+def starts_on(
+    terms: Terms, name: str, out: Path
+) -> tuple[Sequence[Start], dict[str, Any]]:
+    """The cells of a world on these terms.
+
+    Returns:
+      (cells, at equal time the budget and each row's seconds of a step).
+    """
+    if terms == Terms(form=terms.form):
+        return worlds.starts(name, terms.form), {}
+    rows = worlds.rows(WORLDS[name])
+    if terms.tuned is not None:
+        rows = [
+            dataclasses.replace(r, settings={**r.settings, **terms.tuned[name][r.name]})
+            for r in rows
+        ]
+    if terms.equal == "passes":
+        return worlds.all_starts(name, terms.form, rows), {}
+    total, each, steps = clock.budget(name, terms.form, rows, out)
+    timed = {"seconds": total, "step_seconds": each}
+    return worlds.all_starts(name, terms.form, rows, steps), timed
 
 
 def run_worlds(

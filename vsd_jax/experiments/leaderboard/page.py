@@ -2,7 +2,6 @@
 """The leaderboard for people: Markdown tables, and one page that holds all it shows."""
 
 import itertools
-import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,20 +9,28 @@ from typing import Any
 import numpy as np
 
 from vsd_jax.experiments import present, scores
-from vsd_jax.experiments.leaderboard import diagram, records
+from vsd_jax.experiments.leaderboard import diagram, records, tables
 from vsd_jax.experiments.leaderboard.records import Board
-from vsd_jax.experiments.leaderboard.worlds import Start
+from vsd_jax.experiments.leaderboard.tables import Cell
+from vsd_jax.experiments.leaderboard.worlds import WORLDS, Start
 from vsd_jax.program.folder import writer
 from vsd_jax.program.report import page
 from vsd_jax.program.terminal import progress
 
 Path = pathlib.Path
+_EQUAL = {
+    "passes": "Every method has the same number of network passes for each particle.",
+    "time": (
+        "Every method has the same wall clock for a run: that of the steps which VSD"
+        " makes with the budget of passes, on this machine, without compilation. A step"
+        " of each was timed once, after it was compiled: the fastest of twenty blocks."
+    ),
+}
 _RULE = (
-    "Every method has the same number of network passes for each particle. In each"
-    " block, a prompt and a seed, the methods are ranked by how far they are from"
-    " truth, 1 being the best; what failed shares the last places. Beside the mean rank"
-    " stands its 95 % interval, over blocks drawn with replacement. Methods under one"
-    " red bar are not told apart (Nemenyi, 5 %)."
+    " In each block, a prompt and a seed, the methods are ranked by how far they are"
+    " from truth, 1 being the best; what failed shares the last places. Beside the mean"
+    " rank stands its 95 % interval, over blocks drawn with replacement. Methods under"
+    " one red bar are not told apart (Nemenyi, 5 %)."
 )
 # A click on a heading sorts by it; numbers by `data-value`, which is what they are.
 _SORT = """
@@ -46,9 +53,11 @@ for (const head of document.querySelectorAll("th[data-column]")) {
   });
 }
 """
-_RHO = (("rho", ".2f"), ("p", ".2g"))
-Cell = tuple[str, Any]
-"""What is shown and what is sorted by."""
+_CLOSED = (
+    "The prior is a closed form here, so that the time of a step is this machine's"
+    " overhead and a mixture's arithmetic, not a network's: what is slow here need not"
+    " be slow with a network."
+)
 
 
 def save(out: Path, board: Board, shown: Mapping[str, Mapping[str, np.ndarray]]) -> str:
@@ -104,16 +113,27 @@ def _flat(images: np.ndarray) -> np.ndarray:
 
 def markdown(board: Board) -> str:
     """All tables, and where they come from."""
-    parts = ["# Leaderboard", _RULE, _origin(board), summary(board)]
+    parts = ["# Leaderboard", rule(board), _origin(board), summary(board)]
     for world in board["worlds"]:
         parts += [f"## {world}", _about(board, world), world_markdown(board, world)]
         parts.append(f"![Mean ranks in {world}](ranks_{world}.png)")
-    for title, (heads, rows) in _comparisons(board).items():
+    for title, (heads, rows) in tables.comparisons(board).items():
         shown = [[text for text, _ in row] for row in rows]
         parts += [f"## {title}", present.table(heads, shown)]
     if board["not_run"]:
         parts.append(f"Not run: {', '.join(board['not_run'])}.")
     return "\n\n".join(parts) + "\n"
+
+
+def rule(board: Board) -> str:
+    """What all have the same of, whose settings they have, how they are ranked."""
+    text = _EQUAL[board.get("equal", "passes")]
+    if "tuned" in board:
+        text += (
+            " Guidance and rate of each method are tuned by one rule"
+            " (`tuning.py`), on what is not scored."
+        )
+    return text + _RULE
 
 
 def summary(board: Board) -> str:
@@ -136,18 +156,30 @@ def summary(board: Board) -> str:
         )
     for found in board["ranking"]["between"]:
         if found["score"] in {about["main"] for about in board["worlds"].values()}:
-            rho, p = (_plain(found[key], form)[0] for key, form in _RHO)
+            rho, p = (tables.plain(found[key], form)[0] for key, form in tables.RHO)
             lines.append(
                 f"- **{' and '.join(found['worlds'])}**: Spearman's rho of the mean"
                 f" ranks by {present.HEADS[found['score']][0]} is {rho} (p {p},"
                 f" {found['methods']} methods)."
             )
+    lines += map(against, board.get("compared", ()))
     return "\n".join(lines)
+
+
+def against(found: Mapping[str, Any]) -> str:
+    """How far a world's ranking is that of the stored leaderboard, in a sentence."""
+    rho, p = (tables.plain(found[key], form)[0] for key, form in tables.RHO)
+    return (
+        f"- **{found['world']}, against the stored leaderboard** (authors' settings,"
+        f" equal passes): Spearman's rho of the mean ranks by"
+        f" {present.HEADS[found['score']][0]} is {rho} (p {p}, {found['methods']}"
+        " methods)."
+    )
 
 
 def world_markdown(board: Board, world: str) -> str:
     """The table of a world alone."""
-    heads, rows = world_table(board, world)
+    heads, rows = tables.world_table(board, world)
     return present.table(heads, [[text for text, _ in row] for row in rows])
 
 
@@ -159,16 +191,16 @@ def html(out: Path, board: Board) -> str:
         for line in summary(board).splitlines()
     )
     parts = [
-        f'<p class="live">{_RULE} {how}</p>',
+        f'<p class="live">{page.escape(rule(board))} {how}</p>',
         f"<ul>{found}</ul>",
         f'<p class="note">{page.escape(_origin(board, "{}"))}</p>',
     ]
     for world in board["worlds"]:
         parts.append(f"<h2>{page.escape(world)}</h2>")
         parts.append(f"<p>{page.escape(_about(board, world))}</p>")
-        parts.append(_html_table(*world_table(board, world)))
+        parts.append(_html_table(*tables.world_table(board, world)))
         parts += [_figure(out, f"{name}_{world}") for name in ("ranks", "pictures")]
-    for title, table in _comparisons(board).items():
+    for title, table in tables.comparisons(board).items():
         parts += [f"<h2>{title}</h2>", _html_table(*table)]
     if board["not_run"]:
         parts.append(f"<p>Not run: {', '.join(board['not_run'])}.</p>")
@@ -196,140 +228,28 @@ def _figure(out: Path, name: str) -> str:
     return f'<figure><img alt="{name}" style="max-width: 100%" src="{url}"></figure>'
 
 
-def world_table(board: Board, world: str) -> tuple[list[str], list[list[Cell]]]:
-    """Headings and rows of a world, best first by its main score, truth last."""
-    ranking = board["ranking"]["worlds"][world]
-    main = board["worlds"][world]["main"]
-    columns = [name for name in board["worlds"][world]["scores"] if name in ranking]
-    heads = ["method", "mean rank", "95 %", *(present.HEADS[n][0] for n in columns)]
-    heads += ["failed", "steps", "processor seconds"]
-    by_method = {
-        name: {row["method"]: row for row in ranking[name]["methods"]}
-        for name in columns
-    }
-    rows = []
-    for best in ranking[main]["methods"] if main in ranking else ():
-        name = best["method"]
-        values = [by_method[column][name] for column in columns]
-        rows.append(
-            [
-                (name, name),
-                (f"{best['rank']:.1f}", best["rank"]),
-                _interval(best["interval"]),
-                *(
-                    (present.number(value, column), value["mean"])
-                    for value, column in zip(values, columns, strict=True)
-                ),
-                *_costs(board, world, name),
-            ]
-        )
-    return heads, [*rows, _truth(board, world, columns)]
-
-
-def _comparisons(board: Board) -> dict[str, tuple[list[str], list[list[Cell]]]]:
-    """Tables of agreement by their titles, without empty ones."""
-    found = {
-        "Do the worlds agree?": between_table(board),
-        "Do they agree with rankings on Stable Diffusion?": published_table(board),
-    }
-    return {title: (heads, rows) for title, (heads, rows) in found.items() if rows}
-
-
-def between_table(board: Board) -> tuple[list[str], list[list[Cell]]]:
-    """How far each two worlds agree, by each score that both have."""
-    heads = ["worlds", "ranked by", "methods", "Spearman's rho", "p", "95 %"]
-    rows = []
-    for found in board["ranking"]["between"]:
-        worlds = " and ".join(found["worlds"])
-        score = present.HEADS[found["score"]][0]
-        rows.append(
-            [
-                (worlds, worlds),
-                (score, score),
-                (str(found["methods"]), found["methods"]),
-                _plain(found["rho"], ".2f"),
-                _plain(found["p"], ".2g"),
-                _interval(found["interval"], ".2f"),
-            ]
-        )
-    return heads, rows
-
-
-def published_table(board: Board) -> tuple[list[str], list[list[Cell]]]:
-    """How far each world agrees with what others found with Stable Diffusion."""
-    heads = ["published table", "its column", "world", "ranked by", "methods of both"]
-    rows = []
-    for found in board["ranking"]["published"]:
-        score = present.HEADS[found["score"]][0]
-        texts = (found["table"], found["column"], found["world"], score)
-        rows.append(
-            [
-                *((text, text) for text in texts),
-                (", ".join(found["methods"]), len(found["methods"])),
-                *(_plain(found[key], form) for key, form in _RHO),
-            ]
-        )
-    return [*heads, "Spearman's rho", "p"], rows
-
-
-def _costs(board: Board, world: str, method: str) -> list[Cell]:
-    own = [
-        cell
-        for cell in board["cells"]
-        if (cell["world"], cell["method"]) == (world, method)
-    ]
-    failed = float(np.mean([bool(cell["failed"]) for cell in own]))
-    seconds = float(np.mean([cell["cpu_seconds"] for cell in own]))
-    steps = own[0]["steps"]
-    return [
-        (f"{100 * failed:.0f} %", failed),
-        (str(steps), steps),
-        (f"{seconds:.0f}", seconds),
-    ]
-
-
-def _truth(board: Board, world: str, columns: Sequence[str]) -> list[Cell]:
-    blocks = [b["scores"] for b in board["truth"] if b["world"] == world]
-    cells: list[Cell] = []
-    for column in columns:
-        values = [b[column] for b in blocks if b.get(column) is not None]
-        score = scores.spread(values)
-        cells.append((present.number(score, column), score["mean"]))
-    return [(scores.TRUTH, scores.TRUTH), ("", None), ("", None), *cells, *_BLANKS]
-
-
-_BLANKS: tuple[Cell, ...] = (("", None),) * 3
-
-
-def _plain(value: float | None, form: str) -> Cell:
-    if value is None or not math.isfinite(value):
-        return "–", None
-    return f"{value:{form}}", value
-
-
-def _interval(edges: Sequence[float] | None, form: str = ".1f") -> Cell:
-    if edges is None or not all(
-        edge is not None and math.isfinite(edge) for edge in edges
-    ):
-        return "–", None
-    low, high = edges
-    return f"{low:{form}} to {high:{form}}", low
-
-
 def _about(board: Board, world: str) -> str:
     about, ranked = board["worlds"][world], board["ranking"]["worlds"][world]
     text = (
         f"{about['about']}. {about['particles']} particles, {about['passes']:,} network"
         f" passes for each, as {about['vsd_moves']} steps of VSD have."
     )
+    if "seconds" in about:
+        text = (
+            f"{about['about']}. {about['particles']} particles, {about['seconds']:.3g}"
+            f" seconds of steps for a run, as VSD takes for {about['vsd_moves']} moves"
+            " of each particle."
+        )
     if board["form"] == "smoke":
         text = (
             f"{about['about']}. A smoke run of a few steps: its numbers mean nothing."
         )
+    if "seconds" in about and WORLDS[world].is_exact:
+        text += f" {_CLOSED}"
     best = ranked.get(about["main"])
     if best:
-        p = _plain(best["p"], ".1g")[0]
-        difference = _plain(best["critical_difference"], ".1f")[0]
+        p = tables.plain(best["p"], ".1g")[0]
+        difference = tables.plain(best["critical_difference"], ".1f")[0]
         text += (
             f" {best['blocks']} blocks; Friedman's p {p}, critical difference of mean"
             f" ranks {difference}."

@@ -247,6 +247,51 @@ def rank_score(
     }
 
 
+def compare(board: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How far two leaderboards rank the same methods alike, in each world of both.
+
+    Args:
+      board: a leaderboard.
+      other: another one, on other terms.
+
+    Returns:
+      For each world `agreement` by its main score, and the mean ranks of each method in
+      the first (`here`) and in the other (`there`).
+    """
+    found = []
+    for world, about in board["worlds"].items():
+        score = about["main"]
+        if score not in other["worlds"].get(world, {"scores": ()})["scores"]:
+            continue
+        (names, _, one), (others, _, two) = (
+            table(each, world, score, about["scores"][score]) for each in (board, other)
+        )
+        shared = [name for name in names if name in others]
+        first, second = ranks_of(shared, names, one), ranks_of(shared, others, two)
+        if not shared or not len(first) or not len(second):
+            continue
+        pairs = zip(shared, first.mean(0), second.mean(0), strict=True)
+        found.append(
+            {
+                "world": world,
+                "score": score,
+                **agreement(first, second),
+                "ranks": [
+                    {"method": name, "here": float(here), "there": float(there)}
+                    for name, here, there in sorted(pairs, key=lambda row: row[1])
+                ],
+            }
+        )
+    return found
+
+
+def ranks_of(
+    shared: Sequence[str], names: Sequence[str], errors: np.ndarray
+) -> np.ndarray:
+    """[blocks, shared] ranks among these alone, from errors [blocks, names]."""
+    return ranks(errors[:, [names.index(name) for name in shared]])
+
+
 def _between(
     names: Sequence[str], ranked: Mapping[tuple[str, str], tuple[list, np.ndarray]]
 ) -> list[dict[str, Any]]:

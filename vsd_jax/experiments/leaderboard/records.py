@@ -26,51 +26,72 @@ SCHEMA = {
     "failed": "why the run failed; empty if it did not",
     "steps": "training steps of the run",
     "passes": "network passes for each particle and view",
+    "equal": "what all methods have the same of: passes or time",
+    "settings_of": "authors, tuned (by --tune), or own (a submitted method's)",
     "seconds": "wall clock of the run",
     "cpu_seconds": "processor time of the run",
     "prior": "fingerprint of the prior's weights; empty = in closed form",
     "commit": "of the code; +changes = edited since",
     "machine": "processor, cores, devices of JAX",
 }
-"""Columns of `leaderboard.csv`, one line for each cell and score."""
+"""Columns of `leaderboard.csv`, one line for each cell and score; a leaderboard of
+before has its own."""
 _OF_CELL = tuple(name for name in SCHEMA if name not in ("score", "value", "best"))
+_OF_BOARD = {"equal": "passes", "settings_of": "authors"}
+"""What holds for all cells but where one says otherwise, and was meant before."""
 
 
 def collect(
     results: Sequence[Mapping[str, Any]],
     *,
-    form: str,
     names: Sequence[str],
     command: str,
+    terms: Mapping[str, Any],
+    times: Mapping[str, Mapping[str, Any]] | None = None,
+    between_seeds: Sequence[Mapping[str, Any]] = (),
+    stored: Board | None = None,
 ) -> dict[str, Any]:
     """The leaderboard of these cells, with their ranking.
 
     Args:
       results: what `work.result_of` gives of each cell.
-      form: "full", "quick" or "smoke".
       names: of the worlds.
       command: for the record.
+      terms: `form`, and what `board.Terms` says beside it.
+      times: at equal time, world -> budget and steps in seconds.
+      between_seeds: from `seeds.between_seeds`.
+      stored: what a leaderboard on other terms than the default ones is compared with,
+        if it has the same form.
     """
+    own = {name: terms.get(name, usual) for name, usual in _OF_BOARD.items()}
     kept = ("scores", *(name for name in _OF_CELL if name != "truth"))
     true = {
         (cell["world"], cell["prompt"], cell["seed"]): cell["truth"]
         for cell in results
         if cell["truth"]
     }
+    form, timed = terms["form"], times or {}
     found = {
         "version": VERSION,
-        "form": form,
         "command": command,
+        **terms,
+        **own,
         "schema": SCHEMA,
-        "worlds": {name: describe_world(name, form) for name in names},
+        "worlds": {
+            name: describe_world(name, form) | timed.get(name, {}) for name in names
+        },
         "not_run": [name for name in worlds.WORLDS if name not in names],
         "truth": [
             {"world": world, "prompt": prompt, "seed": seed, "scores": scores}
             for (world, prompt, seed), scores in true.items()
         ],
-        "cells": [{name: cell[name] for name in kept} for cell in results],
+        "cells": [{name: {**own, **cell}[name] for name in kept} for cell in results],
+        "between_seeds": list(between_seeds),
     }
-    return found | {"ranking": ranking.rank_board(found)}
+    found["ranking"] = ranking.rank_board(found)
+    if own != _OF_BOARD and stored is not None and stored["form"] == form:
+        found["compared"] = ranking.compare(found, stored)
+    return found
 
 
 def describe_world(name: str, form: str) -> dict[str, Any]:
@@ -96,16 +117,15 @@ def lines(board: Board) -> Iterator[dict[str, Any]]:
     for cell in board["cells"]:
         there = true.get((cell["world"], cell["prompt"], cell["seed"]), {})
         for score, best in board["worlds"][cell["world"]]["scores"].items():
-            line = {name: cell[name] for name in _OF_CELL if name != "truth"}
-            line |= {"score": score, "value": cell["scores"].get(score)}
+            line = {"score": score, "value": cell["scores"].get(score)}
             line |= {"best": best, "truth": there.get(score)}
-            yield {name: line[name] for name in SCHEMA}
+            yield {name: {**cell, **line}[name] for name in board["schema"]}
 
 
 def csv_text(board: Board) -> str:
     """The content of `leaderboard.csv`."""
     text = io.StringIO()
-    table = csv.DictWriter(text, list(SCHEMA), lineterminator="\n")
+    table = csv.DictWriter(text, list(board["schema"]), lineterminator="\n")
     table.writeheader()
     table.writerows(lines(board))
     return text.getvalue()

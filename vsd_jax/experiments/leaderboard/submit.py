@@ -17,6 +17,7 @@ from vsd_jax.program.terminal.errors import ConfigError
 Path = pathlib.Path
 STORED = Path(__file__).with_name("leaderboard.json")
 """The package's own, where `--out` has none."""
+_TERMS = ("form", "equal", "settings_of", "tuned")
 
 
 def run(path: Path, names: Sequence[str], out: Path, *, jobs: int, command: str) -> str:
@@ -57,9 +58,19 @@ def run(path: Path, names: Sequence[str], out: Path, *, jobs: int, command: str)
 
 
 def read_stored(out: Path) -> dict[str, Any]:
-    """The leaderboard in `out`, or else the one that came with the package."""
+    """The leaderboard in `out`, or else the one that came with the package.
+
+    Raises:
+      ConfigError: if it has no budget of passes.
+    """
     mine = out / "leaderboard.json"
-    return records.read(mine if mine.exists() else STORED)
+    found = records.read(mine if mine.exists() else STORED)
+    if found.get("equal", "passes") != "passes":
+        raise ConfigError(
+            f"{mine} is of equal {found['equal']}, and a submitted method is given the"
+            " passes of the others. Give another --out."
+        )
+    return found
 
 
 def choose_worlds(names: Sequence[str], stored: Board) -> list[str]:
@@ -120,9 +131,9 @@ def join(
         for cell in stored["cells"]
         if cell["world"] in chosen
     ]
-    return records.collect(
-        [*old, *results], form=stored["form"], names=chosen, command=command
-    )
+    terms = {name: stored[name] for name in _TERMS if name in stored}
+    new = [{**result, "settings_of": "own"} for result in results]
+    return records.collect([*old, *new], names=chosen, command=command, terms=terms)
 
 
 def landed(joined: Board, label: str) -> list[str]:

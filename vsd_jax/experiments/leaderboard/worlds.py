@@ -108,6 +108,9 @@ class World:
       prompts: each is a block, with each seed.
       forms: by name.
       scores: score -> what is best: "high", "low", or "truth" (as truth has it).
+      tuning: what is asked for where settings are tuned (`tuning.py`), never scored:
+        prompts, and what differs from the world with each.
+      rates: keys of the particles' learning rates.
       settings: what differs from the table, for all.
       own: the same for some entries.
     """
@@ -118,6 +121,8 @@ class World:
     prompts: Sequence[str]
     forms: Mapping[str, Form]
     scores: Mapping[str, str]
+    tuning: Sequence[tuple[str, plan.Settings]]
+    rates: Sequence[str] = ("optim.image_lr",)
     settings: plan.Settings = dataclasses.field(default_factory=dict)
     own: Mapping[str, plan.Settings] = dataclasses.field(default_factory=dict)
 
@@ -153,6 +158,12 @@ WORLDS: Mapping[str, World] = {
             "quick": Form(vsd_moves=600, seeds=2, prompts=1, particles=128),
         },
         scores=_POINTS,
+        # Three modes at other distances from each other than those that are scored, so
+        # that neither is a turned or mirrored form of them; the prompts are but names.
+        tuning=(
+            ("a duck", {"exact.world": "plane:1,4,6"}),
+            ("a chair", {"exact.world": "plane:1,5,6"}),
+        ),
     ),
     "images": World(
         about="26 images of 16 x 16 pixels, 12 of them wanted",
@@ -164,6 +175,10 @@ WORLDS: Mapping[str, World] = {
             "quick": Form(vsd_moves=100, seeds=1, prompts=1, particles=64),
         },
         scores=_POINTS | {"saturation": "truth"},
+        tuning=(
+            ("a duck", {"exact.world": "images:duck"}),
+            ("a chair", {"exact.world": "images:chair"}),
+        ),
         # As in the plane a fifteenth of |x_0|, which is about 25 here.
         own={"VSD, APG": {"vsd.apg_norm": 1.7}},
     ),
@@ -179,6 +194,7 @@ WORLDS: Mapping[str, World] = {
         scores=_DISTANCES
         | {"strict_precision": "high"}
         | dict.fromkeys(("saturation", "sharpness", "diversity"), "truth"),
+        tuning=(("a red boat", {}), ("a green lamp", {})),
         settings={"particles_per_step": 2},
     ),
     "objects": World(
@@ -194,6 +210,8 @@ WORLDS: Mapping[str, World] = {
         | dict.fromkeys(("strict_precision", "colour_precision"), "high")
         | {"chamfer": "low"}
         | dict.fromkeys(("multi_face_index", "saturation", "covered"), "truth"),
+        tuning=(("an orange boat", {}), ("a green lamp", {})),
+        rates=("optim.table_lr", "optim.decoder_lr"),
     ),
 }
 FORMS = ("full", "quick", "smoke")
@@ -239,12 +257,57 @@ class Start(NamedTuple):
 @functools.lru_cache(maxsize=16)
 def starts(name: str, form: str) -> tuple[Start, ...]:
     """All cells of a world: each entry, prompt and seed, those of seed 0 first."""
-    found = [each for row in rows(WORLDS[name]) for each in starts_of(name, form, row)]
+    return all_starts(name, form, rows(WORLDS[name]))
+
+
+def all_starts(
+    name: str,
+    form: str,
+    rows: Sequence[Row],
+    steps: Mapping[str, int] | None = None,
+) -> tuple[Start, ...]:
+    """The cells of these rows, those of seed 0 first.
+
+    Args:
+      name: of the world.
+      form: "full", "quick" or "smoke".
+      rows: of the entries.
+      steps: training steps of each row; None = those of the same number of passes.
+    """
+    given = steps or {}
+    found = [
+        each
+        for row in rows
+        for each in starts_of(name, form, row, steps=given.get(row.name))
+    ]
     return tuple(sorted(found, key=lambda start: start.cell.seed))
 
 
+def tuning_starts(name: str, form: str, row: Row) -> list[Start]:
+    """A row's cells of what is asked for where settings are tuned, seed 0."""
+    world = WORLDS[name]
+    forms = {
+        form: dataclasses.replace(sizes, seeds=1, prompts=1)
+        for form, sizes in world.forms.items()
+    }
+    found = []
+    for prompt, own in world.tuning:
+        settings = {**world.settings, **own}
+        asked = dataclasses.replace(
+            world, forms=forms, prompts=(prompt,), settings=settings
+        )
+        found += starts_of(name, form, row, world=asked)
+    return found
+
+
 def starts_of(
-    name: str, form: str, row: Row, method: Method | None = None
+    name: str,
+    form: str,
+    row: Row,
+    method: Method | None = None,
+    *,
+    steps: int | None = None,
+    world: World | None = None,
 ) -> list[Start]:
     """The cells of one row, with the steps that the world's budget gives it.
 
@@ -253,8 +316,11 @@ def starts_of(
       form: "full", "quick", or "smoke", which runs the table's two or three steps.
       row: of a method.
       method: what the row follows, where its settings cannot name it.
+      steps: training steps; None = those of the world's number of passes.
+      world: what is run there; None = `WORLDS[name]`.
     """
-    world, is_smoke = WORLDS[name], form == "smoke"
+    is_smoke = form == "smoke"
+    world = world or WORLDS[name]
     sizes = world.forms["quick" if is_smoke else form]
     table = dataclasses.replace(
         world.table,
@@ -271,8 +337,9 @@ def starts_of(
     found = plan.cells(table, budget)
     config = config_lib.validate(cells.make_config(found[0]))
     cost = passes.of_move(config, method or Settings(config).method)
-    moves = max(1, sizes.passes // cost)
-    steps = config.num_steps if is_smoke else passes.num_steps(config, moves)
+    if steps is None:
+        moves = max(1, sizes.passes // cost)
+        steps = config.num_steps if is_smoke else passes.num_steps(config, moves)
     spent = cost * passes.num_moves(config, steps)
     longer = {"num_steps": steps}
     return [

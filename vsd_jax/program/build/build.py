@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import traverse_util
 
 from vsd_jax import inside, parallel, score_network
@@ -144,8 +145,11 @@ def join(
     prior: Prior,
     score: Score | None,
     method: Method | None = None,
+    *,
+    tx: optax.GradientTransformation | None = None,
 ) -> Distillation:
-    """`distil` with what the configuration says of the rest; its method, or another."""
+    """`distil` with what the configuration says of the rest; its method and optimizer,
+    or others."""
     settings = Settings(config)
     return distil(
         scene,
@@ -153,7 +157,7 @@ def join(
         method or settings.method,
         score,
         make_views(settings.views),
-        tx=settings.tx,
+        tx=tx or settings.tx,
         regularizer=make_regularizer(settings.regularizer),
         population=Population(
             particles_per_step=config.particles_per_step,

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The documents' other leaderboards: with tuned settings, and at equal time."""
+
+import csv
+import pathlib
+
+import pytest
+
+from vsd_jax.experiments.leaderboard import page, ranking, records, submit, tuned
+from vsd_jax.program.folder import writer
+
+pytest.importorskip("embreex")
+FOLDER = pathlib.Path(__file__).parents[2] / "docs" / "leaderboard"
+OTHERS = {
+    "tuned": ("tuned", "passes", "## Tuned settings"),
+    "time": ("authors", "time", "## Equal wall clock"),
+}
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+
+
+def read_csv(path):
+    """What the ranking reads of a leaderboard, from its CSV."""
+    with path.open() as file:
+        lines = list(csv.DictReader(file))
+    worlds, cells, truth = {}, {}, {}
+    for line in lines:
+        world, name = line["world"], line["score"]
+        about = worlds.setdefault(world, {"main": "frechet_truth", "scores": {}})
+        about["scores"][name] = line["best"]
+        block = {"world": world, "prompt": line["prompt"], "seed": line["seed"]}
+        key = tuple(block.values())
+        cell = {**block, "method": line["method"], "failed": line["failed"]}
+        found = cells.setdefault((*key, line["method"]), {**cell, "scores": {}})
+        true = truth.setdefault(key, {**block, "scores": {}})
+        for kind, owner in (("value", found), ("truth", true)):
+            if line[kind]:
+                owner["scores"][name] = float(line[kind])
+    board = {"worlds": worlds, "cells": [*cells.values()], "truth": [*truth.values()]}
+    return board, lines
+
+
+def test_tuned_settings_are_those_of_their_file():
+    found = writer.read_json(FOLDER / "tuned.json")
+    assert (FOLDER / "tuned.md").read_text() == tuned.markdown(found)
+    # They are of this version's entries and their authors' settings.
+    chosen = tuned.read(FOLDER / "tuned.json", list(found["worlds"]), "full")
+    assert "plane" in chosen and len(chosen["plane"]) == 20
+    text = (FOLDER / "README.md").read_text()
+    for key, what in (
+        ("vsd.guidance_scale", "the guidance"),
+        ("optim.image_lr", "the"),
+    ):
+        own = [each for each in found["worlds"]["plane"]["entries"].values()]
+        factors = [each["chosen"][key] / each["authors"][key] for each in own]
+        half, twice, same = (factors.count(factor) for factor in (0.5, 2.0, 1.0))
+        assert f"{half} take half {what}" in text
+        assert f"{twice} twice, {same} the same" in text
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_said_of_another_leaderboard_follows_from_its_data(name):
+    *terms, heading = OTHERS[name]
+    readme = (FOLDER / "README.md").read_text()
+    if not (FOLDER / name).exists():
+        section = readme.partition(heading)[2].partition("\n## ")[0]
+        assert "**not run**" in section
+        return
+    board, lines = read_csv(FOLDER / name / "leaderboard.csv")
+    assert {(line["settings_of"], line["equal"]) for line in lines} == {tuple(terms)}
+    text = (FOLDER / name / "leaderboard.md").read_text()
+    compared = ranking.compare(board, records.read(submit.STORED))
+    assert [each["world"] for each in compared] == list(board["worlds"])
+    for each in compared:
+        sentence = page.against(each)
+        assert sentence in text and sentence in readme
+        for row in each["ranks"]:
+            shown = f"| {row['here']:.1f} | {row['there']:.1f} |"
+            assert f"| {each['world']} | {row['method']} {shown}" in text
+    assert all(len(line["commit"]) == 40 for line in lines)
