@@ -111,10 +111,9 @@ def make_look(
             view.camera.azimuth_deg, view.camera.elevation_deg
         )
         here = select_prompts(prompts, weights, view.background_index)
-        here = jax.tree.map(lambda leaf: leaf[None], here)
         if prior.reads_camera:
-            seen = jnp.ones(1, bool)
-            here["camera"] = camera_vector(view.camera.cam_to_world[None], seen)
+            here["camera"] = view.camera.cam_to_world.reshape(16)
+        here = jax.tree.map(lambda leaf: leaf[None], here)
 
         def at(t):
             t = t[None]

@@ -12,9 +12,9 @@ from flax import traverse_util
 
 from configs import toybox_prior
 from vsd_jax import methods, presets
-from vsd_jax.diffusion import exact
+from vsd_jax.diffusion import camera_input, exact
 from vsd_jax.diffusion.prompt import encode_prompts
-from vsd_jax.program.prior import camera_input, diffusion_prior
+from vsd_jax.program.prior import diffusion_prior
 from vsd_jax.program.prior.json_files import WeightsError
 from vsd_jax.toybox import evaluate, prior_files, train
 from vsd_jax.toybox.text import vocabulary

@@ -23,6 +23,7 @@ that of the rest (arXiv:2511.22677, Eq. 8; `methods/protocol.py`).
 """
 
 import dataclasses
+import functools
 from typing import Annotated, NamedTuple
 
 import chex
@@ -148,8 +149,9 @@ def guide_away(
     perp = "perp_text" in prompts
     if perp:
         texts = jnp.concatenate([texts, jnp.moveaxis(prompts["perp_text"], 1, 0)])
+    asked = functools.partial(noise_fn, params)
     camera = prompts.get("camera")
-    base, text, *others = _noise_per_text(noise_fn, params, noisy, t, texts, camera)
+    base, text, *others = _noise_per_text(asked, noisy, t, texts, camera)
     strength = _strength(t, scale, guidance, num_t=len(alphas_cumprod), ndim=text.ndim)
 
     def combine(strength: float | jax.Array) -> jax.Array:
@@ -317,7 +319,7 @@ def prior_context(prompts: Prompts, name: str) -> Context:
     return {"text": prompts[name], **told}
 
 
-def _noise_per_text(noise_fn, params, noisy, t, texts, camera):
+def _noise_per_text(noise_fn, noisy, t, texts, camera):
     """texts [M, B, L, D] -> [M, B, h, w, c] in one call of the network.
 
     The first, from which guidance moves away, is not told the camera: so guidance is
@@ -327,7 +329,6 @@ def _noise_per_text(noise_fn, params, noisy, t, texts, camera):
     if camera is not None:
         told["camera"] = jnp.concatenate([0.0 * camera] + [camera] * (num - 1))
     noise_pred = noise_fn(
-        params,
         jnp.concatenate([noisy] * num),
         jnp.concatenate([t] * num),
         {"text": texts.reshape((-1,) + texts.shape[2:]), **told},

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vsd_jax.program.folder import paths, writer
-from vsd_jax.program.prior import camera_input, refined, schedule
+from vsd_jax.program.prior import refined, schedule
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -28,7 +28,7 @@ def unet_config(config: Mapping[str, Any]) -> dict[str, Any]:
     depth = len(config["channels"])
     ours = {}
     if config["camera_input"]:
-        ours = dict(camera_input.SETTINGS)
+        ours = dict(refined.CAMERA_SETTINGS)
     if config["refine_channels"]:
         own_betas = scheduler_config(config["snr_divisor"])["trained_betas"]
         ours |= {

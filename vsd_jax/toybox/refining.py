@@ -23,7 +23,7 @@ _PLAIN = dict(
     unet_rate=1.0,
     text_rate=1.0,
     height_dropout=1.0,  # captions with a view word without its height
-    # Whether the U-Net reads the exact camera (vsd_jax/program/prior/camera_input.py).
+    # Whether the U-Net reads the exact camera (vsd_jax/diffusion/camera_input.py).
     camera_input=False,
     camera_dropout=0.5,  # images whose camera it is not told
     camera_rate=1.0,  # as unet_rate, for the layers of the camera

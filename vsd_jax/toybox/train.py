@@ -26,10 +26,10 @@ from flax import traverse_util
 from ml_collections import config_flags
 from rich.progress import Progress
 
+from vsd_jax.diffusion import camera_input
 from vsd_jax.diffusion import noise as diffusion
 from vsd_jax.program.folder import paths
 from vsd_jax.program.prior import (
-    camera_input,
     diffusion_prior,
     refined,
     schedule,
@@ -232,7 +232,7 @@ def _stored_shapes(folder: Path, part: str, shapes: PyTree) -> PyTree:
     if part == "unet":
         if not refined.is_refined(config):
             shapes = _without(shapes, "refine")
-        if not camera_input.has_camera(config):
+        if not refined.has_camera(config):
             shapes = _without(shapes, camera_input.PARAMS)
         return shapes
 

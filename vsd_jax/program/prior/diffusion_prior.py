@@ -22,10 +22,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vsd_jax.diffusion import camera_input
 from vsd_jax.diffusion.conv import SMALL_IMAGE, with_matmul_convs
 from vsd_jax.diffusion.loss_scale import with_loss_scale
 from vsd_jax.program.prior import (
-    camera_input,
     hub,
     refined,
     settings_check,
@@ -116,7 +116,7 @@ def unet_init(config: dict[str, Any], text_length: int) -> Callable[..., PyTree]
     """`(key) -> params` at random of what a `unet/config.json` describes."""
     unet = make_unet(refined.unet_config(config), jnp.float32)
     init = _init_function(unet, text_length)
-    if camera_input.has_camera(config):
+    if refined.has_camera(config):
         init = camera_input.add_params(init, unet.cross_attention_dim)
     if not refined.is_refined(config):
         return init
@@ -157,7 +157,7 @@ def make_model(
     """
     kind = schedule.get("prediction_type", "epsilon")
     apply = unet_apply(make_unet(refined.unet_config(config), dtype, where[0]))
-    if camera_input.has_camera(config):
+    if refined.has_camera(config):
         apply = camera_input.reading_camera(apply, told=tell_camera)
     shapes = jax.eval_shape(unet_init(config, text_length), jax.random.key(0))
     if not refined.is_refined(config):
@@ -337,7 +337,7 @@ def _read_prior(
     file, scheduler = folder / "unet" / "config.json", folder / "scheduler"
     config = read_config(file.parent, file.name)
     unet = make_unet(refined.unet_config(config), dtype, str(file))
-    reads_camera = tell_camera and camera_input.has_camera(config)
+    reads_camera = tell_camera and refined.has_camera(config)
     if tell_camera and not reads_camera:
         say(f"Of the camera this prior reads view words alone ({file}): not told.")
     schedule = read_config(scheduler, "scheduler_config.json")

@@ -8,25 +8,32 @@ beside diffusers' own keys:
                      weights stand in the U-Net's file under "refine."
     "trained_betas"  [T] the noise schedule at whose timesteps the U-Net was trained
 
+With `CAMERA_KEY`, the numbers of a flattened cam_to_world, the U-Net can be told the
+exact camera (`diffusion/camera_input.py`); its layers stand under "camera_embedding.".
+diffusers in PyTorch reads such a folder as the U-Net without them.
+
 The folder's scheduler may be another one: the U-Net is asked at the timestep of its
 own schedule that has the same signal-to-noise ratio, or at its nearest. x_t has unit
 variance in both, so there it is the same function.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vsd_jax.diffusion.lora import CAMERA_FEATURES
 from vsd_jax.diffusion.refine import Refiner
-from vsd_jax.program.prior import camera_input
 from vsd_jax.program.prior.json_files import WeightsError
 from vsd_jax.types import PyTree
 
 CLASS_NAME = "RefinedUNet2DConditionModel"
 _OWN_KEYS = ("refine", "trained_betas")
+CAMERA_KEY = "camera_features"
+CAMERA_SETTINGS = {CAMERA_KEY: CAMERA_FEATURES}
+"""What the `unet/config.json` of a multi-view prior says."""
 
 
 def is_refined(config: dict[str, Any]) -> bool:
@@ -34,9 +41,23 @@ def is_refined(config: dict[str, Any]) -> bool:
     return config.get("_class_name") == CLASS_NAME
 
 
+def has_camera(config: Mapping[str, Any]) -> bool:
+    """Whether a `unet/config.json` is of a U-Net that reads the camera.
+
+    Raises:
+      WeightsError: if it reads other numbers than a camera's.
+    """
+    found = config.get(CAMERA_KEY)
+    if found not in (None, CAMERA_FEATURES):
+        raise WeightsError(
+            f"unet/config.json: {CAMERA_KEY}={found!r}; a camera has {CAMERA_FEATURES}."
+        )
+    return found is not None
+
+
 def unet_config(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a `unet/config.json` that diffusers' U-Net knows."""
-    config = camera_input.unet_config(config)
+    config = {name: value for name, value in config.items() if name != CAMERA_KEY}
     if not is_refined(config):
         return config
     plain = {name: value for name, value in config.items() if name not in _OWN_KEYS}
