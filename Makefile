@@ -12,7 +12,7 @@ DEV := $(VENV)/.installed-dev
 BENCH := $(VENV)/.installed-bench
 DOCS := $(VENV)/.installed-docs
 DECLARED := setup.cfg pyproject.toml
-CODE := vsd_jax configs tests $(wildcard benchmarks)
+CODE := vsd_jax configs tests $(wildcard benchmarks tools)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format docs bench clean

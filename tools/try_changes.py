@@ -105,7 +105,8 @@ CHANGES = (
             (
                 "timesteps.py",
                 '    "linear": ',
-                '    "newest": functools.partial(_falling, sqrt_t_range),\n    "linear": ',
+                '    "newest": functools.partial(_falling, sqrt_t_range),\n'
+                '    "linear": ',
             ),
         ),
         'config.vsd.t_schedule = "newest"\n'

@@ -209,7 +209,8 @@ def save_correlations(path: Path, runs: Sequence[Any], found: Mapping) -> None:
             axis.set_title(f"rho = {quantity['rho']:.2f}", fontsize=9)
             axis.set_xlabel(name, fontsize=8)
             axis.set_ylabel(error, fontsize=8)
-    axes[0, 0].legend(fontsize=7)
+    if axes[0, 0].collections:
+        axes[0, 0].legend(fontsize=7)
     finish(figure, path)
 
 

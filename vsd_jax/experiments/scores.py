@@ -84,10 +84,16 @@ def score_cell(cell: Cell, folder: Path) -> Scored:
         for i in range(len(images))
     ]
     return (
-        numbers | {"chamfer": float(np.nanmean(shapes or [np.nan]))},
+        numbers | {"chamfer": _mean_of_known(shapes)},
         features,
         images,
     )
+
+
+def _mean_of_known(values: Sequence[float]) -> float:
+    """The mean without those that are not a number; that if there is no other."""
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else np.nan
 
 
 def judge_cell(cell: Cell, folder: Path) -> Scored:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from vsd_jax.scene.mesh.capacity import used
+from vsd_jax.scene.vectors import unit_or_zero
 
 
 class MeshSizes(NamedTuple):
@@ -63,13 +64,6 @@ def empty_surface(sizes: MeshSizes) -> Surface:
     )
 
 
-def unit_or_zero(vectors: jax.Array) -> jax.Array:
-    """[3, ...] -> the same directions with length 1; zero stays zero, without NaN."""
-    squared = jnp.sum(vectors**2, axis=0, keepdims=True)
-    positive = squared > jnp.finfo(vectors.dtype).tiny
-    return jnp.where(positive, vectors / jnp.sqrt(jnp.where(positive, squared, 1)), 0)
-
-
 def area_vectors(surface: Surface) -> jax.Array:
     """[3, F] outward normals of the faces, as long as twice their area; 0 if unused."""
     a, b, c = (surface.vertices[:, corner] for corner in surface.faces)
@@ -84,7 +78,7 @@ def vertex_normals(surface: Surface) -> jax.Array:
     total, area = jnp.zeros_like(surface.vertices), area_vectors(surface)
     for corner in surface.faces:
         total = total.at[:, corner].add(area)
-    return unit_or_zero(total)
+    return unit_or_zero(total, axis=0)
 
 
 def face_consistency(surface: Surface) -> jax.Array:
@@ -93,7 +87,7 @@ def face_consistency(surface: Surface) -> jax.Array:
     The regulariser of the paper's published code. Slivers have normals with huge
     gradients here; `vertex_consistency` is the tamer one.
     """
-    normals = unit_or_zero(area_vectors(surface))
+    normals = unit_or_zero(area_vectors(surface), axis=0)
     cosines = (jnp.sum(normals * normals[:, n], axis=0) for n in surface.neighbours)
     return _mean_over_sides(surface, [1 - cosine for cosine in cosines])
 

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from vsd_jax.scene.mesh import fragments, raster
 from vsd_jax.scene.mesh.antialias import antialias
 from vsd_jax.scene.mesh.raster import RasterSizes
-from vsd_jax.scene.mesh.surface import Surface, unit_or_zero, vertex_normals
+from vsd_jax.scene.mesh.surface import Surface, vertex_normals
+from vsd_jax.scene.vectors import unit_or_zero
 from vsd_jax.types import Camera, RenderOutput
 
 
@@ -78,7 +79,9 @@ def render_mesh(
         face=visible.face,
         weights=points.weights,
         position=fragments.interpolate(points, surface.vertices),
-        normal=unit_or_zero(fragments.interpolate(points, vertex_normals(surface))),
+        normal=unit_or_zero(
+            fragments.interpolate(points, vertex_normals(surface)), axis=0
+        ),
     )
     depth = fragments.interpolate(points, screen.depth[None])[0]
     color = shade(seen)

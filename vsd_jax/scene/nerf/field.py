@@ -29,6 +29,7 @@ from vsd_jax.scene.nerf.encoding import (
     hash_grid,
     init_table,
 )
+from vsd_jax.scene.vectors import unit_or_zero
 from vsd_jax.spec import OneOf, Within
 
 DensityBias = Callable[[jax.Array], jax.Array]
@@ -389,11 +390,4 @@ def density_normals(
     offsets = step * jnp.concatenate([jnp.eye(3), -jnp.eye(3)])
     probes = positions[:, None] + offsets[None]
     density = density_fn(probes.reshape(-1, 3)).reshape(-1, 2, 3)
-    return unit_or_zero(density[:, 1] - density[:, 0])
-
-
-def unit_or_zero(vectors: jax.Array) -> jax.Array:
-    """[..., 3] -> unit vectors; zero, with gradient zero, stays zero."""
-    squared = jnp.sum(vectors * vectors, axis=-1, keepdims=True)
-    safe = jnp.where(squared > 0, squared, 1)
-    return jnp.where(squared > 0, vectors / jnp.sqrt(safe), 0)
+    return unit_or_zero(density[:, 1] - density[:, 0], axis=-1)

@@ -23,8 +23,8 @@ from vsd_jax.scene.nerf.empty_space import (
     evaluate_compact,
     evaluate_dense,
 )
-from vsd_jax.scene.nerf.field import unit_or_zero
 from vsd_jax.scene.nerf.sampling import Samples, mask_samples, place_samples
+from vsd_jax.scene.vectors import unit_or_zero
 
 
 class Composited(NamedTuple):
@@ -160,7 +160,7 @@ def render_rays(
     extras = _statistics(seen, samples, overflow)
     normals = jnp.zeros_like(directions)
     if values.shape[-1] == 6:
-        normals = unit_or_zero(seen.values[:, 3:])
+        normals = unit_or_zero(seen.values[:, 3:], axis=-1)
         extras["orientation"] = regularizers.orientation(
             seen.weights, values[..., 3:], directions
         )
