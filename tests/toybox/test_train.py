@@ -61,8 +61,8 @@ def test_head_alone_is_trained_and_rates_slow_the_rest(monkeypatch):
         "weight_decay": 0.0,
         "train_only": "",
     }
-    images = jnp.zeros((2, 64, 64, 3)), jnp.zeros((2, 4), jnp.int32)
-    monkeypatch.setattr(train.batches, "draw_batch", lambda *_: images)
+    batch = jnp.zeros((2, 64, 64, 3)), jnp.zeros((2, 4), jnp.int32), jnp.zeros((2, 16))
+    monkeypatch.setattr(train.batches, "draw_batch", lambda *_: batch)
     params = {
         "unet": {"body": jnp.zeros(1), "refine": {"head": jnp.zeros(1)}},
         "text": {"tower": jnp.zeros(1)},
@@ -146,6 +146,7 @@ def _write_dataset(folder):
         **{name: np.full(4, value) for name, value in columns.items()},
         azimuth_deg=np.array([0.0, 90.0, 180.0, 0.0]),
         elevation_deg=np.array([0.0, 0.0, 0.0, 80.0]),
+        cam_to_world=np.tile(np.eye(4), (4, 1, 1)),
     )
 
 
