@@ -3,10 +3,10 @@
 
 An MLP of the flattened cam_to_world (two affine maps, SiLU between) is added to the
 embedding of every token of the text, which each cross-attention reads. (MVDream,
-arXiv:2308.16512, Sec. 3.2, adds it to the time embedding. That of the embedded prior
-is thirty times louder: after 500 steps of training the camera had changed nothing.)
-Zeros stand for a camera that is not told, as in the score network (`lora.py`): nothing
-is added, and it is the U-Net without these layers.
+arXiv:2308.16512, Sec. 3.2, adds it to the time embedding. There the embedded prior
+learned nothing from it in the first 1,500 steps: docs/model_card.md.) Zeros stand for a
+camera that is not told, as in the score network (`lora.py`): nothing is added, and it
+is the U-Net without these layers.
 """
 
 from collections.abc import Callable

@@ -327,7 +327,8 @@ def _noise_per_text(noise_fn, noisy, t, texts, camera):
     """
     num, told = texts.shape[0], {}
     if camera is not None:
-        told["camera"] = jnp.concatenate([0.0 * camera] + [camera] * (num - 1))
+        untold = jnp.zeros_like(camera)
+        told["camera"] = jnp.concatenate([untold] + [camera] * (num - 1))
     noise_pred = noise_fn(
         jnp.concatenate([noisy] * num),
         jnp.concatenate([t] * num),

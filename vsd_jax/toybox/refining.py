@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of the prior's training that concern its refining head and heights.
+"""Settings of the prior's training: its refining head, heights and the camera.
 
 `configs/toybox_prior.py` has all of them. Without a variant they are those of a
 training without a head; its variant "refine" goes on from trained weights
