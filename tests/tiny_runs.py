@@ -40,6 +40,22 @@ def write_prior(path: pathlib.Path) -> pathlib.Path:
     return path
 
 
+def write_toybox(path: pathlib.Path, init_from: str = "", **changes) -> pathlib.Path:
+    """A folder as `write_prior`'s, untrained, or with what `init_from` has.
+
+    Args:
+      path: folder to write.
+      init_from: folder whose weights are taken, "" = none.
+      **changes: of the training's smoke settings.
+    """
+    config = toybox_prior.get_config("smoke").to_dict() | changes
+    config["init_from"] = init_from
+    prior_files.write_folder(path, config, [*vocabulary(), ","])
+    models = train.make_models(path)
+    train.save_prior(path, train.init_params(config, models))
+    return path
+
+
 def write_stable_diffusion(name: str, folder: pathlib.Path) -> pathlib.Path:
     """The folder of one of `golden_models.ARCHITECTURES`, as a hub would hold it."""
     config = toybox_prior.get_config("smoke").to_dict()

@@ -15,17 +15,8 @@ from vsd_jax.program.folder import writer
 from vsd_jax.program.terminal.errors import ConfigError
 
 pytest.importorskip("embreex")
-ENTRIES = tuple(e for e in worlds.ENTRIES if e.name in ("SDS", "VSD", "CSD"))
+pytestmark = pytest.mark.usefixtures("three_entries")
 SECONDS = {"SDS": 0.4, "VSD": 1.0, "CSD": 5.0}
-
-
-@pytest.fixture(autouse=True)
-def in_the_project(monkeypatch, request):
-    monkeypatch.chdir(request.config.rootpath)
-    monkeypatch.setattr(worlds, "ENTRIES", ENTRIES)
-    worlds.starts.cache_clear()
-    yield
-    worlds.starts.cache_clear()
 
 
 @pytest.fixture

@@ -16,11 +16,6 @@ from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.settings import named
 
 
-@pytest.fixture(autouse=True)
-def in_the_project(monkeypatch, request):
-    monkeypatch.chdir(request.config.rootpath)
-
-
 def cell_of(table: str, row: str) -> plan.Cell:
     return plan.cells(EXPERIMENTS[table], Budget(rows=(row,), seeds=1))[0]
 

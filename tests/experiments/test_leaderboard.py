@@ -49,8 +49,7 @@ PASSES = {
 
 
 @pytest.fixture(autouse=True)
-def in_the_project(monkeypatch, request):
-    monkeypatch.chdir(request.config.rootpath)
+def few_entries(monkeypatch):
     few = tuple(entry for entry in worlds.ENTRIES if entry.name in FEW)
     monkeypatch.setattr(worlds, "ENTRIES", few)
     worlds.starts.cache_clear()

@@ -17,11 +17,6 @@ OTHERS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def in_the_project(monkeypatch, request):
-    monkeypatch.chdir(request.config.rootpath)
-
-
 def read_csv(path):
     """What the ranking reads of a leaderboard, from its CSV."""
     with path.open() as file:

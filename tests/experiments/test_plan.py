@@ -17,11 +17,6 @@ ROOT = pathlib.Path(__file__).parents[2]
 PLANE = EXPERIMENTS["plane"]
 
 
-@pytest.fixture(autouse=True)
-def in_the_project(monkeypatch):
-    monkeypatch.chdir(ROOT)
-
-
 @pytest.mark.parametrize("smoke", [False, True], ids=["full", "smoke"])
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_cell_is_valid(name, smoke):

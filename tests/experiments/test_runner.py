@@ -17,11 +17,6 @@ pytest.importorskip("embreex")
 FILES = ("scores.json", "table.md", "pictures.png", "plot.png")
 
 
-@pytest.fixture(autouse=True)
-def in_the_project(monkeypatch, request):
-    monkeypatch.chdir(request.config.rootpath)
-
-
 def start(out, name, *more):
     program.main([f"--name={name}", f"--out={out}", "--smoke", *more])
 

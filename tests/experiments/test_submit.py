@@ -9,11 +9,12 @@ import pytest
 import vsd_jax
 from vsd_jax.experiments import __main__ as program
 from vsd_jax.experiments import cells, own_method
-from vsd_jax.experiments.leaderboard import records, submit, worlds
+from vsd_jax.experiments.leaderboard import records, submit
 from vsd_jax.program.folder import writer
 from vsd_jax.program.terminal.errors import ConfigError
 
 pytest.importorskip("embreex")
+pytestmark = pytest.mark.usefixtures("three_entries")
 AS_SDS = "def mine(views):\n    return views.guided(100.0) - views.noise\n"
 AS_VSD = """
 import vsd_jax as vsd
@@ -23,16 +24,6 @@ def _direction(views):
 
 mine = vsd.Method(_direction, "sigma_squared", trains_score=True)
 """
-ENTRIES = tuple(e for e in worlds.ENTRIES if e.name in ("SDS", "VSD", "CSD"))
-
-
-@pytest.fixture(autouse=True)
-def in_the_project(monkeypatch, request):
-    monkeypatch.chdir(request.config.rootpath)
-    monkeypatch.setattr(worlds, "ENTRIES", ENTRIES)
-    worlds.starts.cache_clear()
-    yield
-    worlds.starts.cache_clear()
 
 
 def write(folder, text, name="mine.py"):

@@ -17,17 +17,8 @@ from vsd_jax.program.terminal.errors import ConfigError
 from vsd_jax.toybox import text
 
 pytest.importorskip("embreex")
-ENTRIES = tuple(e for e in worlds.ENTRIES if e.name in ("SDS", "VSD", "CSD"))
+pytestmark = pytest.mark.usefixtures("three_entries")
 GUIDANCE, RATE = "vsd.guidance_scale", "optim.image_lr"
-
-
-@pytest.fixture(autouse=True)
-def in_the_project(monkeypatch, request):
-    monkeypatch.chdir(request.config.rootpath)
-    monkeypatch.setattr(worlds, "ENTRIES", ENTRIES)
-    worlds.starts.cache_clear()
-    yield
-    worlds.starts.cache_clear()
 
 
 def start(out, *more):

@@ -2,46 +2,38 @@
 """Tests of priors that read the exact camera."""
 
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from tiny_runs import write_toybox
 
-from configs import toybox_prior
 from vsd_jax import methods, presets
 from vsd_jax.diffusion import camera_input, exact
 from vsd_jax.diffusion.prompt import encode_prompts
 from vsd_jax.program.prior import diffusion_prior
 from vsd_jax.program.prior.json_files import WeightsError
-from vsd_jax.toybox import evaluate, prior_files, train
-from vsd_jax.toybox.text import vocabulary
+from vsd_jax.toybox import evaluate
 from vsd_jax.types import NoiseModel
 from vsd_jax.views import make_draw, make_views
 
 LEVELS = np.linspace(0.999, 0.001, 100).astype(np.float32)
 
 
-def write(folder: Path, init_from: str = "", **changes) -> Path:
-    """A small folder with untrained or taken weights."""
-    # With a channel for each group of the norms an embedding would have no effect.
-    config = toybox_prior.get_config("smoke").to_dict() | {"channels": (64, 64)}
-    config |= changes
-    config["init_from"] = init_from
-    prior_files.write_folder(folder, config, [*vocabulary(), ","])
-    models = train.make_models(folder)
-    train.save_prior(folder, train.init_params(config, models))
-    return folder
+# With a channel for each group of the norms an embedding would have no effect.
+WIDE = {"channels": (64, 64)}
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """A plain prior, and the same with untrained layers for the camera."""
     root = tmp_path_factory.mktemp("camera")
-    plain = write(root / "plain")
-    return plain, write(root / "more", init_from=str(plain), camera_input=True)
+    plain = write_toybox(root / "plain", **WIDE)
+    return plain, write_toybox(
+        root / "more", init_from=str(plain), camera_input=True, **WIDE
+    )
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +101,9 @@ def test_that_a_prior_is_deaf_to_the_camera_is_said(folders):
 
 
 def test_other_numbers_than_a_cameras_are_refused(folders, tmp_path):
-    folder = write(tmp_path / "wide", init_from=str(folders[1]), camera_input=True)
+    folder = write_toybox(
+        tmp_path / "wide", init_from=str(folders[1]), camera_input=True, **WIDE
+    )
     file = folder / "unet" / "config.json"
     config = json.loads(file.read_text())
     file.write_text(json.dumps(config | {"camera_features": 12}))

@@ -2,40 +2,28 @@
 """Tests of the loader of a U-Net with a refining head."""
 
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_runs import write_toybox
 
-from configs import toybox_prior
 from vsd_jax.diffusion import lora, refine
 from vsd_jax.diffusion.noise import as_noise_fn
 from vsd_jax.program.prior import diffusion_prior, hub, refined, text_tower
 from vsd_jax.program.prior.json_files import WeightsError
-from vsd_jax.toybox import prior_files, train
-from vsd_jax.toybox.text import vocabulary
+from vsd_jax.toybox import prior_files
 
 HEAD = {"refine_channels": 8, "refine_depth": 1}
-
-
-def write(folder: Path, init_from: str = "", **changes) -> Path:
-    """A folder of the smoke test's sizes with untrained or taken weights."""
-    config = toybox_prior.get_config("smoke").to_dict() | changes
-    config["init_from"] = init_from
-    prior_files.write_folder(folder, config, [*vocabulary(), ","])
-    models = train.make_models(folder)
-    train.save_prior(folder, train.init_params(config, models))
-    return folder
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """A plain prior, and the same extended by an untrained head."""
     root = tmp_path_factory.mktemp("refined")
-    plain = write(root / "plain")
-    return plain, write(root / "more", init_from=str(plain), **HEAD)
+    plain = write_toybox(root / "plain")
+    return plain, write_toybox(root / "more", init_from=str(plain), **HEAD)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +156,7 @@ def test_new_words_leave_old_texts_and_weights_as_they_are(tmp_path):
 
 def test_head_keeps_its_width_when_weights_are_taken_over(folders, tmp_path):
     """A further training begins with the trained head, not with a new one."""
-    again = write(tmp_path / "again", init_from=str(folders[1]), **HEAD)
+    again = write_toybox(tmp_path / "again", init_from=str(folders[1]), **HEAD)
     first, second = (
         diffusion_prior.load_prior(folder)[1] for folder in (folders[1], again)
     )
