@@ -43,7 +43,7 @@ from vsd_jax.program.terminal import process, streams
 from vsd_jax.program.terminal.errors import ConfigError, RunError
 
 LEADERBOARD = "leaderboard"
-_OF_LEADERBOARD = (*("worlds", "jobs", "quick", "submit", "tune", "settings", "equal"),)
+_OF_LEADERBOARD = ("worlds", "jobs", "quick", "submit", "tune", "settings", "equal")
 _OF_TABLES = ("texts", "prompts", "seeds", "steps", "particles", "rows")
 
 

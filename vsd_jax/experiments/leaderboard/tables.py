@@ -141,12 +141,13 @@ def seeds_table(board: Board) -> Table:
     rows = []
     for (world, method), found in groups.items():
         numbers = sorted({each["seeds"] for each in found})
-        shown = " to ".join(str(number) for number in {numbers[0]: 0, numbers[-1]: 0})
+        low, high = numbers[0], numbers[-1]
+        shown = str(low) if low == high else f"{low} to {high}"
         cells: list[Cell] = [(world, world), (method, method)]
         for name in ("diversity", "truth"):
             score = scores.spread([each[name] for each in found])
             cells.append((present.number(score, "diversity"), score["mean"]))
-        rows.append([*cells, (shown, numbers[0]), (str(len(found)), len(found))])
+        rows.append([*cells, (shown, low), (str(len(found)), len(found))])
     return heads, rows
 
 
