@@ -40,12 +40,12 @@ class Phi:
     )
 
 
-def look_at(latent, *, score, guidance=PLAIN, phi=0.0):
+def look_at(latent, *, score, guidance=PLAIN, phi=0.0, prior=None):
     text = jnp.zeros((4, 1, 1, 2))
     prompts = {"text": text, "negative": text, "score": text}
     view = inside.View(sample_camera(jax.random.key(1)), jnp.ones(3), jnp.int32(0))
     look = inside.make_look(
-        *(make_scene(), make_prior(MODEL), score, Weighing),
+        *(make_scene(), prior or make_prior(MODEL), score, Weighing),
         guidance_scale=1.0,
         guidance=guidance,
         size=1,
@@ -83,6 +83,22 @@ def test_x_t_and_the_priors_x_0_are_those_of_the_formula():
         x0 = (noisy - np.sqrt(1 - abar) * predicted) / np.sqrt(abar)
         error = np.sqrt(np.mean((x0 - latent) ** 2))
         np.testing.assert_allclose(found["prior_error"][i], error, rtol=1e-3)
+
+
+def test_a_prior_that_reads_the_camera_is_told_it():
+    """It answers with a number of the camera's matrix."""
+    model = NoiseModel(
+        lambda params, noisy, t, context: (
+            jnp.zeros_like(noisy) + context["camera"][:, 11].reshape(-1, 1, 1, 1)
+        ),
+        "sample",
+    )
+    prior = make_prior(model)._replace(reads_camera=True)
+    latent = np.array([0.5, 0.25])
+    found = look_at(latent, score=None, prior=prior)
+    told = sample_camera(jax.random.key(1)).cam_to_world[2, 3]
+    expected = np.sqrt(np.mean((told - latent) ** 2))
+    np.testing.assert_allclose(found["prior_error"], expected, rtol=1e-3)
 
 
 def test_the_guidance_is_that_of_training():

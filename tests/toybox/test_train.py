@@ -52,10 +52,11 @@ def test_relative_loss_counts_every_noise_level_alike():
 
 
 def test_head_alone_is_trained_and_rates_slow_the_rest(monkeypatch):
-    """Three leaves, gradient one each: who moves, and how far."""
+    """Four leaves, gradient one each: who moves, and how far."""
     config = toybox_prior.get_config("smoke").to_dict() | {
         "unet_rate": 0.5,
         "text_rate": 0.25,
+        "camera_rate": 3.0,
         "batch_size": 2,
         "warmup_steps": 0,
         "weight_decay": 0.0,
@@ -64,13 +65,18 @@ def test_head_alone_is_trained_and_rates_slow_the_rest(monkeypatch):
     batch = jnp.zeros((2, 64, 64, 3)), jnp.zeros((2, 4), jnp.int32), jnp.zeros((2, 16))
     monkeypatch.setattr(train.batches, "draw_batch", lambda *_: batch)
     params = {
-        "unet": {"body": jnp.zeros(1), "refine": {"head": jnp.zeros(1)}},
+        "unet": {
+            "body": jnp.zeros(1),
+            "refine": {"head": jnp.zeros(1)},
+            "camera_embedding": {"layer": jnp.zeros(1)},
+        },
         "text": {"tower": jnp.zeros(1)},
     }
 
     def unet_fn(params, noisy, t, context):
         unet = params["unet"]
         total = unet["body"] + unet["refine"]["head"] + context["text"]
+        total += unet["camera_embedding"]["layer"]
         return jnp.ones_like(noisy) + total.reshape(1, 1, 1, 1)
 
     def moved(config):
@@ -86,13 +92,12 @@ def test_head_alone_is_trained_and_rates_slow_the_rest(monkeypatch):
         )
         state, _ = step(jax.tree.map(jnp.copy, state), None)
         after = jax.device_get(state.params)
-        head = after["unet"]["refine"]["head"][0]
-        return [
-            float(x[0] / head) for x in (after["unet"]["body"], after["text"]["tower"])
-        ]
+        unet, tower = after["unet"], after["text"]["tower"]
+        head, camera = unet["refine"]["head"], unet["camera_embedding"]["layer"]
+        return [float(x[0] / head[0]) for x in (unet["body"], tower, camera)]
 
-    assert moved(config) == pytest.approx([0.5, 0.25], rel=1e-4)
-    assert moved(config | {"train_only": "refine"}) == [0.0, 0.0]
+    assert moved(config) == pytest.approx([0.5, 0.25, 3.0], rel=1e-4)
+    assert moved(config | {"train_only": "refine"}) == [0.0, 0.0, 0.0]
 
 
 def test_learning_rate_warms_up_stays_and_decays():
