@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,29 @@ def assert_same(one, other):
             a, b = jax.random.key_data(a), jax.random.key_data(b)
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
+
+
+def test_two_threads_save_at_once(tmp_path):
+    """Orbax alone loses metadata, or waits for ever, within some twenty saves."""
+    faults = []
+
+    def work(folder):
+        try:
+            for step in range(30):
+                checkpoint.save_state(folder, make_state(step), keep=2)
+        except Exception as fault:
+            faults.append(fault)
+
+    threads = [
+        threading.Thread(target=work, args=(tmp_path / name,), daemon=True)
+        for name in ("one", "other")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert not faults and not any(thread.is_alive() for thread in threads)
+    assert checkpoint.list_steps(tmp_path / "one") == [28, 29]
 
 
 def damage_largest_file(folder, action):

@@ -20,6 +20,7 @@ import os
 import pathlib
 import re
 import shutil
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,6 +37,9 @@ from vsd_jax.types import Particles, PyTree, VSDState
 Path = pathlib.Path
 _NAME = re.compile(r"step_(\d+)$")
 _MANIFEST = "manifest.json"
+_ONE_WRITER = threading.Lock()
+"""Orbax's own state is one for all threads: two that save at once lose each other's
+metadata, or wait for ever."""
 
 
 def save_state(
@@ -242,7 +246,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _write_items(folder: Path, items: Mapping[str, PyTree]) -> None:
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _ONE_WRITER, ocp.StandardCheckpointer() as checkpointer:
         for name, tree in items.items():
             flat = {
                 path: jax.random.key_data(leaf) if _is_key(leaf) else leaf
