@@ -8,9 +8,10 @@ import golden_models as golden
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import FrozenConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 from safetensors.numpy import save_file
 
+from configs import object as object_config
 from configs import toybox_prior
 from vsd_jax.particle import init_particle, start_particle
 from vsd_jax.presets import Settings
@@ -83,6 +84,13 @@ def write_stable_diffusion(name: str, folder: pathlib.Path) -> pathlib.Path:
     file = folder / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps(golden.schedule(name)))
     return folder
+
+
+def nerf_config() -> ConfigDict:
+    """One small NeRF, four steps."""
+    config = object_config.get_config("smoke")
+    config.eval.update(turntable_frames=2, num_views=4)
+    return config
 
 
 def make_run(config, *, step=None) -> build.Run:

@@ -5,7 +5,6 @@ import pytest
 import tiny_runs
 
 from configs import image2d
-from configs import object as object_config
 
 
 @pytest.fixture(scope="session")
@@ -27,9 +26,7 @@ def flat_config():
 @pytest.fixture
 def nerf_config():
     """One small NeRF; a ConfigDict."""
-    config = object_config.get_config("smoke")
-    config.eval.update(turntable_frames=2, num_views=4)
-    return config
+    return tiny_runs.nerf_config()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import shutil
 import imageio.v3 as imageio
 import numpy as np
 import pytest
+import tiny_runs
 import trimesh
 
 from vsd_jax.program.build import build
@@ -27,9 +28,19 @@ def start(mode, config, folder, *, overwrite=False):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A folder that the first test fills; the others go on from there."""
-    return tmp_path_factory.mktemp("run")
+def finished(tmp_path_factory):
+    """The folder of a finished run."""
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "build", tiny_runs.make_run)
+        start("train", tiny_runs.nerf_config(), folder)
+    return folder
+
+
+@pytest.fixture
+def trained(finished, tmp_path):
+    """A copy of it for each test, which may run in any order and process."""
+    return shutil.copytree(finished, tmp_path / "run")
 
 
 def change(mode, folder, *overrides):
@@ -39,7 +50,8 @@ def change(mode, folder, *overrides):
 
 
 @pytest.mark.filterwarnings("ignore:os.fork")
-def test_train_leaves_all_products(trained, nerf_config, capsys):
+def test_train_leaves_all_products(tmp_path, nerf_config, capsys):
+    trained = tmp_path / "run"
     start("train", nerf_config, trained)
     said = capsys.readouterr().out
     assert "a red mushroom" in said and "CPU" in said and "4 steps to do" in said
