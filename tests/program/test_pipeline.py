@@ -6,6 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+import tiny_runs
 import trimesh
 
 from configs import refined, textured_mesh
@@ -22,8 +23,7 @@ def no_prior(monkeypatch, fake_run):
     monkeypatch.setattr(build, "build", fake_run)
 
 
-@pytest.fixture
-def config():
+def staged_config():
     config = textured_mesh.get_config("smoke")
     config.prompt = "a blue car"
     for name in STAGES:
@@ -33,6 +33,11 @@ def config():
     return config
 
 
+@pytest.fixture
+def config():
+    return staged_config()
+
+
 def start(config, folder, *, mode="train", overwrite=False):
     pipeline.start(
         mode, config, str(folder), overwrite=overwrite, command=["python", "test"]
@@ -40,13 +45,24 @@ def start(config, folder, *, mode="train", overwrite=False):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A folder that the first test fills; the others go on from there."""
-    return tmp_path_factory.mktemp("stages")
+def finished(tmp_path_factory):
+    """The folder of three finished stages."""
+    folder = tmp_path_factory.mktemp("stages")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "build", tiny_runs.make_run)
+        start(staged_config(), folder)
+    return folder
+
+
+@pytest.fixture
+def trained(finished, tmp_path):
+    """A copy of it for each test, which may run in any order and process."""
+    return shutil.copytree(finished, tmp_path / "stages")
 
 
 @pytest.mark.filterwarnings("ignore:os.fork")
-def test_stages_follow_each_other(trained, config, capsys):
+def test_stages_follow_each_other(tmp_path, config, capsys):
+    trained = tmp_path / "run"
     start(config, trained)
     said = capsys.readouterr().out
     assert "Stage 3 of 3: texture" in said and "surface at density" in said
