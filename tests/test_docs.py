@@ -199,3 +199,11 @@ def test_own_configuration_file_is_one():
     (code,) = blocks(text, "python")
     exec(code, names)
     assert names["get_config"]("smoke").vsd.method == "sds"
+
+
+def test_generated_tables_are_what_their_tool_writes():
+    tool = ROOT / "tools" / "write_tables.py"
+    done = subprocess.run(
+        [sys.executable, tool, "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]

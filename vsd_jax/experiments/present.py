@@ -75,13 +75,16 @@ def _number(value: float, name: str) -> str:
 
 
 def about(record: Mapping[str, Any]) -> str:
+    """What the table is, and its `provenance`."""
+    return f"{record['about']}\n\n{provenance(record)}"
+
+
+def provenance(record: Mapping[str, Any]) -> str:
     """Command, commit, machine and time in a few lines, above the table."""
     budget, where = record["budget"], record["environment"]
     commits = ", ".join(_short(commit) for commit in record["commits"])
     lines = [
         f"`{record['command']}`",
-        "",
-        f"{record['about']}",
         "",
         f"{budget['cells']} cells (seeds: {budget['seeds']}; prompts:"
         f" {', '.join(budget['prompts'])}); commit {commits or 'unknown'};"
