@@ -53,13 +53,11 @@ def filled(page: str) -> str:
     return BETWEEN.sub(table, page)
 
 
-def tables() -> dict[str, pathlib.Path]:
-    """Which page shows which stored table."""
-    return {
-        mark[2]: path
-        for path in sorted(PAGES.glob("*.md"))
-        for mark in BETWEEN.finditer(path.read_text())
-    }
+def pages() -> list[pathlib.Path]:
+    """The pages that have such marks."""
+    return [
+        path for path in sorted(PAGES.glob("*.md")) if BETWEEN.search(path.read_text())
+    ]
 
 
 def add(run: pathlib.Path) -> None:
@@ -91,7 +89,7 @@ def main() -> int:
     args = parser.parse_args()
     for run in args.add:
         add(run)
-    stale = [p for p in set(tables().values()) if filled(p.read_text()) != p.read_text()]
+    stale = [path for path in pages() if filled(path.read_text()) != path.read_text()]
     if args.check:
         for path in stale:
             print(f"{path} is out of date: run python tools/write_tables.py")
