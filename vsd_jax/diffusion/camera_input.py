@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A U-Net that reads the exact camera beside the text: a multi-view prior.
 
-An MLP (two affine maps, SiLU between) of the flattened cam_to_world and of harmonics of
-its azimuth is added to the embedding of every token of the text, which each
-cross-attention reads. An MLP learns high frequencies late (arXiv:2006.10739), and what
-looks the same after a quarter of a turn, a house or a table, would be taken for round.
-(MVDream, arXiv:2308.16512, Sec. 3.2, adds the camera to the time embedding. There the
-embedded prior learned nothing from it in the first 1,500 steps: docs/model_card.md.)
-Zeros stand for a camera that is not told, as in the score network (`lora.py`): nothing
-is added, and it is the U-Net without these layers.
+An MLP of the flattened cam_to_world (two affine maps, SiLU between) is added to the
+embedding of every token of the text, which each cross-attention reads. (MVDream,
+arXiv:2308.16512, Sec. 3.2, adds it to the time embedding. There the embedded prior
+learned nothing from it in the first 1,500 steps: docs/model_card.md.) Zeros stand for a
+camera that is not told, as in the score network (`lora.py`): nothing is added, and it
+is the U-Net without these layers.
 """
 
 from collections.abc import Callable
@@ -16,26 +14,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from vsd_jax.diffusion.lora import CAMERA_FEATURES, camera_mlp, init_camera_mlp
+from vsd_jax.diffusion.lora import camera_embedding, init_camera_mlp
 from vsd_jax.types import Context, PyTree
 
 PARAMS = "camera_embedding"
 """Of the U-Net's parameters, those of the camera."""
-HARMONICS = (2, 3, 4, 5, 6, 7, 8)
-"""Multiples of the azimuth; the first is in the matrix itself."""
-FEATURES = CAMERA_FEATURES + 2 * len(HARMONICS)
-"""Numbers of a camera that the MLP reads."""
-
-
-def features(camera: jax.Array) -> jax.Array:
-    """[B, 16] row-major cam_to_world -> [B, FEATURES].
-
-    The azimuth is that of the axis to the right, which has one from above too.
-    """
-    right = camera.reshape(-1, 4, 4)[:, :3, 0]
-    azimuth = jnp.arctan2(-right[:, 2], right[:, 0])
-    turned = azimuth[:, None] * jnp.array([HARMONICS], jnp.float32)
-    return jnp.concatenate([camera, jnp.cos(turned), jnp.sin(turned)], axis=1)
 
 
 def add_params(init: Callable[..., PyTree], width: int) -> Callable[..., PyTree]:
@@ -48,7 +31,7 @@ def add_params(init: Callable[..., PyTree], width: int) -> Callable[..., PyTree]
 
     def with_camera(key: jax.Array) -> PyTree:
         camera_key = jax.random.fold_in(key, 2)
-        layers = init_camera_mlp(camera_key, width, zero_last=True, inputs=FEATURES)
+        layers = init_camera_mlp(camera_key, width, zero_last=True)
         return init(key) | {PARAMS: layers}
 
     return with_camera
@@ -69,7 +52,7 @@ def reading_camera(
         camera = context.get("camera") if told else None
         if camera is None:
             return unet_fn(params, latents, t, context)
-        embedding = camera_mlp(params["unet"][PARAMS], features(camera))
+        embedding = camera_embedding(params["unet"][PARAMS], camera)
         is_told = jnp.any(camera != 0.0, axis=1, keepdims=True)
         added = jnp.where(is_told, embedding, 0.0)[:, None]
         return unet_fn(params, latents, t, {"text": context["text"] + added})

@@ -136,9 +136,7 @@ def merge(params: PyTree, lora: PyTree, scale: float) -> PyTree:
     return traverse_util.unflatten_dict(flat)
 
 
-def init_camera_mlp(
-    key: jax.Array, features: int, *, zero_last: bool, inputs: int = CAMERA_FEATURES
-) -> PyTree:
+def init_camera_mlp(key: jax.Array, features: int, *, zero_last: bool) -> PyTree:
     """Two-layer MLP from the flattened camera matrix to the time embedding.
 
     Uniform +-1/sqrt(fan-in) as `torch.nn.Linear`, which the paper's code uses.
@@ -148,17 +146,16 @@ def init_camera_mlp(
       features: width of the time embedding (1280 for Stable Diffusion).
       zero_last: start the second layer at zero, so that the score network starts as
         the frozen one. The paper's code does not.
-      inputs: numbers that it reads.
 
     Returns:
       `{"linear_1", "linear_2"}`, each `{"kernel", "bias"}`.
     """
     layers = {
-        "linear_1": {"kernel": (inputs, features), "bias": (features,)},
+        "linear_1": {"kernel": (CAMERA_FEATURES, features), "bias": (features,)},
         "linear_2": {"kernel": (features, features), "bias": (features,)},
     }
     params = draw_like(key, layers, sample=partial(jax.random.uniform, minval=-1.0))
-    bounds = {"linear_1": inputs**-0.5, "linear_2": features**-0.5}
+    bounds = {"linear_1": CAMERA_FEATURES**-0.5, "linear_2": features**-0.5}
     if zero_last:
         bounds["linear_2"] = 0.0
     return {
@@ -170,12 +167,7 @@ def init_camera_mlp(
 def camera_embedding(params: PyTree, camera: jax.Array) -> jax.Array:
     """[B, 16] row-major cam_to_world (zeros = dropped) -> [B, d], SiLU between."""
     chex.assert_shape(camera, (None, CAMERA_FEATURES))
-    return camera_mlp(params, camera)
-
-
-def camera_mlp(params: PyTree, features: jax.Array) -> jax.Array:
-    """Numbers [B, n] of a camera -> [B, d], SiLU between."""
-    hidden = nn.silu(_affine(params["linear_1"], features))
+    hidden = nn.silu(_affine(params["linear_1"], camera))
     return _affine(params["linear_2"], hidden)
 
 

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vsd_jax.diffusion import camera_input
+from vsd_jax.diffusion.lora import CAMERA_FEATURES
 from vsd_jax.diffusion.refine import Refiner
 from vsd_jax.program.prior.json_files import WeightsError
 from vsd_jax.types import PyTree
@@ -32,7 +32,7 @@ from vsd_jax.types import PyTree
 CLASS_NAME = "RefinedUNet2DConditionModel"
 _OWN_KEYS = ("refine", "trained_betas")
 CAMERA_KEY = "camera_features"
-CAMERA_SETTINGS = {CAMERA_KEY: camera_input.FEATURES}
+CAMERA_SETTINGS = {CAMERA_KEY: CAMERA_FEATURES}
 """What the `unet/config.json` of a multi-view prior says."""
 
 
@@ -48,10 +48,9 @@ def has_camera(config: Mapping[str, Any]) -> bool:
       WeightsError: if it reads other numbers than a camera's.
     """
     found = config.get(CAMERA_KEY)
-    if found not in (None, camera_input.FEATURES):
+    if found not in (None, CAMERA_FEATURES):
         raise WeightsError(
-            f"unet/config.json: {CAMERA_KEY}={found!r}; of a camera"
-            f" {camera_input.FEATURES} numbers can be read."
+            f"unet/config.json: {CAMERA_KEY}={found!r}; a camera has {CAMERA_FEATURES}."
         )
     return found is not None
 
