@@ -37,14 +37,16 @@ def fixed(value):
     return NoiseModel(lambda params, noisy, t, context: value, "epsilon")
 
 
-def residual(noise_prior, noise_score):
-    """VSD's, for two predictions."""
+def residual(noise_prior, noise_score, added=None, **settings):
+    """VSD's, for two predictions (and the noise that was added, else zero)."""
     prior = make_prior(fixed(noise_prior))
     score = fixed_score(fixed(noise_score))
-    bound = methods.bind(methods.vsd(guidance_scale=1.0), prior, score)
+    method = methods.vsd(guidance_scale=1.0, **settings)
+    bound = methods.bind(method, prior, score)
     prompts = dict.fromkeys(("text", "negative", "score"), jnp.zeros((BATCH, 1, 2)))
     zeros = jnp.zeros((BATCH, *SHAPE))
-    return bound(zeros, make_draw(zeros, prompts), {}, {})
+    added = zeros if added is None else added
+    return bound(zeros, make_draw(added, prompts), {}, {})
 
 
 @pytest.fixture
@@ -106,6 +108,16 @@ def test_sds_is_vsd_with_the_true_noise_as_score(batch):
     np.testing.assert_array_equal(found, residual(prior, eps))
     sigma_squared = 1 - ALPHAS_CUMPROD[np.asarray(T_BATCH)].reshape(-1, 1, 1, 1)
     np.testing.assert_allclose(found, sigma_squared * (prior - eps), rtol=1e-5)
+
+
+def test_vsd_is_sds_where_its_score_is_exact(batch):
+    prior, eps = batch
+    middle = 0.5
+    mixed = residual(prior, 0.5 * prior, eps, exact_below=middle)
+    is_low = np.asarray(T_BATCH) < middle * len(ALPHAS_CUMPROD)
+    assert is_low.any() and not is_low.all()
+    np.testing.assert_array_equal(mixed[is_low], residual(prior, eps)[is_low])
+    np.testing.assert_array_equal(mixed[~is_low], residual(prior, 0.5 * prior)[~is_low])
 
 
 def test_the_score_of_a_single_particle_is_the_true_noise(batch):

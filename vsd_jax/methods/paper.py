@@ -26,19 +26,32 @@ scale, eps(y) the prior's prediction for a text y. Each has the same two last ar
     method = Method(denoise, "sigma_squared")
 """
 
+from typing import Annotated
+
 import jax
+import jax.numpy as jnp
 
 from vsd_jax.diffusion.guidance import PLAIN, Guidance
 from vsd_jax.methods.protocol import SIGMA_SQUARED, Method, NoisedViews
+from vsd_jax.spec import Within
 
 
 def vsd(
     *,
     guidance_scale: float,
+    exact_below: Annotated[float, Within(0, 1)] = 0.0,
     guidance: Guidance = PLAIN,
     weighting: str = SIGMA_SQUARED,
 ) -> Method:
     """Variational Score Distillation: eps_guided - eps_phi (arXiv:2305.16213).
+
+    Args:
+      guidance_scale: s.
+      exact_below: share of T below which the noise itself takes the place of eps_phi:
+        seen from one camera a particle is a point, whose score that is. A score network
+        repeats what it cannot judge, such as speckle, which then stays [ours].
+      guidance: of the prior.
+      weighting: name of w(t).
 
     Examples:
       >>> vsd.methods.vsd(guidance_scale=7.5).trains_score
@@ -46,7 +59,11 @@ def vsd(
     """
 
     def direction(views: NoisedViews) -> jax.Array:
-        return views.guided(guidance_scale, guidance) - views.score()
+        score = views.score()
+        if exact_below:
+            exact = views.t < exact_below * len(views.alphas_cumprod)
+            score = jnp.where(exact[:, None, None, None], views.noise, score)
+        return views.guided(guidance_scale, guidance) - score
 
     goal = (guidance_scale, guidance)
     return Method(direction, weighting, trains_score=True, goal=goal)

@@ -37,6 +37,7 @@ DEFAULTS_OF_OLD_RUNS = {
     "eval.prior_draws": 0,
     "eval.prior_t_range": (0.4, 0.8),
     "family.consistency_gap": (0.1, 0.3),
+    "family.exact_below": 0.0,
     "family.inversion_noise": 0.0,
     "family.lookahead_rate": 0.01,
     "family.num_denoisings": 4,
