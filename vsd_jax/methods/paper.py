@@ -48,8 +48,8 @@ def vsd(
     Args:
       guidance_scale: s.
       exact_below: share of T below which the noise itself takes the place of eps_phi:
-        seen from one camera a particle is a point, whose score that is. A score network
-        repeats what it cannot judge, such as speckle, which then stays [ours].
+        seen from one camera a single particle is a point, whose score that is; several
+        are nearly so where noise is small beside their distances [ours].
       guidance: of the prior.
       weighting: name of w(t).
 
