@@ -2,6 +2,7 @@
 """The documents say what is so: links, the code map, the flags, the README's code."""
 
 import inspect
+import json
 import os
 import pathlib
 import re
@@ -207,3 +208,26 @@ def test_generated_tables_are_what_their_tool_writes():
         [sys.executable, tool, "--check"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"unfinished": 2}, "not finished"),
+        ({"command": "python -m vsd_jax.experiments --name=plane --smoke"}, "a smoke"),
+        ({"command": "python -m vsd_jax.experiments --name=steps"}, "No page has"),
+    ],
+)
+def test_only_whole_runs_of_a_page_are_stored_as_tables(tmp_path, changes, says):
+    stored = json.loads(
+        (ROOT / "docs" / "experiments" / "scores" / "plane.json").read_text()
+    )
+    (tmp_path / "scores.json").write_text(json.dumps(stored | changes))
+    tool = ROOT / "tools" / "write_tables.py"
+    done = subprocess.run(
+        [sys.executable, tool, "--add", tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and says in done.stderr

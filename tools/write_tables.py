@@ -21,6 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the checkout, where the package is not installed
 
 from vsd_jax.experiments import present  # noqa: E402
+from vsd_jax.experiments.__main__ import make_parser  # noqa: E402
 from vsd_jax.experiments.catalogue import EXPERIMENTS  # noqa: E402
 
 PAGES = ROOT / "docs" / "experiments"
@@ -64,21 +65,19 @@ def add(run: pathlib.Path) -> None:
     """Stores a finished run's scores and its pictures under the table's name.
 
     Raises:
-      SystemExit: the run is not finished, or its command names no table.
+      SystemExit: the run is not finished or a smoke run, or no page shows its table.
     """
     record = json.loads((run / "scores.json").read_text())
-    flags = [part for part in shlex.split(record["command"]) if "--name=" in part]
-    name = flags[0].removeprefix("--name=") if flags else ""
-    if name not in EXPERIMENTS:
-        raise SystemExit(f"{run}: its command names no table: {record['command']}")
-    if record["unfinished"]:
-        raise SystemExit(f"{run}: {record['unfinished']} cells are not finished.")
+    flags = make_parser().parse_args(shlex.split(record["command"])[3:])
+    if flags.smoke or record["unfinished"]:
+        raise SystemExit(f"{run}: a smoke run, or not finished: {record['command']}")
+    if not any(f"<!-- table {flags.name} -->" in p.read_text() for p in pages()):
+        raise SystemExit(f"No page has <!-- table {flags.name} --> and <!-- end -->.")
     del record["cells"]
-    record["environment"].pop("argv", None)
     STORED.mkdir(exist_ok=True)
     text = json.dumps(record, indent=1, ensure_ascii=False)
-    (STORED / f"{name}.json").write_text(text + "\n")
-    shutil.copyfile(run / "pictures.png", PAGES / f"{name}.png")
+    (STORED / f"{flags.name}.json").write_text(text + "\n")
+    shutil.copyfile(run / "pictures.png", PAGES / f"{flags.name}.png")
 
 
 def main() -> int:
