@@ -14,6 +14,7 @@ import zlib
 import numpy as np
 
 SIZES = ("full", "tiny")
+_DRAWN = 999_983  # numbers of a tensor; a prime, so that no two rows are alike
 
 _UNET = {
     "sample_size": 64,
@@ -130,8 +131,10 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """
     if len(shape) == 1:
         return np.full(shape, float(name.endswith("weight")), np.float32)
+    # Drawn once and repeated: all of them would take longer than what they are for.
+    drawn = normal(name, (min(math.prod(shape), _DRAWN),))
     # In place: a second copy of the largest tensor would count as memory of the step.
-    values = normal(name, shape)
+    values = np.resize(drawn, shape)
     values *= math.prod(shape[1:]) ** -0.5
     return values
 

@@ -227,6 +227,21 @@ def init_state(
     )
 
 
+def many_runs(step: Step) -> Step:
+    """The step of several runs that know nothing of each other: `vmap` over them.
+
+    Args:
+      step: of `distil`; the runs may differ in prompts, key and particles.
+
+    Returns:
+      As `step`, with a leading axis of the runs in the state (but for `step`, which all
+      have in common), the prompts and the metrics; donates the state.
+    """
+    states = VSDState(particles=0, score=0, step=None, key=0)
+    mapped = jax.vmap(step, in_axes=(states, None, 0), out_axes=(states, 0))
+    return jax.jit(mapped, donate_argnums=0)
+
+
 def _make_joint_step(
     draw_fn: Callable[..., Draw],
     particle_update: ParticleUpdate,

@@ -214,12 +214,12 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_committed_schedule_is_that_of_a_prior_without_a_head():
+def test_committed_schedule_is_that_of_a_prior_with_a_head():
     """A head's schedule begins with less noise and ends in the same."""
     committed = json.loads(
         (hub.TOYBOX / "scheduler" / "scheduler_config.json").read_text()
     )
-    assert prior_files.scheduler_config(8.0) == committed
+    assert prior_files.scheduler_config(8.0, 0.5) == committed
     own, refined = (
         schedule.noise_schedule(prior_files.scheduler_config(8.0, first))
         for first in (None, 0.5)

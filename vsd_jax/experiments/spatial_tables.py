@@ -13,8 +13,8 @@ _MESHES = {
 }
 # Without the embedded settings' bound on x_0, which turns SDS into a grey haze.
 _SDS = {"vsd.method": "sds", "vsd.guidance_scale": 100.0, "vsd.x0_limit": 0.0}
-_VSD = {"vsd.guidance_scale": 7.5}  # the paper's; the program's default is 3
-_NEVER = {"vsd.t_range_late": (0.005, 0.98)}  # no annealing of t
+_VSD = {"vsd.guidance_scale": 7.5}  # the paper's; the program's default is 2
+_NEVER = {"vsd.t_range_late": (0.02, 0.98)}  # no annealing of t
 _COLUMNS = (
     *("kind_precision", "strict_precision", "colour_precision", "multi_face_index"),
     *(
@@ -143,7 +143,7 @@ _APG = {"vsd.apg_parallel": 0.0, "vsd.apg_norm": 5.0}
 FAMILY_OBJECTS = Experiment(
     about=(
         "The family of score distillation on objects, with each paper's guidance: SDS,"
-        " VSD (also at 3, our default), CSD, NFSD, ESD, ASD, SDEdit, ISM, SDI, L2-VSD,"
+        " VSD (also at 2, our default), CSD, NFSD, ESD, ASD, SDEdit, ISM, SDI, L2-VSD,"
         " Consistent3D (sources: table `family`), APG and DMD's weight for VSD, and"
         " falling t for SDS and VSD. Without Bridge: the embedded prior"
         " knows no word for what is wrong with a render."
@@ -155,7 +155,7 @@ FAMILY_OBJECTS = Experiment(
     rows=(
         Row(name="SDS 100", settings=_SDS),
         Row(name="VSD 7.5", settings=_VSD),
-        Row(name="VSD 3", settings={}),
+        Row(name="VSD 2", settings={}),
         *(
             Row(name=name, settings=_VSD | {"vsd.method": name.split()[0].lower()})
             for name in ("CSD", "NFSD 7.5", "ESD 7.5", "ASD 7.5", "SDEdit 7.5")
@@ -187,8 +187,8 @@ _WITHOUT = {
     "render.occupancy_threshold": 0.01,
     "regularize.z_variance": 0.0,
     "regularize.opaque": 0.0,
-    "vsd.t_range": (0.02, 0.98),
-    "vsd.t_range_late": (0.02, 0.5),
+    "vsd.guidance_scale": 3.0,
+    "prior.tell_camera": False,
 }
 
 
@@ -200,8 +200,8 @@ def _with(*keys: str) -> dict:
 LEVERS = Experiment(
     about=(
         "What makes the embedded prior's objects like the truth: guidance away from the"
-        " overhead view, sharper density, regularisers against haze, lower noise; each"
-        " alone, all (the default), and refined by SDEdit."
+        " overhead view, sharper density, regularisers against haze, less guidance, the"
+        " exact camera; each alone, all (the default), and refined."
     ),
     config=_OBJECT,
     prompts=PROMPTS,
@@ -218,7 +218,8 @@ LEVERS = Experiment(
             name="against haze",
             settings=_with("regularize.z_variance", "regularize.opaque"),
         ),
-        Row(name="lower t", settings=_with("vsd.t_range", "vsd.t_range_late")),
+        Row(name="guidance 2", settings=_with("vsd.guidance_scale")),
+        Row(name="camera told", settings=_with("prior.tell_camera")),
         Row(name="all", settings={}),
         Row(
             name="all, refined",
@@ -257,8 +258,8 @@ def _rows(key: str, values: tuple, name: str) -> tuple[Row, ...]:
 
 SWEEPS = {
     "guidance": _sweep(
-        "VSD works at small guidance (default 3, the paper's 7.5).",
-        _rows("vsd.guidance_scale", (1.0, 3.0, 7.5, 20.0), "guidance"),
+        "VSD works at small guidance (default 2, the paper's 7.5).",
+        _rows("vsd.guidance_scale", (1.0, 2.0, 7.5, 20.0), "guidance"),
     ),
     "particles": _sweep(
         "more particles are different from each other, and no worse.",

@@ -35,8 +35,9 @@ class Run(NamedTuple):
       prior_params: frozen weights of the prior, and of the score network's base if it
         is another model.
       prompts: embedded (`diffusion/prompt.py`).
-      init: makes the state before the first step, from (theta, stats) of all particles
-        or, without an argument, from the scene's own.
+      init: `(start=None, key=None)` makes the state before the first step: from
+        (theta, stats) of all particles or the scene's own; by a base key, or the one
+        of the configuration's seed.
       prior: the prior itself; decodes latents for pictures.
       early_step: the step on smaller renders (`render.early_size`), None = none.
       check_texts: what the prior is asked at the end, see `texts.make_check_texts`.
@@ -111,9 +112,11 @@ def build(config: Config, *, load_weights: bool = True) -> Run:
         small = make_scene(config, size=config.render.early_size)
         early_step = join(config, small, step_prior, score).step
 
-    def init(start: tuple[PyTree, PyTree] | None = None) -> VSDState:
+    def init(
+        start: tuple[PyTree, PyTree] | None = None, key: jax.Array | None = None
+    ) -> VSDState:
         return run.init(
-            jax.random.key(config.seed),
+            jax.random.key(config.seed) if key is None else key,
             prior_params,
             num_particles=config.num_particles,
             start=start,

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains runs that differ in prompt and seed alone at once, as an accelerator can.
+
+Their states are stacked and one step is mapped over them (`distil.many_runs`): a small
+scene fills a GPU no more than a small batch does. Each run's folder is then what the
+program leaves after its last step, and the program makes the rest of it: turntable,
+mesh, judgement and report.
+"""
+
+import contextlib
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vsd_jax.distil import many_runs
+from vsd_jax.program import Config
+from vsd_jax.program.build import build, texts
+from vsd_jax.program.folder import checkpoint, source, writer
+from vsd_jax.program.folder.workdir import Workdir
+from vsd_jax.program.terminal import progress
+from vsd_jax.program.terminal.errors import ConfigError, DivergedError
+from vsd_jax.trees import all_finite
+from vsd_jax.types import PyTree, VSDState
+
+Path = pathlib.Path
+_OWN = ("prompt", "seed", "mesh.source")
+
+
+class Job(NamedTuple):
+    """A run: its validated configuration and its folder."""
+
+    config: Config
+    folder: Path
+
+
+def train(jobs: Sequence[Job], *, command: Sequence[str]) -> None:
+    """Trains runs from their first step to their last; none may have begun.
+
+    Args:
+      jobs: configurations that differ in prompt, seed and `mesh.source` alone.
+      command: for the record of each.
+
+    Raises:
+      ConfigError: if they differ in more, or one has begun.
+      DivergedError: if a particle is not finite at the end; nothing is saved then.
+      RunError: what loading the prior or a source raises.
+    """
+    check_alike([job.config for job in jobs])
+    with contextlib.ExitStack() as opened:
+        folders = [Workdir(job.folder, create=True) for job in jobs]
+        for folder, job in zip(folders, jobs, strict=True):
+            opened.callback(folder.close)
+            _adopt(folder, job.config, command)
+        state, rows = _train(jobs)
+        for index, folder in enumerate(folders):
+            own = take_run(state, index)
+            _check_finite(own, jobs[index].folder)
+            keep = jobs[index].config.log.keep_checkpoints
+            checkpoint.save_state(folder.checkpoints, own, keep=keep)
+            log = writer.MetricsFile(folder.path / "metrics.jsonl", resume_step=0)
+            for step, metrics in rows:
+                log.write(step, {k: v[index].tolist() for k, v in metrics.items()})
+
+
+def check_alike(configs: Sequence[Config]) -> None:
+    """Raises ConfigError if the configurations cannot be trained at once."""
+    plain = [dict(flatten(config)) for config in configs]
+    for other in plain[1:]:
+        keys = [k for k, v in other.items() if v != plain[0][k] and k not in _OWN]
+        if keys:
+            raise ConfigError(
+                f"{keys[0]} is {plain[0][keys[0]]!r} in one run and {other[keys[0]]!r}"
+                " in another: runs that are trained at once have all settings but"
+                " prompt and seed in common. Train these one after the other."
+            )
+
+
+def flatten(config: Config) -> dict:
+    """The configuration's values by their full names."""
+    from vsd_jax.program.settings import config as config_lib
+
+    return config_lib.flatten(config)
+
+
+def take_run(state: VSDState, index: int) -> VSDState:
+    """One run's state out of the stacked ones; on the host."""
+    one = jax.tree.map(lambda leaf: leaf[index], state.replace(step=state.key))
+    return one.replace(step=state.step)
+
+
+def _adopt(folder: Workdir, config: Config, command: Sequence[str]) -> None:
+    folder.adopt(config, overwrite=False)
+    if checkpoint.list_steps(folder.checkpoints):
+        raise ConfigError(
+            f"{folder.path} has begun already: go on with it by itself, or delete it."
+        )
+    folder.record(command)
+    folder.note_prior(build.prior_fingerprint(config))
+
+
+def _train(jobs: Sequence[Job]) -> tuple[VSDState, list[tuple[int, PyTree]]]:
+    """The states after the last step, and the metrics of some."""
+    config = jobs[0].config
+    run = build.build(config)
+    _, _, encode_text = build.load_prior(**config.prior)
+    prompts = _stack([texts.make_prompts(job.config, encode_text) for job in jobs])
+    keys = jnp.stack([jax.random.key(job.config.seed) for job in jobs])
+    starts = [source.load_start(job.config, job.folder) for job in jobs]
+    start = None if starts[0] is None else _stack(starts)
+    state = jax.jit(jax.vmap(run.init))(start, keys)
+    state = state.replace(step=jnp.zeros((), jnp.int32))
+    step, early = many_runs(run.step), None
+    if run.early_step is not None:
+        early = many_runs(run.early_step)
+    rows = []
+    numbers = range(1, config.num_steps + 1)
+    for number in progress.track(numbers, f"training {len(jobs)} runs", len(numbers)):
+        update = early if number <= config.render.early_steps and early else step
+        state, metrics = update(state, run.prior_params, prompts)
+        if number % config.log.metrics_every == 0 or number == config.num_steps:
+            rows.append((number, jax.device_get(metrics)))
+    return state, rows
+
+
+def _stack(trees: Sequence[PyTree]) -> PyTree:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def _check_finite(state: VSDState, folder: Path) -> None:
+    if not bool(all_finite(state.particles.params)):
+        raise DivergedError(
+            f"{folder}: its particles are not finite. Run it by itself to see when."
+        )
