@@ -305,15 +305,15 @@ def main_job(size: str) -> Iterator[Row]:
 
 
 PARTS: dict[str, Callable[[str], Iterator[Row]]] = {
-    "step": step,
-    "networks": networks,
     "attention": attentions,
     "hash_grid": hash_grid,
     "nerf": nerf,
     "mesh": mesh,
-    "particles": particles,
     "prior_training": prior_training,
+    "step": step,
+    "networks": networks,
+    "particles": particles,
     "deterministic": deterministic,
     "main_job": main_job,
 }
-"""In the order of what to know first."""
+"""Those of a minute first: a card that is lent for a while may be taken back."""

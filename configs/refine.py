@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Goes on with a finished run of `configs/object.py`: towards denoised pictures.
+"""Goes on with a finished run of `configs/object.py`, at less noise.
 
   python -m vsd_jax.main --config=configs/refine.py \
       --config.prompt="a red mushroom" --config.mesh.source=runs/mushroom \
       --workdir=runs/refined
 
-Each render is noised and denoised in several steps (SDEdit, arXiv:2108.01073), and the
-scene follows the pictures (`vsd_jax/methods/denoised.py`). Not in the paper. Variants
-as in `configs/object.py`; `configs/refined.py` makes both stages at once.
+The embedded prior: VSD whose own score, where there is little noise, is exact and not
+learned (`family.exact_below`). Stable Diffusion: each render is noised and denoised in
+several steps, and the scene follows the pictures (SDEdit, arXiv:2108.01073,
+`vsd_jax/methods/denoised.py`). Neither is in the paper. Variants as in
+`configs/object.py`; `configs/refined.py` makes both stages at once.
 """
 
 from ml_collections import ConfigDict

@@ -22,7 +22,7 @@ from simple_scene import (
 
 from vsd_jax import methods, particle, timesteps
 from vsd_jax.diffusion import exact, prompt
-from vsd_jax.distil import choose_particles
+from vsd_jax.distil import choose_particles, many_runs
 from vsd_jax.types import NoiseModel
 from vsd_jax.views import make_background_sampler, make_draw
 
@@ -130,6 +130,24 @@ def test_vmap_equals_loop():
     update = alone_update()
     alone = [update(state, i)["latent"] for i in range(num)]
     np.testing.assert_allclose(latents(run(state)[0]), alone, atol=1e-6)
+
+
+def test_many_runs_are_the_runs_one_by_one():
+    """Runs at once know nothing of each other: each is what it is alone."""
+    (one, run, step), (other, _, _) = setup(2), setup(2)
+    other = other.replace(key=jax.random.key(7))
+    both = jax.tree.map(lambda *x: jnp.stack(x), one, other)
+    both = both.replace(step=jnp.zeros((), jnp.int32))
+    prompts = jax.tree.map(lambda x: jnp.stack([x, x]), make_contexts(2))
+    many = many_runs(step)
+    for _ in range(2):
+        both, metrics = many(both, mixture(), prompts)
+    assert int(both.step) == 2 and metrics["residual/rms"].shape == (2,)
+    for index, state in enumerate((one, other)):
+        for _ in range(2):
+            state, _ = run(state)
+        np.testing.assert_allclose(latents(both)[index], latents(state), atol=1e-5)
+    assert np.abs(latents(both)[0] - latents(both)[1]).max() > 1e-3
 
 
 def alone_update():

@@ -101,8 +101,9 @@ def make_run(config, *, step=None) -> build.Run:
     tx = Settings(config).tx
     n = config.num_particles
 
-    def init(start=None) -> VSDState:
-        keys = jax.random.split(jax.random.key(config.seed), n)
+    def init(start=None, key=None) -> VSDState:
+        base = jax.random.key(config.seed) if key is None else key
+        keys = jax.random.split(base, n)
         if start is None:
             particles = jax.vmap(lambda key: init_particle(scene, tx, key))(keys)
         else:
@@ -111,7 +112,7 @@ def make_run(config, *, step=None) -> build.Run:
             particles=particles,
             score=ScoreState(params={"phi": jnp.zeros(3)}, opt_state=()),
             step=jnp.int32(0),
-            key=jax.random.key(config.seed),
+            key=jax.random.clone(base),
         )
 
     def add(tree):

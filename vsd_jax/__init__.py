@@ -4,11 +4,11 @@
     import jax
     import vsd_jax as vsd
 
-    prior, weights, encode = vsd.load_prior("toybox")
+    prior, weights, encode = vsd.load_prior("toybox", tell_camera=True)
     preset = vsd.presets.toybox("a red mushroom")
     prompts = vsd.encode_prompts(encode, preset.prompt)
     run = vsd.distil(
-        vsd.nerf(preset.nerf), prior, vsd.methods.vsd(guidance_scale=3.0),
+        vsd.nerf(preset.nerf), prior, vsd.methods.vsd(guidance_scale=2.0),
         vsd.lora(prior, preset.score), vsd.views(preset.views), tx=preset.tx,
     )
     state = run.init(jax.random.key(0), weights, num_particles=2)
@@ -95,7 +95,8 @@ def load_prior(path: str = "toybox", **options):
     Args:
       path: "toybox" (embedded), a diffusers-format folder, or a hub id.
       **options: see `program.prior.diffusion_prior.load_prior`: `dtype`, `variant`,
-        `sha256`.
+        `sha256`, `tell_camera` (a multi-view prior such as the embedded one then reads
+        the exact camera beside the text).
 
     Returns:
       (Prior, weights, `encode(texts) -> [N, L, D]`).

@@ -23,7 +23,7 @@ def test_every_cell_is_valid(name, smoke):
     for cell in plan.cells(EXPERIMENTS[name], Budget(smoke=smoke, prompts=1, seeds=1)):
         config = cells.make_config(cell)
         assert config.prompt == cell.prompt and config.seed == 0
-        stages = pipeline._linked(config, ROOT) if cell.row.stages else {"": config}
+        stages = pipeline.linked(config, ROOT) if cell.row.stages else {"": config}
         for stage in stages.values():
             valid = config_lib.validate(stage)
             updates = valid.num_steps * valid.particles_per_step

@@ -7,9 +7,11 @@ import pytest
 import tiny_runs
 
 from vsd_jax.experiments import __main__ as program
-from vsd_jax.experiments import cells
+from vsd_jax.experiments import cells, together
 from vsd_jax.program.build import build
 from vsd_jax.program.folder import writer
+from vsd_jax.program.settings import config as config_lib
+from vsd_jax.program.settings import named
 from vsd_jax.program.terminal.errors import ConfigError, RunError
 from vsd_jax.types import NoiseModel, Prior
 
@@ -66,6 +68,38 @@ def test_a_table_of_runs_of_the_program(tmp_path, monkeypatch, capsys):
     run = tmp_path / "vsd" / "a_red_mushroom_0"
     assert writer.read_json(run / "config.json")["vsd"]["guidance_scale"] == 7.5
     assert (run / "report.html").exists()
+
+
+def test_runs_at_once_are_the_runs_one_by_one(tmp_path, monkeypatch, capsys):
+    """The same pictures and shapes, stage by stage, and folders that may go on."""
+    monkeypatch.setattr(build, "build", tiny_runs.make_run)
+    row = "all, refined"
+    some = ("--texts", "a blue chair", "--seeds=2", "--rows", row)
+    start(tmp_path / "each", "levers", *some)
+    start(tmp_path / "once", "levers", *some, "--at_once")
+    assert "2 runs at once" in capsys.readouterr().out
+    found = [
+        writer.read_json(tmp_path / each / "scores.json")["rows"][row]
+        for each in ("each", "once")
+    ]
+    for scores in found:
+        del scores["seconds"]
+    assert found[0] == found[1]
+    runs = [path.parent for path in (tmp_path / "once").glob("**/metrics.jsonl")]
+    assert len(runs) == 4  # two stages of each
+    for run in runs:
+        (line,) = writer.read_metrics(run / "metrics.jsonl")[-1:]
+        assert line["step"] == writer.read_json(run / "config.json")["num_steps"]
+
+
+def test_only_runs_that_are_alike_are_trained_at_once():
+    first = config_lib.validate(named.make_config("object", "smoke"))
+    config = named.make_config("object", "smoke")
+    config.update(prompt="a blue chair", seed=3)
+    together.check_alike([first, config_lib.validate(config)])
+    config.vsd.guidance_scale = 1.0
+    with pytest.raises(ConfigError, match="vsd.guidance_scale is 2.0 in one run and 1"):
+        together.check_alike([first, config_lib.validate(config)])
 
 
 def test_a_row_of_several_stages(tmp_path, monkeypatch, capsys):

@@ -95,7 +95,8 @@ def test_each_stage_takes_over_from_the_one_before(trained):
 
 def test_a_refinement_goes_on_with_the_nerf_before_it(tmp_path):
     config = refined.get_config("smoke")
-    assert config.refine.vsd.method == "sdedit" and config.nerf.vsd.method == "vsd"
+    assert config.refine.family.exact_below > 0 == config.nerf.family.exact_below
+    assert refined.get_config("sd21").refine.vsd.method == "sdedit"
     for name in config.stages:
         config[name].num_steps = 2
         config[name].eval.update(turntable_frames=2, num_views=2)
@@ -203,7 +204,7 @@ def test_one_prior_for_all_stages(config):
     paths = [config[name].prior.path for name in STAGES]
     assert paths == ["somewhere", "another", "somewhere"]
     assert {config[name].prior.dtype for name in STAGES} == {"bfloat16"}
-    stages = pipeline._linked(config, source.pathlib.Path("x"))
+    stages = pipeline.linked(config, source.pathlib.Path("x"))
     assert [stages[name].prior.path for name in STAGES] == paths
 
 

@@ -6,8 +6,9 @@
 
 The same command goes on where it stopped. `--seeds`, `--prompts`, `--steps` and
 `--particles` make it smaller or larger, `--rows` runs some rows of it, `--texts` other
-prompts; `--smoke` runs the same code in seconds and means nothing. Writes scores.json,
-table.md, pictures.png and plot.png after each seed, with what is finished until then.
+prompts; `--smoke` runs the same code in seconds and means nothing. `--at_once` trains
+all runs of a row at once, which fills a GPU. Writes scores.json, table.md, pictures.png
+and plot.png after each seed, with what is finished until then.
 
   python -m vsd_jax.experiments --name=leaderboard --out=runs/leaderboard --jobs=2
   python -m vsd_jax.experiments --name=leaderboard --out=runs/mine --submit=mine.py
@@ -44,7 +45,7 @@ from vsd_jax.program.terminal.errors import ConfigError, RunError
 
 LEADERBOARD = "leaderboard"
 _OF_LEADERBOARD = ("worlds", "jobs", "quick", "submit", "tune", "settings", "equal")
-_OF_TABLES = ("texts", "prompts", "seeds", "steps", "particles", "rows")
+_OF_TABLES = ("texts", "prompts", "seeds", "steps", "particles", "rows", "at_once")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -67,6 +68,8 @@ def make_parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", type=_positive, help=about)
     parser.add_argument("--rows", nargs="+", default=[], help="names of rows to run")
     parser.add_argument("--smoke", action="store_true", help="seconds, means nothing")
+    about = "train all runs of a row at once, on a GPU or TPU"
+    parser.add_argument("--at_once", action="store_true", help=about)
     group = parser.add_argument_group("leaderboard")
     group.add_argument("--worlds", nargs="+", default=[], help="some of its worlds")
     group.add_argument("--jobs", type=_positive, help="processes at once (1)")
@@ -119,7 +122,8 @@ def main(argv: list[str]) -> None:
         rows=tuple(args.rows),
         smoke=args.smoke,
     )
-    print(runner.run(experiment, budget, args.out, command=command))
+    options = {"command": command, "at_once": args.at_once}
+    print(runner.run(experiment, budget, args.out, **options))
 
 
 def _leaderboard(args: argparse.Namespace, command: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vsd_jax.experiments import cells, plan, present, scores
+from vsd_jax.experiments import cells, plan, present, scores, together
 from vsd_jax.experiments.plan import Budget, Cell, Experiment
 from vsd_jax.program.folder import writer
 from vsd_jax.program.terminal import progress
@@ -16,7 +16,14 @@ from vsd_jax.program.terminal import progress
 Path = pathlib.Path
 
 
-def run(experiment: Experiment, budget: Budget, out: Path, *, command: str) -> str:
+def run(
+    experiment: Experiment,
+    budget: Budget,
+    out: Path,
+    *,
+    command: str,
+    at_once: bool = False,
+) -> str:
     """Runs what is not finished, and writes the table after each seed.
 
     Args:
@@ -24,6 +31,7 @@ def run(experiment: Experiment, budget: Budget, out: Path, *, command: str) -> s
       budget: how much of it.
       out: its folder.
       command: for the record.
+      at_once: train all runs of a row at once (`together.py`).
 
     Returns:
       The table.
@@ -34,6 +42,8 @@ def run(experiment: Experiment, budget: Budget, out: Path, *, command: str) -> s
     todo = plan.cells(experiment, budget)
     missing = [cell for cell in todo if not (out / cell.folder / "cell.json").exists()]
     progress.say(f"{len(todo)} cells, {len(todo) - len(missing)} of them finished.")
+    if at_once:
+        together.train_cells(missing, out, command=command)
     for seed in range(plan.num_seeds(experiment, budget)):
         _run_seed([cell for cell in todo if cell.seed == seed], out, missing)
         done = [cell for cell in todo if cell.seed <= seed]

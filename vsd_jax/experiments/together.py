@@ -2,9 +2,8 @@
 """Trains runs that differ in prompt and seed alone at once, as an accelerator can.
 
 Their states are stacked and one step is mapped over them (`distil.many_runs`): a small
-scene fills a GPU no more than a small batch does. Each run's folder is then what the
-program leaves after its last step, and the program makes the rest of it: turntable,
-mesh, judgement and report.
+scene does not fill a GPU. Each run's folder is then what the program leaves after its
+last step, and the program makes the rest of it: turntable, mesh, judgement and report.
 """
 
 import contextlib
@@ -17,10 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from vsd_jax.distil import many_runs
+from vsd_jax.experiments.cells import make_config
+from vsd_jax.experiments.plan import Cell
 from vsd_jax.program import Config
 from vsd_jax.program.build import build, texts
 from vsd_jax.program.folder import checkpoint, source, writer
 from vsd_jax.program.folder.workdir import Workdir
+from vsd_jax.program.run import pipeline
+from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.terminal import progress
 from vsd_jax.program.terminal.errors import ConfigError, DivergedError
 from vsd_jax.trees import all_finite
@@ -35,6 +38,47 @@ class Job(NamedTuple):
 
     config: Config
     folder: Path
+
+
+def train_cells(todo: Sequence[Cell], out: Path, *, command: str) -> None:
+    """Trains the cells of a table that have not begun, each row's at once.
+
+    Rows that are no runs of the program, and stages on meshes, whose sizes differ, are
+    left to be run one by one.
+
+    Args:
+      todo: cells of any rows.
+      out: the table's folder.
+      command: for the record of each run.
+
+    Raises:
+      RunError: as `train`.
+    """
+    rows: dict[str, list[dict[str, Job]]] = {}
+    for cell in todo:
+        if cell.row.kind == "run":
+            rows.setdefault(cell.row.name, []).append(_stages(cell, out))
+    for name, stages in rows.items():
+        for stage in stages[0]:
+            jobs = [each[stage] for each in stages]
+            fresh = [job for job in jobs if not (job.folder / "config.json").exists()]
+            if fresh and fresh[0].config.field.kind != "nerf":
+                break
+            if fresh:
+                progress.say(f"\n{name}: {len(fresh)} runs at once")
+                train(fresh, command=[command, f"# {name}"])
+
+
+def _stages(cell: Cell, out: Path) -> dict[str, Job]:
+    """The runs of a cell by the name of their stage; "" = it has one alone."""
+    config, folder = make_config(cell), out / cell.folder
+    found = {"": config}
+    if "stages" in config:
+        found = pipeline.linked(config, folder)
+    return {
+        name: Job(config_lib.validate(one), folder / name)
+        for name, one in found.items()
+    }
 
 
 def train(jobs: Sequence[Job], *, command: Sequence[str]) -> None:
@@ -68,7 +112,7 @@ def train(jobs: Sequence[Job], *, command: Sequence[str]) -> None:
 
 def check_alike(configs: Sequence[Config]) -> None:
     """Raises ConfigError if the configurations cannot be trained at once."""
-    plain = [dict(flatten(config)) for config in configs]
+    plain = [config_lib.flatten(config) for config in configs]
     for other in plain[1:]:
         keys = [k for k, v in other.items() if v != plain[0][k] and k not in _OWN]
         if keys:
@@ -79,17 +123,16 @@ def check_alike(configs: Sequence[Config]) -> None:
             )
 
 
-def flatten(config: Config) -> dict:
-    """The configuration's values by their full names."""
-    from vsd_jax.program.settings import config as config_lib
-
-    return config_lib.flatten(config)
-
-
 def take_run(state: VSDState, index: int) -> VSDState:
-    """One run's state out of the stacked ones; on the host."""
-    one = jax.tree.map(lambda leaf: leaf[index], state.replace(step=state.key))
-    return one.replace(step=state.step)
+    """One run's state out of the stacked ones."""
+
+    def take(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf[index], tree)
+
+    # Cloned: taking one of the keys is no use of it.
+    key = take(jax.random.clone(state.key))
+    particles, score = take(state.particles), take(state.score)
+    return VSDState(particles=particles, score=score, step=state.step, key=key)
 
 
 def _adopt(folder: Workdir, config: Config, command: Sequence[str]) -> None:
@@ -108,7 +151,7 @@ def _train(jobs: Sequence[Job]) -> tuple[VSDState, list[tuple[int, PyTree]]]:
     run = build.build(config)
     _, _, encode_text = build.load_prior(**config.prior)
     prompts = _stack([texts.make_prompts(job.config, encode_text) for job in jobs])
-    keys = jnp.stack([jax.random.key(job.config.seed) for job in jobs])
+    keys = jax.vmap(jax.random.key)(np.array([job.config.seed for job in jobs]))
     starts = [source.load_start(job.config, job.folder) for job in jobs]
     start = None if starts[0] is None else _stack(starts)
     state = jax.jit(jax.vmap(run.init))(start, keys)

@@ -85,7 +85,7 @@ def _start_stages(mode: str, config: ConfigDict, folder: str, **options) -> None
             f"--mode={mode} works on one stage: give --workdir={folder}/texture (or"
             " another stage) and no --config."
         )
-    stages, overwrite = _linked(config, Path(folder)), options["overwrite"]
+    stages, overwrite = linked(config, Path(folder)), options["overwrite"]
     for stage in stages.values():
         config_lib.validate(stage)  # all of them before the first one starts
     if hosts.is_first():
@@ -122,8 +122,12 @@ def _begin(folder: Path, names: list[str], *, overwrite: bool) -> None:
         whole.close()
 
 
-def _linked(config: ConfigDict, folder: Path) -> dict[str, ConfigDict]:
-    """The stages' configurations; each but the first goes on with the one before."""
+def linked(config: ConfigDict, folder: Path) -> dict[str, ConfigDict]:
+    """The stages' configurations; each but the first goes on with the one before.
+
+    Raises:
+      ConfigError: if the names of its stages are none, or unknown.
+    """
     names = tuple(config.stages)
     unknown = [name for name in names if name not in config]
     if not names or unknown:
