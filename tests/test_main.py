@@ -119,7 +119,7 @@ def test_what_a_finished_run_takes():
     ("argument", "words"),
     [
         ("--config.eval.turntable_frame=6", ["eval.turntable_frames"]),
-        ("--config.vsd.guidance_scale=6", ["vsd.guidance_scale", "learned", "3.0"]),
+        ("--config.vsd.guidance_scale=6", ["vsd.guidance_scale", "learned", "2.0"]),
         ("--config.eval.fps=fast", ["eval.fps", "fast"]),
         ("--config.eval=6", ["'eval'"]),
     ],

@@ -128,8 +128,8 @@ def test_time_range_is_annealed_as_configured():
     config.update(num_steps=100)
     spec = Settings(config_lib.validate(config)).timesteps
     t_range = make_t_range(spec, np.ones(1000))
-    assert tuple(map(int, t_range(jnp.int32(65)))) == (5, 980)
-    assert tuple(map(int, t_range(jnp.int32(66)))) == (5, 300)
+    assert tuple(map(int, t_range(jnp.int32(65)))) == (20, 980)
+    assert tuple(map(int, t_range(jnp.int32(66)))) == (20, 500)
 
 
 def test_dreamtime_gives_one_falling_timestep():

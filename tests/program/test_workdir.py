@@ -42,9 +42,9 @@ def test_another_configuration_is_refused_by_key(tmp_path, config):
     config.vsd.guidance_scale = 100.0
     with pytest.raises(ConfigError) as error:
         adopted(tmp_path, config)
-    assert "vsd.guidance_scale: 3.0 there, 100.0 now" in str(error.value)
+    assert "vsd.guidance_scale: 2.0 there, 100.0 now" in str(error.value)
     assert "--overwrite" in str(error.value)
-    assert workdir_lib.read_config(tmp_path)["vsd"]["guidance_scale"] == 3.0
+    assert workdir_lib.read_config(tmp_path)["vsd"]["guidance_scale"] == 2.0
 
 
 def test_reporting_keys_may_change(tmp_path, config):

@@ -263,7 +263,7 @@ def toybox(prompt: str, kind: str = "object") -> Preset:
 
     Examples:
       >>> vsd.presets.toybox("a blue car")["vsd.guidance_scale"]
-      3.0
+      2.0
     """
     return preset(kind, prompt=prompt)
 
