@@ -28,7 +28,8 @@ help:
 
 demo: $(RUN)
 	$(BIN)/python -m vsd_jax.main --config=configs/refined.py \
-	  --config.prompt="$(PROMPT)" --workdir="$(WORKDIR)"
+	  --config.prompt="$(PROMPT)" --workdir="$(WORKDIR)" \
+	  --config.nerf.log.inside=False --config.nerf.export.texture_size=0
 	@echo
 	@echo "Open $(WORKDIR)/report.html in a browser: it shows all that was made."
 	@echo "The mesh and the turntable lie in $(WORKDIR)/refine, what VSD made in $(WORKDIR)/nerf."
