@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables from end to end, in their smoke form; the embedded prior is replaced."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from vsd_jax.program.build import build
 from vsd_jax.program.folder import writer
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.settings import named
-from vsd_jax.program.terminal.errors import ConfigError, RunError
+from vsd_jax.program.terminal.errors import ConfigError, DivergedError, RunError
 from vsd_jax.types import NoiseModel, Prior
 
 pytest.importorskip("embreex")
@@ -90,6 +93,31 @@ def test_runs_at_once_are_the_runs_one_by_one(tmp_path, monkeypatch, capsys):
     for run in runs:
         (line,) = writer.read_metrics(run / "metrics.jsonl")[-1:]
         assert line["step"] == writer.read_json(run / "config.json")["num_steps"]
+
+
+def test_a_run_that_diverges_leaves_the_others_saved(tmp_path, monkeypatch):
+    def step(state, weights, prompts):
+        seed = jax.random.key_data(jax.random.clone(state.key))[-1]
+        broken = jax.tree.map(
+            lambda leaf: jnp.where(seed == 1, jnp.nan, leaf), state.particles.params
+        )
+        particles = state.particles.replace(params=broken)
+        state = state.replace(particles=particles, step=state.step + 1)
+        return state, tiny_runs.make_metrics(1)
+
+    make = functools.partial(tiny_runs.make_run, step=step)
+    monkeypatch.setattr(build, "build", make)
+    jobs = []
+    for seed in range(3):
+        config = named.make_config("object", "smoke")
+        config.update(seed=seed, num_steps=1)
+        job = together.Job(config_lib.validate(config), tmp_path / str(seed))
+        jobs.append(job)
+    with pytest.raises(DivergedError, match="/1 are not finite. The others are saved"):
+        together.train(jobs, command=["test"])
+    assert [together.has_begun(job.folder) for job in jobs] == [True, False, True]
+    with pytest.raises(ConfigError, match="has begun already"):
+        together.train(jobs[:1], command=["test"])
 
 
 def test_only_runs_that_are_alike_are_trained_at_once():

@@ -61,12 +61,17 @@ def train_cells(todo: Sequence[Cell], out: Path, *, command: str) -> None:
     for name, stages in rows.items():
         for stage in stages[0]:
             jobs = [each[stage] for each in stages]
-            fresh = [job for job in jobs if not (job.folder / "config.json").exists()]
+            fresh = [job for job in jobs if not has_begun(job.folder)]
             if fresh and fresh[0].config.field.kind != "nerf":
                 break
             if fresh:
                 progress.say(f"\n{name}: {len(fresh)} runs at once")
                 train(fresh, command=[command, f"# {name}"])
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a run has a checkpoint to go on from."""
+    return bool(checkpoint.list_steps(folder / "checkpoints"))
 
 
 def _stages(cell: Cell, out: Path) -> dict[str, Job]:
@@ -90,7 +95,7 @@ def train(jobs: Sequence[Job], *, command: Sequence[str]) -> None:
 
     Raises:
       ConfigError: if they differ in more, or one has begun.
-      DivergedError: if a particle is not finite at the end; nothing is saved then.
+      DivergedError: if a particle is not finite at the end; the other runs are saved.
       RunError: what loading the prior or a source raises.
     """
     check_alike([job.config for job in jobs])
@@ -100,14 +105,22 @@ def train(jobs: Sequence[Job], *, command: Sequence[str]) -> None:
             opened.callback(folder.close)
             _adopt(folder, job.config, command)
         state, rows = _train(jobs)
+        diverged = []
         for index, folder in enumerate(folders):
             own = take_run(state, index)
-            _check_finite(own, jobs[index].folder)
+            if not bool(all_finite(own.particles.params)):
+                diverged.append(str(folder.path))
+                continue
             keep = jobs[index].config.log.keep_checkpoints
             checkpoint.save_state(folder.checkpoints, own, keep=keep)
             log = writer.MetricsFile(folder.path / "metrics.jsonl", resume_step=0)
             for step, metrics in rows:
                 log.write(step, {k: v[index].tolist() for k, v in metrics.items()})
+    if diverged:
+        raise DivergedError(
+            f"The particles of {', '.join(diverged)} are not finite. The others are"
+            " saved; run these by themselves, without --at_once, to see when."
+        )
 
 
 def check_alike(configs: Sequence[Config]) -> None:
@@ -137,7 +150,7 @@ def take_run(state: VSDState, index: int) -> VSDState:
 
 def _adopt(folder: Workdir, config: Config, command: Sequence[str]) -> None:
     folder.adopt(config, overwrite=False)
-    if checkpoint.list_steps(folder.checkpoints):
+    if has_begun(folder.path):
         raise ConfigError(
             f"{folder.path} has begun already: go on with it by itself, or delete it."
         )
@@ -171,10 +184,3 @@ def _train(jobs: Sequence[Job]) -> tuple[VSDState, list[tuple[int, PyTree]]]:
 
 def _stack(trees: Sequence[PyTree]) -> PyTree:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
-
-
-def _check_finite(state: VSDState, folder: Path) -> None:
-    if not bool(all_finite(state.particles.params)):
-        raise DivergedError(
-            f"{folder}: its particles are not finite. Run it by itself to see when."
-        )
