@@ -2,8 +2,9 @@
 """Trains runs that differ in prompt and seed alone at once, as an accelerator can.
 
 Their states are stacked and one step is mapped over them (`distil.many_runs`): a small
-scene does not fill a GPU. Each run's folder is then what the program leaves after its
-last step, and the program makes the rest of it: turntable, mesh, judgement and report.
+scene does not fill a GPU. Each run's folder then has its metrics and the checkpoint of
+its last step (no pictures, checkpoints or alarms on the way), and the program makes the
+rest of it: turntable, mesh, judgement and report.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from vsd_jax.program import Config
 from vsd_jax.program.build import build, texts
 from vsd_jax.program.folder import checkpoint, source, writer
 from vsd_jax.program.folder.workdir import Workdir
+from vsd_jax.program.judge import monitor
 from vsd_jax.program.run import pipeline
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.terminal import progress
@@ -114,8 +116,10 @@ def train(jobs: Sequence[Job], *, command: Sequence[str]) -> None:
             keep = jobs[index].config.log.keep_checkpoints
             checkpoint.save_state(folder.checkpoints, own, keep=keep)
             log = writer.MetricsFile(folder.path / "metrics.jsonl", resume_step=0)
+            window = monitor.Window(jobs[index].config.num_particles)
             for step, metrics in rows:
-                log.write(step, {k: v[index].tolist() for k, v in metrics.items()})
+                window.add({name: values[index] for name, values in metrics.items()})
+                log.write(step, window.flush())
     if diverged:
         raise DivergedError(
             f"The particles of {', '.join(diverged)} are not finite. The others are"
