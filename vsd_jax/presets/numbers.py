@@ -280,7 +280,7 @@ EMBEDDED: Layer = {  # the embedded prior's world: its cameras and backgrounds, 
         front_half_angle_deg=45.0,
         x0_limit=1.0,
         # At the paper's 7.5 "a red mushroom" over-saturates and fog stays below its
-        # cap; what 3 and the later annealing give: docs/results.md.
+        # cap, with the weights of before. Objects and rooms have 2.
         guidance_scale=3.0,
         anneal_step=PartOf("num_steps", 2, 3),
     ),
