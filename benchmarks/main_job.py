@@ -9,22 +9,32 @@ is; VSD at 7.5 and SDS at 100 (`--methods` chooses; further options are passed o
 each stage). Writes scores.json, scores.md and renders.png (a row a prompt: four views
 of each method, then truth).
 
+`--seeds=3` runs three seeds, with scores of each in a folder of its own and their mean
+and spread in `seeds.md`; `--at_once` trains all runs of a method at once, which fills a
+GPU, and then makes the rest of each (`vsd_jax/experiments/together.py`).
+
 The floor of such a table is what one true object a prompt has by the same code: mean
 and range of `FLOOR_DRAWS` draws. Many objects a prompt have less.
 """
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_flags
 
 from benchmarks.measure import table
-from vsd_jax.experiments import scores, truth
+from vsd_jax.experiments import scores, together, truth
 from vsd_jax.program.folder import writer
+from vsd_jax.program.settings import named
 from vsd_jax.toybox import metrics, text
 
 PROMPTS = tuple(
@@ -40,6 +50,9 @@ class Method(NamedTuple):
     judged: str = ""
     settings: tuple[str, ...] = ()
 
+
+Job = tuple[text.Prompt, int]
+"""What is asked for, and the seed."""
 
 METHODS = {
     "VSD": Method("refined", "nerf"),
@@ -69,22 +82,55 @@ def run_folder(out: Path, name: str, prompt: text.Prompt, seed: int) -> Path:
     return out / folder / f"{prompt.kind}_{seed}"
 
 
+def overrides(
+    name: str, prompt: text.Prompt, seed: int, options: Sequence[str]
+) -> list[str]:
+    """What a run changes in its configuration, as arguments of the program."""
+    method = METHODS[name]
+    stages = _STAGES if method.judged else ("",)
+    settings = (*_QUIET, *method.settings, *options)
+    found = [
+        f"--config.{stage and stage + '.'}{setting}"
+        for stage in stages
+        for setting in settings
+    ]
+    return [*found, f"--config.prompt={prompt.text()}", f"--config.seed={seed}"]
+
+
+def make_config(name: str, changes: Sequence[str]) -> ConfigDict:
+    """The configuration of a run, as the program would make it."""
+    config = named.NAMED[METHODS[name].config]("")
+    values, argv = flags.FlagValues(), ["main_job", *changes]
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+    values(argv)
+    return config
+
+
+def train_at_once(
+    name: str, jobs: Sequence[Job], out: Path, options: Sequence[str]
+) -> None:
+    """Trains the runs of a method that have not begun; the program makes the rest."""
+    runs = [
+        together.stages_of(
+            make_config(name, overrides(name, *job, options)),
+            run_folder(out, name, *job),
+        )
+        for job in jobs
+    ]
+    command = shlex.join(["python", "-m", "benchmarks.main_job", *sys.argv[1:]])
+    together.train_stages(runs, name, command=command)
+
+
 def run_program(
-    name: str, prompt: text.Prompt, seed: int, folder: Path, options: list[str]
+    name: str, prompt: text.Prompt, seed: int, folder: Path, options: Sequence[str]
 ) -> None:
     """Runs, resumes or (when it is finished) leaves a run of the program."""
     method = METHODS[name]
     judged = folder / method.judged
     if (judged / "report.html").exists() and (judged / "evaluation.png").exists():
         return
-    prefixes = ["--config."]
-    if method.judged:
-        prefixes = [f"--config.{stage}." for stage in _STAGES]
-    settings = (*_QUIET, *method.settings, *options)
     command = [sys.executable, "-m", "vsd_jax.main", f"--config={method.config}"]
-    command += [prefix + setting for prefix in prefixes for setting in settings]
-    command += [f"--config.prompt={prompt.text()}", f"--config.seed={seed}"]
-    command += [f"--workdir={folder}"]
+    command += [*overrides(name, prompt, seed, options), f"--workdir={folder}"]
     subprocess.run(command, check=True)
 
 
@@ -198,30 +244,66 @@ def markdown(found: dict) -> str:
     return f"{table(['', *names], means)}\n\n{lowest}\n{table(heads, rows)}\n"
 
 
+def judge_seed(args: argparse.Namespace, seed: int, out: Path) -> dict:
+    """Scores of all runs of a seed, which are there."""
+    shown, chamfer, orbit = {}, {}, None
+    for name in args.methods:
+        folders = [
+            run_folder(args.out, name, prompt, seed) / METHODS[name].judged
+            for prompt in PROMPTS[: args.prompts]
+        ]
+        orbit = orbit or read_orbit(folders[0])
+        shown[name] = np.stack([read_views(folder) for folder in folders])
+        chamfer[name] = [
+            truth.chamfer(folder / "mesh" / "particle_00.ply", prompt.text())
+            for folder, prompt in zip(folders, PROMPTS, strict=False)
+        ]
+    out.mkdir(exist_ok=True)
+    return report(shown, chamfer, orbit, out)
+
+
+def spread_of(found: Sequence[dict]) -> str:
+    """Mean and standard deviation over seeds of what `summary` has, as a table."""
+    names = (*NAMES, "worst_kind", "frechet", "kernel", "empty")
+    rows = []
+    for method in found[0]:
+        cells = []
+        for name in names:
+            values = [seed[method][name] for seed in found]
+            cells.append(f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}")
+        rows.append([method, *cells])
+    return table(["", *names], rows) + "\n"
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of all runs")
     parser.add_argument("--prompts", type=int, default=len(PROMPTS), help="how many")
-    parser.add_argument("--seed", type=int, default=0, help="of all runs")
+    seeds = parser.add_mutually_exclusive_group()
+    seeds.add_argument("--seed", type=int, default=0, help="of all runs")
+    seeds.add_argument("--seeds", type=int, default=1, help="how many, from 0")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), help="which")
+    about = "train all runs of a method at once, on a GPU or TPU"
+    parser.add_argument("--at_once", action="store_true", help=about)
     args, options = parser.parse_known_args()
     options = [option.removeprefix("--config.") for option in options]
-    shown = {name: [] for name in args.methods}
-    chamfer = {name: [] for name in args.methods}
-    for prompt in PROMPTS[: args.prompts]:
+    numbers = range(args.seeds) if args.seeds > 1 else [args.seed]
+    jobs = [(p, seed) for seed in numbers for p in PROMPTS[: args.prompts]]
+    for name in args.methods if args.at_once else ():
+        train_at_once(name, jobs, args.out, options)
+    found = []
+    for seed in numbers:
         for name in args.methods:
-            folder = run_folder(args.out, name, prompt, args.seed)
-            run_program(name, prompt, args.seed, folder, options)
-            judged = folder / METHODS[name].judged
-            shown[name].append(read_views(judged))
-            mesh = judged / "mesh" / "particle_00.ply"
-            chamfer[name].append(truth.chamfer(mesh, prompt.text()))
-    stacked = {name: np.stack(images) for name, images in shown.items()}
-    first = run_folder(args.out, args.methods[0], PROMPTS[0], args.seed)
-    orbit = read_orbit(first / METHODS[args.methods[0]].judged)
-    report(stacked, chamfer, orbit, args.out)
-    print((args.out / "scores.md").read_text())
+            for prompt in PROMPTS[: args.prompts]:
+                folder = run_folder(args.out, name, prompt, seed)
+                run_program(name, prompt, seed, folder, options)
+        own = args.out / f"seed_{seed}" if args.seeds > 1 else args.out
+        found.append(judge_seed(args, seed, own))
+        print((own / "scores.md").read_text(), flush=True)
+    if len(found) > 1:
+        (args.out / "seeds.md").write_text(spread_of(found))
+        print((args.out / "seeds.md").read_text())
 
 
 if __name__ == "__main__":

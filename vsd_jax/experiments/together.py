@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from vsd_jax.distil import many_runs
 from vsd_jax.experiments.cells import make_config
@@ -59,26 +60,14 @@ def train_cells(todo: Sequence[Cell], out: Path, *, command: str) -> None:
     rows: dict[str, list[dict[str, Job]]] = {}
     for cell in todo:
         if cell.row.kind == "run":
-            rows.setdefault(cell.row.name, []).append(_stages(cell, out))
-    for name, stages in rows.items():
-        for stage in stages[0]:
-            jobs = [each[stage] for each in stages]
-            fresh = [job for job in jobs if not has_begun(job.folder)]
-            if fresh and fresh[0].config.field.kind != "nerf":
-                break
-            if fresh:
-                progress.say(f"\n{name}: {len(fresh)} runs at once")
-                train(fresh, command=[command, f"# {name}"])
+            stages = stages_of(make_config(cell), out / cell.folder)
+            rows.setdefault(cell.row.name, []).append(stages)
+    for name, runs in rows.items():
+        train_stages(runs, name, command=command)
 
 
-def has_begun(folder: Path) -> bool:
-    """Whether a run has a checkpoint to go on from."""
-    return bool(checkpoint.list_steps(folder / "checkpoints"))
-
-
-def _stages(cell: Cell, out: Path) -> dict[str, Job]:
-    """The runs of a cell by the name of their stage; "" = it has one alone."""
-    config, folder = make_config(cell), out / cell.folder
+def stages_of(config: ConfigDict, folder: Path) -> dict[str, Job]:
+    """The runs of a configuration by the name of their stage; "" = it has one alone."""
     found = {"": config}
     if "stages" in config:
         found = pipeline.linked(config, folder)
@@ -86,6 +75,34 @@ def _stages(cell: Cell, out: Path) -> dict[str, Job]:
         name: Job(config_lib.validate(one), folder / name)
         for name, one in found.items()
     }
+
+
+def train_stages(runs: Sequence[dict[str, Job]], name: str, *, command: str) -> None:
+    """Trains stage after stage of runs that have not begun, all of them at once.
+
+    It ends before a stage on a mesh.
+
+    Args:
+      runs: as `stages_of`, with the same stages.
+      name: what they are, for the terminal and the record.
+      command: for the record of each run.
+
+    Raises:
+      RunError: as `train`.
+    """
+    for stage in runs[0]:
+        jobs = [each[stage] for each in runs]
+        fresh = [job for job in jobs if not has_begun(job.folder)]
+        if fresh and fresh[0].config.field.kind != "nerf":
+            break
+        if fresh:
+            progress.say(f"\n{name}: {len(fresh)} runs at once")
+            train(fresh, command=[command, f"# {name}"])
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a run has a checkpoint to go on from."""
+    return bool(checkpoint.list_steps(folder / "checkpoints"))
 
 
 def train(jobs: Sequence[Job], *, command: Sequence[str]) -> None:
