@@ -25,6 +25,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from vsd_jax.diffusion import attention
 from vsd_jax.types import PyTree, VSDState
 
 AXIS = "devices"
@@ -269,7 +270,7 @@ def sharded_step(step: Callable, num_shards: int) -> Callable:
     whole = _whole(num_shards)
     # The weights keep the layout that they come in.
     return jax.jit(
-        step,
+        attention.without_kernels()(step),
         in_shardings=(whole, None, whole),
         out_shardings=whole,
         donate_argnums=0,

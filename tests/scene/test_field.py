@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from vsd_jax.presets import preset
+from vsd_jax.scene.nerf import decoder as decoder_lib
 from vsd_jax.scene.nerf import field
-from vsd_jax.scene.nerf.encoding import hash_grid
+from vsd_jax.scene.nerf.encoding import encode, hash_grid
 from vsd_jax.scene.nerf.nerf import nerf
 from vsd_jax.scene.vectors import unit_or_zero
 
@@ -76,7 +77,8 @@ def test_noise_is_added_before_softplus():
     @jax.jit
     def query(params, points, noise):
         plain, _ = field.query(params, points, GRID, density_bias=OBJECT)
-        noisy, _ = field.query(params, points, GRID, density_bias=OBJECT, noise=noise)
+        raw = field.query_raw(params, points, GRID, density_bias=OBJECT)
+        noisy, _ = field.activate(raw, noise=noise)
         alone = field.query_density(params, points[:, None], GRID, density_bias=OBJECT)
         return plain, noisy, alone
 
@@ -128,9 +130,9 @@ def test_chunks_change_memory_not_results():
     points = np.random.default_rng(2).uniform(-1, 1, (23, 3)).astype("f4")
 
     def total(params, chunk):
-        density, color = field.query(
-            params, points, GRID, density_bias=OBJECT, chunk=chunk
-        )
+        features = encode(params["table"], points, GRID)
+        raw = decoder_lib.decode(params["decoder"], features, chunk=chunk)
+        density, color = field.activate(raw)
         return jnp.sum(density) + jnp.sum(color**2)
 
     run = jax.jit(jax.value_and_grad(total), static_argnums=1)
@@ -178,17 +180,18 @@ def test_unit_or_zero_has_finite_gradients():
 def test_chunked_decoder_has_the_gradients_of_the_plain_one(float64):
     rng = np.random.default_rng(0)
     as_double = lambda x: jnp.asarray(x + 0.1 * rng.normal(size=x.shape))  # noqa: E731
-    decoder = jax.tree.map(as_double, field.init_decoder(jax.random.key(0), 6, 5))
+    decoder = jax.tree.map(as_double, decoder_lib.init_decoder(jax.random.key(0), 6, 5))
     features, weight = rng.normal(size=(11, 6)), rng.normal(size=(11, 4))
 
     def gradients(decode):
         total = lambda d, f: jnp.sum(weight * decode(d, f))  # noqa: E731
         return jax.value_and_grad(total, argnums=(0, 1))(decoder, features)
 
-    chunked = gradients(lambda d, f: field._decode_chunked(d, f, 4))
-    for found, expected in zip(
-        jax.tree.leaves(chunked), jax.tree.leaves(gradients(field.decode)), strict=True
-    ):
+    chunked, whole = (
+        jax.tree.leaves(gradients(functools.partial(decoder_lib.decode, chunk=chunk)))
+        for chunk in (4, 11)
+    )
+    for found, expected in zip(chunked, whole, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
 
 

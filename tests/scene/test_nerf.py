@@ -36,6 +36,7 @@ RENDER = RenderSpec(
     capacity=1.0,
     half_extent=1.0,
     max_rays=16_384,
+    keep_features=False,
 )
 
 

@@ -9,6 +9,7 @@ from jitted import run
 
 from vsd_jax.scene.nerf import volume
 from vsd_jax.scene.nerf.empty_space import (
+    Field,
     evaluate_blocks,
     evaluate_compact,
     evaluate_dense,
@@ -178,6 +179,16 @@ def test_overflow_is_counted_and_spread_and_keeps_the_optical_depth():
         np.testing.assert_allclose(half.sum(), full.sum() / 2, rtol=0.1)
 
 
+def in_steps(field):
+    """A `FieldFn` without noise in the form that `render_rays` takes."""
+
+    def raw(positions):
+        density, values = field(positions)
+        return jnp.concatenate([density[:, None], values], axis=1)
+
+    return Field(raw, lambda raw, key: (raw[..., 0], raw[..., 1:]))
+
+
 def render(field, origins, directions, key, **changes):
     choices = dict(
         cells=None,
@@ -187,9 +198,8 @@ def render(field, origins, directions, key, **changes):
         near=0.1,
         capacity=1.0,
     )
-    return volume.render_rays(
-        field, field, origins, directions, key, **(choices | changes)
-    )
+    field, rays = in_steps(field), (origins, directions)
+    return volume.render_rays(field, field, *rays, key, **(choices | changes))
 
 
 def opacity_exactly(origins, directions, num=4000):

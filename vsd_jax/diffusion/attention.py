@@ -4,10 +4,14 @@
 At 64 x 64 latents the scores of one layer of Stable Diffusion are 5 heads x 4096 x 4096
 numbers, 336 MB in float32: written, read three times, and kept for the gradient. Here
 they are computed a slice of queries at a time, and again for the gradient (as in
-arXiv:2112.05682, over queries only).
+arXiv:2112.05682, over queries only). GPUs of NVIDIA have a kernel for all of it.
 """
 
+import contextlib
+import contextvars
 import functools
+import re
+from collections.abc import Iterator
 
 import chex
 import jax
@@ -17,6 +21,18 @@ from jax import lax
 MANY_TOKENS = 1024
 """Tokens from which slices pay; below, the scores are small."""
 _CPU_SLICE, _SLICE = 256, 1024
+_KERNELS = contextvars.ContextVar("kernels", default=True)
+
+
+@contextlib.contextmanager
+def without_kernels() -> Iterator[None]:
+    """What is traced inside is sliced: it can be differentiated forwards and spread
+    over devices along any axis, which a kernel cannot."""
+    token = _KERNELS.set(False)
+    try:
+        yield
+    finally:
+        _KERNELS.reset(token)
 
 
 @functools.partial(jax.checkpoint, prevent_cse=False)
@@ -59,8 +75,36 @@ def sliced_attention(
     return out.swapaxes(0, 1).reshape(batch, length, width)
 
 
+def fused_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """As `sliced_attention`, by cuDNN's kernel: reverse mode alone, softmax float32."""
+    heads = (x.swapaxes(0, 1)[None] for x in (query, key, value))  # [1, N, B, d]
+    out = jax.nn.dot_product_attention(*heads, implementation="cudnn")
+    return out[0].swapaxes(0, 1)
+
+
+def _has_kernel(query: jax.Array, key: jax.Array, value: jax.Array) -> bool:
+    """Whether cuDNN's kernel takes these inputs on the device that is here.
+
+    The device is asked, not the backend's name: a program that is lowered for a GPU
+    elsewhere can do without the kernel.
+    """
+    width = query.shape[-1]
+    sixteen = query.dtype in (jnp.bfloat16, jnp.float16)
+    same = query.dtype == key.dtype == value.dtype and key.shape == value.shape
+    if not (_KERNELS.get() and sixteen and same and width <= 128 and width % 8 == 0):
+        return False
+    # "9.0" for an H200; AMD's GPUs have names there, other devices nothing.
+    said = str(getattr(jax.local_devices()[0], "compute_capability", ""))
+    return bool(re.fullmatch(r"\d+\.\d+", said)) and float(said) >= 8
+
+
 def self_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """`sliced_attention` as the backend likes it: on a CPU what fits into its cache."""
+    """Attention as the backend likes it: by a kernel where there is one, else sliced.
+
+    On a CPU the scores of a slice fit into its cache.
+    """
+    if jax.default_backend() == "gpu" and _has_kernel(query, key, value):
+        return fused_attention(query, key, value)
     if jax.default_backend() != "cpu":
         # Few slices, so that they are large enough to fill the device.
         return sliced_attention(query, key, value, slice_size=_SLICE)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vsd_jax.diffusion import attention
 from vsd_jax.diffusion.guidance import (
     PLAIN,
     Guidance,
@@ -150,7 +151,8 @@ class NoisedViews:
             self.score_params, self.prior_params, self.latents, self.draw
         )
         step = jax.tree.map(lambda leaf: -rate * leaf, gradient)
-        now, change = jax.jvp(self._score, (self.score_params,), (step,))
+        with attention.without_kernels():
+            now, change = jax.jvp(self._score, (self.score_params,), (step,))
         return now + change
 
     def _score(self, score_params: PyTree, camera: bool = True) -> jax.Array:

@@ -167,9 +167,11 @@ def describe(config: Config, needs: Needs) -> str:
 
 def remedies(config: Config) -> Iterator[dict[str, object]]:
     """Changes of settings that need less memory, the least harmful first."""
-    half = {"prior.dtype": config.prior.dtype}
+    half = {"prior.dtype": config.prior.dtype, "render.keep_features": False}
+    if config.render.keep_features:
+        yield half
     if config.prior.dtype == "float32":
-        half = {"prior.dtype": "float16"}
+        half = half | {"prior.dtype": "float16"}
         yield half
     smaller = half | {"render.max_rays": min(config.render.max_rays, 4096)}
     if config.render.max_rays > 4096:

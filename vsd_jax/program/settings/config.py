@@ -27,6 +27,7 @@ MAY_CHANGE = (
     "num_devices",
     "num_shards",
     "on_not_finite",
+    "render.keep_features",
 )
 """Keys that do not touch what is learned: they may differ when a run is resumed. What
 becomes of lost particles may too, since a run that they stopped tells to change it."""
@@ -56,6 +57,7 @@ DEFAULTS_OF_OLD_RUNS = {
     "regularize.z_variance_start": 0,
     "render.early_size": 0,
     "render.early_steps": 0,
+    "render.keep_features": False,
     "score.pass_through": False,
     "score.prompt": True,
     "vsd.apg_norm": 0.0,

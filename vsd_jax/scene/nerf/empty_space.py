@@ -7,6 +7,7 @@ long as the capacity holds.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,23 @@ from vsd_jax.scene.nerf.sampling import Samples, ray_points
 
 FieldFn = Callable[[jax.Array, jax.Array | None], tuple[jax.Array, jax.Array]]
 """`(positions [N, 3], key or None) -> density [N], colour and more [N, C - 1]`."""
+
+
+class Field(NamedTuple):
+    """A `FieldFn` in its two steps, for who orders or keeps what lies between.
+
+    Attributes:
+      raw: positions [N, 3] -> [N, C]: what the field holds there, costly.
+      activate: (raw [..., C], key or None) -> density [...], colour and more
+        [..., C - 1]: each sample by itself, cheap; with noise if there is a key.
+    """
+
+    raw: Callable[[jax.Array], jax.Array]
+    activate: FieldFn
+
+    def __call__(self, positions, key):
+        """Density and values at positions."""
+        return self.activate(self.raw(positions), key)
 
 
 BLOCK = 32768

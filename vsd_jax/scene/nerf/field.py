@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The radiance field: hash grid and decoder -> density and colour; the environment.
 
-Notation: N points, W = width of an encoded point. `density` is per scene unit.
+Notation: N points. `density` is per scene unit.
 Following ProlificDreamer (arXiv:2305.16213) density = s softplus(h + bias(x)), s = 1,
 and colour = sigmoid(c), without view direction. The bias is the initialisation: a blob
 for objects (strength 10, radius .5), an inverted one for scenes (strength -10, radius
@@ -12,7 +12,6 @@ one; so an optimiser can group them by their first key.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from typing import Annotated
@@ -20,8 +19,9 @@ from typing import Annotated
 import chex
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
+from vsd_jax.scene.nerf.decoder import decode, dense, init_decoder, init_dense
 from vsd_jax.scene.nerf.encoding import (
     HashGrid,
     encode,
@@ -35,6 +35,8 @@ from vsd_jax.spec import OneOf, Within
 DensityBias = Callable[[jax.Array], jax.Array]
 """positions [..., 3] -> what is added to the density before softplus, [...]."""
 
+FEATURES = "features"
+"""Name of encoded points: what may be kept for the gradient (`jax.checkpoint`)."""
 ENVIRONMENT_OCTAVES = 4
 ENVIRONMENT_HIDDEN = 16
 _EMPTY = -15.0  # below it softplus is exp, in float32
@@ -156,43 +158,13 @@ def _distance(positions: jax.Array, centre: jax.Array | float) -> jax.Array:
     return _norm(positions - jnp.broadcast_to(centre, positions.shape))
 
 
-def _init_dense(key, fan_in: int, fan_out: int):
-    bound = fan_in**-0.5
-    kernel = jax.random.uniform(key, (fan_in, fan_out), minval=-bound, maxval=bound)
-    return {"kernel": kernel, "bias": jnp.zeros(fan_out)}
-
-
-def _dense(layer, x):
-    # Accelerators would round both factors: surfaces and normals need float32.
-    product = jnp.matmul(x, layer["kernel"], precision=lax.Precision.HIGHEST)
-    return product + jnp.expand_dims(layer["bias"], range(x.ndim - 1))
-
-
-def init_decoder(key: jax.Array, width: int, hidden: int) -> dict:
-    """Weights from W features to (density, red, green, blue). key: consumed.
-
-    Args:
-      key: typed key.
-      width: W.
-      hidden: units of the hidden layer; 0 = one linear layer with bias, as in the
-        paper's code.
-    """
-    key_in, key_out = jax.random.split(key)
-    if hidden == 0:
-        return {"out": _init_dense(key_out, width, 4)}
-    return {
-        "hidden": _init_dense(key_in, width, hidden),
-        "out": _init_dense(key_out, hidden, 4),
-    }
-
-
 def init_environment(key: jax.Array) -> dict:
     """Weights of the learned background, direction -> colour. key: consumed."""
     key_in, key_out = jax.random.split(key)
     width = 3 * (1 + 2 * ENVIRONMENT_OCTAVES)
     return {
-        "hidden": _init_dense(key_in, width, ENVIRONMENT_HIDDEN),
-        "out": _init_dense(key_out, ENVIRONMENT_HIDDEN, 3),
+        "hidden": init_dense(key_in, width, ENVIRONMENT_HIDDEN),
+        "out": init_dense(key_out, ENVIRONMENT_HIDDEN, 3),
     }
 
 
@@ -226,8 +198,8 @@ def environment_color(params: dict, directions: jax.Array) -> jax.Array:
       [..., 3] in (0, 1).
     """
     x = frequency_encode(directions, ENVIRONMENT_OCTAVES)
-    x = jax.nn.relu(_dense(params["hidden"], x))
-    return jax.nn.sigmoid(_dense(params["out"], x))
+    x = jax.nn.relu(dense(params["hidden"], x))
+    return jax.nn.sigmoid(dense(params["out"], x))
 
 
 def background_color(
@@ -250,58 +222,6 @@ def background_color(
     return jnp.where(jnp.any(behind < 0), learned, behind)
 
 
-def decode(decoder: dict, features: jax.Array) -> jax.Array:
-    """[..., W] features -> [..., 4] raw density and raw colour."""
-    if "hidden" in decoder:
-        features = jax.nn.relu(_dense(decoder["hidden"], features))
-    return _dense(decoder["out"], features)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _decode_chunked(decoder: dict, features: jax.Array, chunk: int) -> jax.Array:
-    """`decode` with a hidden layer in bounded memory: [N, W] -> [N, 4].
-
-    The hidden layer is recomputed in the backward, whose sums over points are taken
-    chunk by chunk: 0.6 of the time of autodiff's on a CPU.
-    """
-    raw = lax.map(functools.partial(decode, decoder), _in_chunks(features, chunk))
-    return raw.reshape(-1, raw.shape[-1])[: features.shape[0]]
-
-
-def _in_chunks(points: jax.Array, chunk: int) -> jax.Array:
-    """[N, C] -> [number of chunks, chunk, C], zeros at the end."""
-    padded = jnp.pad(points, ((0, -len(points) % chunk), (0, 0)))
-    return padded.reshape(-1, chunk, points.shape[1])
-
-
-def _decode_fwd(decoder, features, chunk):
-    return _decode_chunked(decoder, features, chunk), (decoder, features)
-
-
-def _decode_bwd(chunk, residuals, cotangent):
-    decoder, features = residuals
-    matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
-
-    def add_chunk(total, inputs):
-        x, d_raw = inputs
-        h = jax.nn.relu(_dense(decoder["hidden"], x))
-        d_before = jnp.where(h > 0, matmul(d_raw, decoder["out"]["kernel"].T), 0)
-        layers = {
-            "hidden": {"kernel": matmul(x.T, d_before), "bias": d_before.sum(0)},
-            "out": {"kernel": matmul(h.T, d_raw), "bias": d_raw.sum(0)},
-        }
-        d_x = matmul(d_before, decoder["hidden"]["kernel"].T)
-        return jax.tree.map(jnp.add, total, layers), d_x
-
-    chunks = _in_chunks(features, chunk), _in_chunks(cotangent, chunk)
-    zero = jax.tree.map(jnp.zeros_like, decoder)
-    total, d_features = lax.scan(add_chunk, zero, chunks)
-    return total, d_features.reshape(-1, features.shape[1])[: len(features)]
-
-
-_decode_chunked.defvjp(_decode_fwd, _decode_bwd)
-
-
 @jax.custom_jvp
 def _softplus(x: jax.Array) -> jax.Array:
     """log(1 + e^x), whose own derivative is ten times slower on a CPU for x << 0."""
@@ -313,6 +233,46 @@ def _softplus_jvp(primals, tangents):
     return _softplus(*primals), jax.nn.sigmoid(*primals) * tangents[0]
 
 
+def query_raw(
+    params: dict,
+    positions: jax.Array,
+    grid: HashGrid,
+    *,
+    density_bias: DensityBias,
+    name: str = "",
+) -> jax.Array:
+    """What the field holds at points (unbatched over particles); see `activate`.
+
+    Args:
+      params: see `init_field`.
+      positions: [N, 3] in [-1, 1], clamped.
+      grid: layout of the table.
+      density_bias: the initialisation, `blob_bias` or `centred_bias`.
+      name: of the encoded points for `jax.checkpoint`, such as `FEATURES`; "" = none.
+
+    Returns:
+      [N, 4]: density with its bias, and colour, before noise and activations.
+    """
+    chex.assert_shape(positions, (None, 3))
+    features = encode(params["table"], positions, grid)
+    features = checkpoint_name(features, name) if name else features
+    raw = decode(params["decoder"], features)
+    before = raw[:, :1] + density_bias(positions)[:, None]
+    return jnp.concatenate([before, raw[:, 1:]], axis=1)
+
+
+def activate(raw, *, density_scale: float = 1.0, noise: jax.Array | None = None):
+    """Density [...] >= 0 and colour [..., 3] in (0, 1) of raw numbers [..., 4].
+
+    Args:
+      raw: see `query_raw`.
+      density_scale: factor on the density after softplus.
+      noise: [...] added before softplus, N(0, 1) in the paper's training; None = none.
+    """
+    before = raw[..., 0] if noise is None else raw[..., 0] + noise
+    return density_scale * _softplus(before), jax.nn.sigmoid(raw[..., 1:])
+
+
 def query(
     params: dict,
     positions: jax.Array,
@@ -320,34 +280,10 @@ def query(
     *,
     density_bias: DensityBias,
     density_scale: float = 1.0,
-    noise: jax.Array | None = None,
-    chunk: int = 8192,
 ) -> tuple[jax.Array, jax.Array]:
-    """Density and colour at points (unbatched over particles).
-
-    Args:
-      params: see `init_field`.
-      positions: [N, 3] in [-1, 1], clamped.
-      grid: layout of the table.
-      density_bias: the initialisation, `blob_bias` or `centred_bias`.
-      density_scale: factor on the density after softplus.
-      noise: [N] added before softplus, N(0, 1) in the paper's training; None = none.
-      chunk: points decoded at a time (memory and cache, not a result).
-
-    Returns:
-      density [N] >= 0 and colour [N, 3] in (0, 1).
-    """
-    chex.assert_shape(positions, (None, 3))
-    features = encode(params["table"], positions, grid)
-    decoder = params["decoder"]
-    if "hidden" not in decoder or len(features) <= chunk:
-        raw = decode(decoder, features)
-    else:
-        raw = _decode_chunked(decoder, features, chunk)
-    before = raw[:, 0] + density_bias(positions)
-    if noise is not None:
-        before = before + noise
-    return density_scale * _softplus(before), jax.nn.sigmoid(raw[:, 1:])
+    """Density [N] and colour [N, 3] at points [N, 3]; see `query_raw`, `activate`."""
+    raw = query_raw(params, positions, grid, density_bias=density_bias)
+    return activate(raw, density_scale=density_scale)
 
 
 def query_color(params: dict, positions: jax.Array, grid: HashGrid) -> jax.Array:

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from vsd_jax.scene.camera import pixel_rays
-from vsd_jax.scene.nerf import field, occupancy, volume
+from vsd_jax.scene.nerf import field, occupancy, sampling, volume
+from vsd_jax.scene.nerf.empty_space import Field
 from vsd_jax.scene.nerf.encoding import HashGrid
 from vsd_jax.spec import Within
 from vsd_jax.types import RenderOutput, Scene
@@ -39,6 +40,8 @@ class RenderSpec:
       capacity: share of the samples that is evaluated in training, in (0, 1]; 1 = all.
       half_extent: half size of the cube that is sampled, at most 1.
       max_rays: rays rendered at a time; bounds memory, not a result.
+      keep_features: keep the grid's features for the gradient instead of computing
+        them again: memory for time, not a result. 4 bytes a feature and sample.
     """
 
     size: Annotated[int, Within(4, 4096)]
@@ -53,6 +56,7 @@ class RenderSpec:
     capacity: Annotated[float, Within(1e-3, 1)]
     half_extent: Annotated[float, Within(1e-3, 1)]
     max_rays: Annotated[int, Within(1)]
+    keep_features: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,10 +160,12 @@ def make_nerf(
         field.init_field, grid=grid, hidden=hidden, environment=environment
     )
 
+    keep = (sampling.PLACES, *((field.FEATURES,) if spec.keep_features else ()))
+
     def render(params, stats, camera, background, key, *, train):
         cells = _cells(stats, spec.occupancy_threshold)
-        sample = functools.partial(
-            _query_samples,
+        make_field = functools.partial(
+            _make_field,
             noise_scale=spec.density_noise if train else 0.0,
             normal_step=normal_step if train and train_normals else 0.0,
             **bound,
@@ -168,12 +174,14 @@ def make_nerf(
             _render_chunk,
             params=params,
             background=background,
-            sample=sample,
+            make_field=make_field,
             shoot=functools.partial(shoot, cells=cells),
             normals=None if train else (density, normal_step),
         )
         rays = _rays(camera, spec.size)
-        images, extras = volume.map_rays(render_chunk, rays, key, spec.max_rays)
+        images, extras = volume.map_rays(
+            render_chunk, rays, key, spec.max_rays, keep=keep
+        )
         return RenderOutput(**_as_images(images, spec.size), extras=extras)
 
     return Scene(init, render, init_stats, update_stats)
@@ -230,11 +238,11 @@ def _rays(camera, image_size: int):
     return jnp.broadcast_to(origin, directions.shape), directions
 
 
-def _render_chunk(rays, key, *, params, background, sample, shoot, normals):
+def _render_chunk(rays, key, *, params, background, make_field, shoot, normals):
     """Images and scalars of some rays; `normals` = (density, step) to evaluate."""
     seen, normal, extras = shoot(
-        functools.partial(sample, params),
-        functools.partial(sample, lax.stop_gradient(params)),
+        make_field(params),
+        make_field(lax.stop_gradient(params)),
         *rays,
         key if normals is None else None,
     )
@@ -245,17 +253,31 @@ def _render_chunk(rays, key, *, params, background, sample, shoot, normals):
     return _images(params, background, rays[1], seen, normal), extras
 
 
-def _query_samples(params, positions, key, *, noise_scale, normal_step, **bound):
-    """Density [N] and colour [N, 3], or colour and normal [N, 6], with noise."""
-    noise = None
-    if noise_scale and key is not None:
-        noise = noise_scale * jax.random.normal(key, positions.shape[:1])
-    density, values = field.query(params, positions, noise=noise, **bound)
-    if normal_step:
-        density_fn = functools.partial(field.query_density, params, **bound)
+def _make_field(
+    params, *, grid, density_bias, density_scale, noise_scale, normal_step
+) -> Field:
+    """The field that rays see: density and colour, or also normals, with noise."""
+    bound = dict(grid=grid, density_bias=density_bias)
+
+    def raw(positions):
+        held = field.query_raw(params, positions, name=field.FEATURES, **bound)
+        if not normal_step:
+            return held
+        density_fn = functools.partial(
+            field.query_density, params, density_scale=density_scale, **bound
+        )
         normals = field.density_normals(density_fn, positions, step=normal_step)
-        values = jnp.concatenate([values, normals], axis=-1)
-    return density, values
+        return jnp.concatenate([held, normals], axis=-1)
+
+    def activate(raw, key):
+        noise = None
+        if noise_scale and key is not None:
+            noise = noise_scale * jax.random.normal(key, raw.shape[:-1])
+        held, normals = raw[..., :4], raw[..., 4:]
+        density, colour = field.activate(held, density_scale=density_scale, noise=noise)
+        return density, jnp.concatenate([colour, normals], axis=-1)
+
+    return Field(raw, activate)
 
 
 def _surface_normals(density_fn, rays, seen, step: float):

@@ -12,8 +12,13 @@ import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from vsd_jax.scene.nerf.occupancy import lookup
+
+PLACES = "places"
+"""Name of the distances along rays and of their order: what is always kept for the
+gradient (`jax.checkpoint`), since they have none and an importance pass is long."""
 
 
 class Samples(NamedTuple):
@@ -93,6 +98,7 @@ def importance(
     low, high = _pick(cdf, bins), _pick(cdf, bins + 1)
     start, stop = _pick(tdist, bins), _pick(tdist, bins + 1)
     tmid = start + (stop - start) * (share - low) / (high - low)
+    tmid = checkpoint_name(tmid, PLACES)
     return _edges_between(tmid, tdist[:, 0], tdist[:, -1]), tmid
 
 
@@ -111,7 +117,7 @@ def _select(rows: jax.Array, columns: jax.Array) -> jax.Array:
 
 def merge(
     tdist: jax.Array, tmid: jax.Array, extra: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Sorts first-pass and new samples into one set; edges lie half-way.
 
     Args:
@@ -120,10 +126,23 @@ def merge(
       extra: [R, F].
 
     Returns:
-      tdist [R, S + F + 1] and tmid [R, S + F].
+      tdist [R, S + F + 1], tmid [R, S + F] and `order` [R, S + F]: which of the S
+      first and F new ones each of them is, for `in_order`.
     """
-    merged = jnp.sort(jnp.concatenate([tmid, extra], axis=1), axis=1)
-    return _edges_between(merged, tdist[:, 0], tdist[:, -1]), merged
+    both = jnp.concatenate([tmid, extra], axis=1)
+    source = lax.broadcasted_iota(jnp.int32, both.shape, 1)
+    merged, order = lax.sort((both, source), dimension=1, num_keys=1)
+    merged, order = checkpoint_name((merged, order), PLACES)
+    return _edges_between(merged, tdist[:, 0], tdist[:, -1]), merged, order
+
+
+def in_order(values: jax.Array, order: jax.Array) -> jax.Array:
+    """Values [R, S, C] of each ray in an order [R, S] of its samples (`merge`)."""
+    num_rays, total = order.shape
+    start = total * jnp.arange(num_rays, dtype=order.dtype)
+    rows = values.reshape(num_rays * total, -1).at[order + start[:, None]]
+    # Unique: the gradient writes each row once, it need not add.
+    return rows.get(mode="promise_in_bounds", unique_indices=True)
 
 
 def _edges_between(tmid, near, far):
@@ -156,6 +175,7 @@ def place_samples(
         origins, directions, half_extent=half_extent, near=near
     )
     tdist, tmid = stratified(entry, leave, num_samples, uniform)
+    tmid = checkpoint_name(tmid, PLACES)
     return Samples(tdist, tmid, mask_samples(origins, directions, tmid, cells))
 
 

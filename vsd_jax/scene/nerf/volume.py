@@ -18,12 +18,18 @@ from jax import lax
 from vsd_jax.scene import regularizers
 from vsd_jax.scene.nerf import sampling
 from vsd_jax.scene.nerf.empty_space import (
+    Field,
     FieldFn,
     evaluate_blocks,
     evaluate_compact,
     evaluate_dense,
 )
-from vsd_jax.scene.nerf.sampling import Samples, mask_samples, place_samples
+from vsd_jax.scene.nerf.sampling import (
+    Samples,
+    mask_samples,
+    place_samples,
+    ray_points,
+)
 from vsd_jax.scene.vectors import unit_or_zero
 
 
@@ -76,9 +82,9 @@ def refine(
     samples: Samples,
     uniform,
     *,
-    cells: jax.Array | None,
+    cells: jax.Array,
 ) -> Samples:
-    """Adds importance samples from a first density pass (NeRF Sec. 5.2).
+    """Adds importance samples from a first density pass where cells are occupied.
 
     Args:
       field: see `FieldFn`, closed over constant parameters (`lax.stop_gradient`); its
@@ -89,17 +95,55 @@ def refine(
       uniform: [R, F] in [0, 1).
       cells: as in `place_samples`.
     """
-    evaluate = evaluate_dense if samples.mask is None else evaluate_blocks
-    density, _ = evaluate(field, origins, directions, samples)
-    empty = jnp.zeros((*density.shape, 0), density.dtype)
-    weights = composite(density, empty, samples.tdist, samples.tmid).weights
-    _, extra = sampling.importance(samples.tdist, weights, uniform)
-    tdist, tmid = sampling.merge(samples.tdist, samples.tmid, extra)
+    density, _ = evaluate_blocks(field, origins, directions, samples)
+    extra = _importance(density, samples, uniform)
+    tdist, tmid, _ = sampling.merge(samples.tdist, samples.tmid, extra)
     return Samples(tdist, tmid, mask_samples(origins, directions, tmid, cells))
 
 
+def evaluate_refined(
+    field: Field, origins, directions, samples: Samples, uniform, *, key
+) -> tuple[Samples, jax.Array, jax.Array]:
+    """Adds importance samples (NeRF Sec. 5.2) and evaluates all, each of them once.
+
+    The samples of the first pass are among those of the second: what the field holds
+    there gives the importance, without noise and gradient, and is composited with what
+    it holds at the new ones.
+
+    Args:
+      field: in its two steps.
+      origins: [R, 3].
+      directions: [R, 3].
+      samples: the first pass, without a mask.
+      uniform: [R, F] in [0, 1).
+      key: of the field's noise; None = none.
+
+    Returns:
+      The samples, density [R, S + F] and values [R, S + F, C - 1].
+    """
+
+    def raw_at(tmid):
+        points = ray_points(origins, directions, tmid)
+        return field.raw(points.reshape(-1, 3)).reshape(*tmid.shape, -1)
+
+    raw = raw_at(samples.tmid)
+    density, _ = field.activate(lax.stop_gradient(raw), None)
+    extra = _importance(density, samples, uniform)
+    tdist, tmid, order = sampling.merge(samples.tdist, samples.tmid, extra)
+    raw = jnp.concatenate([raw, raw_at(extra)], axis=1)
+    density, values = field.activate(sampling.in_order(raw, order), key)
+    return Samples(tdist, tmid, None), density, values
+
+
+def _importance(density, samples: Samples, uniform) -> jax.Array:
+    """[R, F] distances of new samples, where a first pass [R, S] sees something."""
+    empty = jnp.zeros((*density.shape, 0), density.dtype)
+    weights = composite(density, empty, samples.tdist, samples.tmid).weights
+    return sampling.importance(samples.tdist, weights, uniform)[1]
+
+
 def render_rays(
-    field: FieldFn,
+    field: Field,
     frozen_field: FieldFn,
     origins: jax.Array,
     directions: jax.Array,
@@ -115,8 +159,9 @@ def render_rays(
     """Places samples on rays, evaluates the field there and composites.
 
     Args:
-      field: see `FieldFn`; values are colour, or colour and normal.
-      frozen_field: the same on constant parameters, for the importance pass.
+      field: in its two steps; values are colour, or colour and normal.
+      frozen_field: the same on constant parameters, for the importance pass in
+        occupied cells.
       origins: [R, 3].
       directions: [R, 3] unit.
       key: consumed; None renders without randomness and without capacity limit.
@@ -143,11 +188,13 @@ def render_rays(
         near=near,
         cells=cells,
     )
-    if num_fine:
-        samples = refine(frozen_field, origins, directions, samples, fine, cells=cells)
     overflow = jnp.zeros(())
+    if num_fine and cells is not None:
+        samples = refine(frozen_field, origins, directions, samples, fine, cells=cells)
     rays = (origins, directions, samples)
-    if samples.mask is None or (key is not None and capacity == 1):
+    if num_fine and cells is None:
+        samples, density, values = evaluate_refined(field, *rays, fine, key=noise_key)
+    elif cells is None or (key is not None and capacity == 1):
         density, values = evaluate_dense(field, *rays, noise_key)
     elif key is None:
         density, values = evaluate_blocks(field, *rays)
@@ -189,18 +236,28 @@ def _statistics(seen: Composited, samples: Samples, overflow) -> dict:
     }
 
 
-def map_rays(render_chunk, rays: dict, key: jax.Array, max_rays: int):
+def map_rays(
+    render_chunk,
+    rays: dict,
+    key: jax.Array,
+    max_rays: int,
+    *,
+    keep: tuple[str, ...] = (),
+):
     """Applies `render_chunk(rays, key)` to strided chunks of at most `max_rays`.
 
     Strided, so that each chunk sees the whole image in coarse and all chunks carry
-    about the same load; rematerialised, so that memory is that of one chunk. Outputs
-    with a ray axis come back in order, scalars are summed (`overflow`) or averaged.
+    about the same load; rematerialised, so that memory is that of one chunk and of
+    what is kept. Outputs with a ray axis come back in order, scalars are summed
+    (`overflow`) or averaged.
 
     Args:
       render_chunk: returns (dict of [r, ...] arrays, dict of scalars).
       rays: arrays with leading axis R.
       key: consumed.
       max_rays: static.
+      keep: names (`jax.ad_checkpoint.checkpoint_name`) of what the gradient reads
+        instead of computing it again.
     """
     num_rays = jax.tree.leaves(rays)[0].shape[0]
     num_chunks = next(
@@ -213,7 +270,11 @@ def map_rays(render_chunk, rays: dict, key: jax.Array, max_rays: int):
     split = jax.tree.map(
         lambda x: jnp.moveaxis(x.reshape(-1, num_chunks, *x.shape[1:]), 1, 0), rays
     )
-    body = jax.checkpoint(lambda args: render_chunk(*args), prevent_cse=False)
+    body = jax.checkpoint(
+        lambda args: render_chunk(*args),
+        prevent_cse=False,
+        policy=jax.checkpoint_policies.save_only_these_names(*keep),
+    )
     images, scalars = lax.map(body, (split, jax.random.split(key, num_chunks)))
     images = jax.tree.map(
         lambda x: jnp.moveaxis(x, 0, 1).reshape(num_rays, *x.shape[2:]), images
