@@ -55,7 +55,8 @@ def test_importance_without_weights_is_uniform_and_finite():
 def test_merge_sorts_and_covers_the_ray():
     tdist = np.linspace(1.0, 2.0, 5)[None]
     tmid = 0.5 * (tdist[:, 1:] + tdist[:, :-1])
-    edges, merged = run(sampling.merge, tdist, tmid, np.array([[1.9, 1.01]]))
+    edges, merged, order = run(sampling.merge, tdist, tmid, np.array([[1.9, 1.01]]))
+    np.testing.assert_array_equal(order, [[5, 0, 1, 2, 3, 4]])
     assert merged.shape == (1, 6) and (np.diff(merged) > 0).all()
     assert edges[0, 0] == 1 and edges[0, -1] == 2
     assert ((merged >= edges[:, :-1]) & (merged <= edges[:, 1:])).all()
