@@ -70,6 +70,7 @@ def on_card(monkeypatch):
         calls.clear()
         monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
         monkeypatch.setattr(jax, "local_devices", lambda: [Card(capability)])
+        monkeypatch.setattr(attention, "compiles_fused", lambda shape, dtype: True)
         return calls
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", attend)
@@ -109,6 +110,18 @@ def test_kernel_is_used_where_there_is_one(on_card, capability, dtype, width, wa
     with attention.without_kernels():
         jax.eval_shape(attention.self_attention, shape, shape, shape)
     assert not calls
+
+
+def test_a_kernel_that_does_not_compile_is_not_used(on_card, monkeypatch):
+    calls = on_card("9.0")
+    monkeypatch.setattr(attention, "compiles_fused", lambda shape, dtype: False)
+    shape = jax.ShapeDtypeStruct((2, 64, 64), jnp.bfloat16)
+    jax.eval_shape(attention.self_attention, shape, shape, shape)
+    assert not calls
+
+
+def test_cudnn_does_not_compile_on_a_cpu():
+    assert not attention.compiles_fused((2, 64, 64), jnp.dtype(jnp.bfloat16))
 
 
 def test_memory_is_that_of_a_slice():

@@ -95,7 +95,27 @@ def _has_kernel(query: jax.Array, key: jax.Array, value: jax.Array) -> bool:
         return False
     # "9.0" for an H200; AMD's GPUs have names there, other devices nothing.
     said = str(getattr(jax.local_devices()[0], "compute_capability", ""))
-    return bool(re.fullmatch(r"\d+\.\d+", said)) and float(said) >= 8
+    if not re.fullmatch(r"\d+\.\d+", said) or float(said) < 8:
+        return False
+    return compiles_fused(query.shape, jnp.dtype(query.dtype))
+
+
+@functools.lru_cache(maxsize=64)
+def compiles_fused(shape: tuple[int, int, int], dtype: jnp.dtype) -> bool:
+    """Whether `fused_attention` and its gradient compile here, for inputs of a shape.
+
+    Which lengths, widths and versions cuDNN takes is its own business, so it is asked.
+    """
+
+    def loss(*inputs):
+        return jnp.sum(fused_attention(*inputs).astype(jnp.float32))
+
+    inputs = [jax.ShapeDtypeStruct(shape, dtype)] * 3
+    try:
+        jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*inputs).compile()
+    except Exception:  # of whatever layer of XLA or cuDNN refuses
+        return False
+    return True
 
 
 def self_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
