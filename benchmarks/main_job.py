@@ -283,7 +283,9 @@ def main() -> None:
     seeds = parser.add_mutually_exclusive_group()
     seeds.add_argument("--seed", type=int, default=0, help="of all runs")
     seeds.add_argument("--seeds", type=int, default=1, help="how many, from 0")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), help="which")
+    parser.add_argument(
+        "--methods", nargs="+", default=list(METHODS), choices=METHODS, help="which"
+    )
     about = "train all runs of a method at once, on a GPU or TPU"
     parser.add_argument("--at_once", action="store_true", help=about)
     args, options = parser.parse_known_args()
