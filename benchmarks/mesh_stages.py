@@ -4,11 +4,13 @@
   python -m benchmarks.mesh_stages --out=runs/mesh_stages [--prompts 8] [options]
 
 Each run is the program itself with `configs/textured_mesh.py`, in a folder of its own,
-so the same command goes on where it stopped; further options are passed on. A mesh is
-compared with the nearest of 16 truth objects of its kind (Chamfer distance), and its
-normals with those of that object's nearest points. Truth is a soup of parts that reach
-into each other: only what is seen from outside counts. Writes scores.json, scores.md
-and renders.png (a row a prompt: three views of NeRF, normals, texture).
+so the same command goes on where it stopped; further options are passed on, among them
+--config.stages="('nerf', 'refine', 'geometry', 'texture')": then the NeRF that counts
+is the refined one, which geometry starts from. A mesh is compared with the nearest of
+16 truth objects of its kind (Chamfer distance), and its normals with those of that
+object's nearest points. Truth is a soup of parts that reach into each other: only what
+is seen from outside counts. Writes scores.json, scores.md and renders.png (a row a
+prompt: three views of NeRF, normals, texture).
 """
 
 import argparse
@@ -28,7 +30,7 @@ from vsd_jax.experiments import truth
 from vsd_jax.program.folder import writer
 from vsd_jax.toybox import metrics, text
 
-STAGES = ("nerf", "geometry", "texture")
+STAGES = ("nerf", "refine", "geometry", "texture")
 
 
 def run_program(prompt: text.Prompt, folder: Path, options: list[str]) -> None:
@@ -63,21 +65,29 @@ def truth_scores(prompt: str) -> dict[str, float]:
     }
 
 
+def shown_stages(folder: Path) -> dict[str, str]:
+    """The folder of NeRF, geometry and texture; a refined NeRF counts for the NeRF."""
+    last = "refine" if (folder / "refine").exists() else "nerf"
+    return {"nerf": last, "geometry": "geometry", "texture": "texture"}
+
+
 def stage_scores(folder: Path, prompt: text.Prompt) -> dict[str, float]:
     """All numbers of one run."""
-    found = truth_scores(prompt.text())
+    found, shown = truth_scores(prompt.text()), shown_stages(folder)
     for name in ("nerf", "geometry"):
-        mesh = trimesh.load(folder / name / "mesh" / "particle_00.ply", process=False)
+        file = folder / shown[name] / "mesh" / "particle_00.ply"
+        mesh = trimesh.load(file, process=False)
         sampled = truth.sample_surface(mesh, seed=0)
         scores = geometry_scores(sampled, truth.true_surfaces(prompt.text()))
         found |= {f"{name}_{key}": value for key, value in scores.items()}
     for name in ("nerf", "texture"):
-        judged = json.loads((folder / name / "evaluation.json").read_text())["mean"]
+        file = folder / shown[name] / "evaluation.json"
+        judged = json.loads(file.read_text())["mean"]
         for key in ("kind_precision", "colour_precision", "multi_face_index"):
             found[f"{name}_{key}"] = judged[key]
-    nerf, textured = (read_views(folder / name) for name in ("nerf", "texture"))
+    nerf, textured = (read_views(folder / shown[n]) for n in ("nerf", "texture"))
     found["texture_psnr"] = float(-10 * np.log10(np.mean((nerf - textured) ** 2)))
-    for name in STAGES:
+    for name in (stage for stage in STAGES if (folder / stage).exists()):
         files = (folder / name / file for file in ("command.txt", "evaluation.json"))
         begin, end = (file.stat().st_mtime for file in files)
         found[f"{name}_seconds"] = end - begin
@@ -103,7 +113,8 @@ def markdown(rows: dict[str, dict[str, float]]) -> str:
             f"{row[f'nerf_{key}']:.2f} → {row[f'texture_{key}']:.2f}"
             for key in ("kind_precision", "colour_precision")
         ]
-        seconds = " + ".join(f"{row[f'{stage}_seconds']:.0f}" for stage in STAGES)
+        spent = (row.get(f"{stage}_seconds") for stage in STAGES)
+        seconds = " + ".join(f"{each:.0f}" for each in spent if each)
         lines.append([name, *pairs, f"{row['texture_psnr']:.1f} dB", seconds])
     return table(header, lines)
 
@@ -112,7 +123,7 @@ def save_picture(path: Path, folders: list[Path]) -> None:
     """A row a prompt: three views of each stage."""
     rows = []
     for folder in folders:
-        views = [read_views(folder / stage) for stage in STAGES]
+        views = [read_views(folder / name) for name in shown_stages(folder).values()]
         rows.append(np.concatenate([v[:: len(v) // 5][:3] for v in views]))
     writer.save_png(path, writer.contact_sheet(np.stack(rows), tile_size=64))
 
