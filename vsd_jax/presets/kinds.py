@@ -169,7 +169,14 @@ EMBEDDED_TEXTURE: Layer = {
     "mesh": dict(resolution=40),
     "render": dict(size=128, capacity=0.7),
     "camera": dict(fov_deg=(40.0, 40.0)),
-    "vsd": _NOT_OVERHEAD,
+    # As the refinement: no speckle, and no colours that guidance makes (two prompts).
+    "vsd": dict(
+        guidance_scale=2.0,
+        t_range=(0.02, 0.5),
+        t_range_late=(0.02, 0.3),
+        **_NOT_OVERHEAD,
+    ),
+    "family": dict(exact_below=0.2),
 }
 SMOKE_MESH: Layer = {
     "": dict(num_steps=4),
