@@ -27,14 +27,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from absl import flags
-from ml_collections import ConfigDict
-from ml_collections.config_flags import config_flags
 
 from benchmarks.measure import table
 from vsd_jax.experiments import scores, together, truth
 from vsd_jax.program.folder import writer
 from vsd_jax.program.settings import named
+from vsd_jax.program.terminal.overrides import set_values
 from vsd_jax.toybox import metrics, text
 
 PROMPTS = tuple(
@@ -50,9 +48,6 @@ class Method(NamedTuple):
     judged: str = ""
     settings: tuple[str, ...] = ()
 
-
-Job = tuple[text.Prompt, int]
-"""What is asked for, and the seed."""
 
 METHODS = {
     "VSD": Method("refined", "nerf"),
@@ -97,26 +92,18 @@ def overrides(
     return [*found, f"--config.prompt={prompt.text()}", f"--config.seed={seed}"]
 
 
-def make_config(name: str, changes: Sequence[str]) -> ConfigDict:
-    """The configuration of a run, as the program would make it."""
-    config = named.NAMED[METHODS[name].config]("")
-    values, argv = flags.FlagValues(), ["main_job", *changes]
-    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
-    values(argv)
-    return config
-
-
 def train_at_once(
-    name: str, jobs: Sequence[Job], out: Path, options: Sequence[str]
+    name: str,
+    jobs: Sequence[tuple[text.Prompt, int]],
+    out: Path,
+    options: Sequence[str],
 ) -> None:
     """Trains the runs of a method that have not begun; the program makes the rest."""
-    runs = [
-        together.stages_of(
-            make_config(name, overrides(name, *job, options)),
-            run_folder(out, name, *job),
-        )
-        for job in jobs
-    ]
+    runs = []
+    for job in jobs:
+        config = named.NAMED[METHODS[name].config]("")
+        set_values(config, overrides(name, *job, options))
+        runs.append(together.stages_of(config, run_folder(out, name, *job)))
     command = shlex.join(["python", "-m", "benchmarks.main_job", *sys.argv[1:]])
     together.train_stages(runs, name, command=command)
 
@@ -289,6 +276,8 @@ def main() -> None:
     about = "train all runs of a method at once, on a GPU or TPU"
     parser.add_argument("--at_once", action="store_true", help=about)
     args, options = parser.parse_known_args()
+    if args.seeds < 1:
+        parser.error(f"--seeds={args.seeds} runs nothing; give 1 or more.")
     options = [option.removeprefix("--config.") for option in options]
     numbers = range(args.seeds) if args.seeds > 1 else [args.seed]
     jobs = [(p, seed) for seed in numbers for p in PROMPTS[: args.prompts]]

@@ -50,18 +50,25 @@ def apply(base: Mapping[str, Any], arguments: Sequence[str]) -> ConfigDict:
       ConfigError: for an unknown key, one that was learned with, or a wrong type.
     """
     config = ConfigDict(base)
-    known = config_lib.flatten(config)
-    keys = [match[1] for match in map(_KEY.match, arguments) if match]
-    free = config_lib.MAY_CHANGE
-    faults = [config_rules.suggest(key, known) for key in keys if key not in known]
-    faults = faults or [
+    known, free = config_lib.flatten(config), config_lib.MAY_CHANGE
+    faults = [
         f"{key} belongs to what was learned; of a finished run only eval.*, export.*"
         f" and log.* may be another. The run keeps {key}={known[key]!r}."
-        for key in keys
+        for key in _known_keys(known, arguments)
         if not key.startswith(free)
     ]
     if faults:
         raise ConfigError("\n".join(faults))
+    return set_values(config, arguments)
+
+
+def set_values(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
+    """A configuration with arguments `--config.KEY=VALUE` applied, in place.
+
+    Raises:
+      ConfigError: for an unknown key or a wrong type.
+    """
+    _known_keys(config_lib.flatten(config), arguments)
     values, argv = flags.FlagValues(), ["program", *arguments]
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     try:
@@ -69,3 +76,12 @@ def apply(base: Mapping[str, Any], arguments: Sequence[str]) -> ConfigDict:
     except (flags.Error, TypeError, ValueError) as error:
         raise ConfigError(f"--config: {str(error).strip().splitlines()[-1]}") from error
     return config
+
+
+def _known_keys(known: Mapping[str, Any], arguments: Sequence[str]) -> list[str]:
+    """The keys that the arguments name; raises ConfigError for those that are none."""
+    keys = [match[1] for match in map(_KEY.match, arguments) if match]
+    faults = [config_rules.suggest(key, known) for key in keys if key not in known]
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return keys
