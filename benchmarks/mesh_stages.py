@@ -28,9 +28,8 @@ from benchmarks.main_job import PROMPTS, read_views
 from benchmarks.measure import machine, table
 from vsd_jax.experiments import truth
 from vsd_jax.program.folder import writer
+from vsd_jax.program.folder.workdir import STAGES
 from vsd_jax.toybox import metrics, text
-
-STAGES = ("nerf", "refine", "geometry", "texture")
 
 
 def run_program(prompt: text.Prompt, folder: Path, options: list[str]) -> None:
