@@ -4,11 +4,10 @@
   python -m benchmarks.mesh_stages --out=runs/mesh_stages [--prompts 8] [options]
 
 Each run is the program itself with `configs/textured_mesh.py`, in a folder of its own,
-so the same command goes on where it stopped; further options are passed on, among them
---config.stages="('nerf', 'refine', 'geometry', 'texture')": then the NeRF that counts
-is the refined one, which geometry starts from. A mesh is compared with the nearest of
-16 truth objects of its kind (Chamfer distance), and its normals with those of that
-object's nearest points. Truth is a soup of parts that reach into each other: only what
+so the same command goes on where it stopped; further options are passed on. The NeRF
+that counts is the refined one, which geometry starts from, where it is refined. A mesh
+is compared with the nearest of 16 truth objects of its kind (Chamfer distance), and its
+normals with those of that object's nearest points. Truth is a soup of parts that reach into each other: only what
 is seen from outside counts. Writes scores.json, scores.md and renders.png (a row a
 prompt: three views of NeRF, normals, texture).
 """

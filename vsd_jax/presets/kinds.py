@@ -21,6 +21,9 @@ _WHITE_ALONE = dict(
 # The embedded prior's words for views do not tell a low camera from a high one: its
 # "front" is seen from below and from up to 60 degrees, a particle a compromise [ours].
 _NOT_OVERHEAD = dict(not_overhead_deg=30.0)
+# The mesh stages as the refinement, once there is a shape: nearer to truth than with
+# guidance 3 and much noise, no speckle (docs/results.md) [ours].
+_LITTLE_NOISE = dict(guidance_scale=2.0, t_range=(0.02, 0.5), t_range_late=(0.02, 0.3))
 _TOLD = dict(tell_camera=True)  # it reads the exact camera too (model card)
 
 EMBEDDED_OBJECT: Layer = {  # trials that chose these: docs/results.md [ours]
@@ -147,9 +150,8 @@ EMBEDDED_GEOMETRY: Layer = {  # normal maps as the embedded prior knows them
     "optim": dict(sdf_lr=1e-3, offset_lr=1e-2),
     # At this prior's size the paper's SDS inflates the shape (docs/results.md). VSD's
     # residual is a tenth of SDS's, and so is what must not outweigh it.
-    "vsd": dict(
-        method="vsd", guidance_scale=3.0, t_range=(0.02, 0.98), **_NOT_OVERHEAD
-    ),
+    "vsd": dict(method="vsd", **_LITTLE_NOISE, **_NOT_OVERHEAD),
+    "family": dict(exact_below=0.2),
     "regularize": dict(normal_consistency=500.0),
 }
 
@@ -169,13 +171,7 @@ EMBEDDED_TEXTURE: Layer = {
     "mesh": dict(resolution=40),
     "render": dict(size=128, capacity=0.7),
     "camera": dict(fov_deg=(40.0, 40.0)),
-    # As the refinement: no speckle, and no colours that guidance makes (two prompts).
-    "vsd": dict(
-        guidance_scale=2.0,
-        t_range=(0.02, 0.5),
-        t_range_late=(0.02, 0.3),
-        **_NOT_OVERHEAD,
-    ),
+    "vsd": dict(**_LITTLE_NOISE, **_NOT_OVERHEAD),
     "family": dict(exact_below=0.2),
 }
 SMOKE_MESH: Layer = {

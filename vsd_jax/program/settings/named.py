@@ -75,10 +75,13 @@ def refined(variant: str = "") -> ConfigDict:
 
 
 def textured_mesh(variant: str = "") -> ConfigDict:
-    """The three stages of the paper in one folder, and "refine", which waits to be
+    """The three stages of the paper in one folder; on the embedded prior the NeRF is
+    refined before its geometry, elsewhere and in the smoke form "refine" waits to be
     asked for: --config.stages="('nerf', 'refine', 'geometry', 'texture')".
     """
-    return _staged(tuple(STAGES), variant, run=("nerf", "geometry", "texture"))
+    whole = tuple(STAGES)
+    paper = tuple(name for name in whole if name != "refine")
+    return _staged(whole, variant, run=paper if variant else whole)
 
 
 def _staged(
