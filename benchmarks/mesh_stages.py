@@ -7,9 +7,9 @@ Each run is the program itself with `configs/textured_mesh.py`, in a folder of i
 so the same command goes on where it stopped; further options are passed on. The NeRF
 that counts is the refined one, which geometry starts from, where it is refined. A mesh
 is compared with the nearest of 16 truth objects of its kind (Chamfer distance), and its
-normals with those of that object's nearest points. Truth is a soup of parts that reach into each other: only what
-is seen from outside counts. Writes scores.json, scores.md and renders.png (a row a
-prompt: three views of NeRF, normals, texture).
+normals with those of that object's nearest points. Truth is a soup of parts that reach
+into each other: only what is seen from outside counts. Writes scores.json, scores.md
+and renders.png (a row a prompt: three views of NeRF, normals, texture).
 """
 
 import argparse

@@ -8,9 +8,9 @@ NeRF -> geometry -> texture (arXiv:2305.16213, Sec. 4), each a run of its own in
 WORKDIR/nerf, WORKDIR/geometry and WORKDIR/texture, with the settings of
 `configs/object.py`, `geometry.py` and `texture.py`: --config.geometry.num_steps=800 and
 so on. On the embedded prior the NeRF is refined first (WORKDIR/refine), which is not in
-the paper; --config.stages="('nerf', 'geometry', 'texture')" leaves it out. The same command goes on where it stopped. --config.prior.path=... gives all
-stages one prior, --config.geometry.prior.path=... one stage its own. Variants as in
-`configs/object.py`.
+the paper; --config.stages="('nerf', 'geometry', 'texture')" leaves it out. The same
+command goes on where it stopped. --config.prior.path=... gives all stages one prior,
+--config.geometry.prior.path=... one stage its own. Variants as in `configs/object.py`.
 """
 
 from ml_collections import ConfigDict
