@@ -257,7 +257,8 @@ def spread_of(found: Sequence[dict]) -> str:
         cells = []
         for name in names:
             values = [seed[method][name] for seed in found]
-            cells.append(f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}")
+            shown = f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}"
+            cells.append(shown if np.isfinite(values).all() else "")
         rows.append([method, *cells])
     return table(["", *names], rows) + "\n"
 

@@ -69,3 +69,5 @@ def test_spread_is_over_seeds():
     names = (*main_job.NAMES, "worst_kind", "frechet", "kernel", "empty")
     seeds = [{"VSD": dict.fromkeys(names, value)} for value in (1.0, 2.0, 6.0)]
     assert f"| {np.mean([1, 2, 6]):.4f} ± 2.6458 |" in main_job.spread_of(seeds)
+    one = {"truth": dict.fromkeys(names, 1.0) | {"chamfer": np.nan}}  # has no mesh
+    assert "nan" not in main_job.spread_of([one, one])

@@ -139,7 +139,7 @@ def test_the_same_command_again_changes_nothing(fake, tmp_path, capsys):
     before = (tmp_path / "config.json").read_text()
     capsys.readouterr()
     start(make_config(6), tmp_path)
-    assert "0 steps to do" in capsys.readouterr().out
+    assert "All its steps are done" in capsys.readouterr().out
     assert (tmp_path / "config.json").read_text() == before
     assert len(history.read(tmp_path)) == 1
 

@@ -170,7 +170,7 @@ def test_training_again_finds_it_finished(trained, nerf_config, capsys):
     nerf_config.eval.turntable_frames = 1
     start("train", nerf_config, trained)
     said = " ".join(capsys.readouterr().out.split())
-    assert "Going on from step 4. 0 steps to do" in said
+    assert "Going on from step 4. All its steps are done." in said
     assert f"other weights ({weights}) than this run had so far (another)" in said
     assert (trained / "metrics.jsonl").read_text() == before
 

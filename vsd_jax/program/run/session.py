@@ -261,6 +261,14 @@ def _first_line(config: Config, run: build.Run, state: VSDState) -> str:
         f" {run.prior.image_size} pixels), {n} particle{'s' * (n > 1)} of {theta},"
         f" {phi}, on {config.num_devices} x {where}.\n"
         + (f"Going on from step {begin}. " if begin else "")
-        + f"{config.num_steps - begin} steps to do; the first one compiles, which"
-        " takes up to a minute unless it is cached."
+        + _steps_left(config.num_steps - begin)
+    )
+
+
+def _steps_left(number: int) -> str:
+    if number <= 0:
+        return "All its steps are done."
+    return (
+        f"{number} steps to do; the first one compiles, which takes up to a minute"
+        " unless it is cached."
     )

@@ -51,9 +51,10 @@ def apply(base: Mapping[str, Any], arguments: Sequence[str]) -> ConfigDict:
     """
     config = ConfigDict(base)
     known, free = config_lib.flatten(config), config_lib.MAY_CHANGE
+    names = ", ".join(f"{key}*" if key.endswith(".") else key for key in free)
     faults = [
-        f"{key} belongs to what was learned; of a finished run only eval.*, export.*"
-        f" and log.* may be another. The run keeps {key}={known[key]!r}."
+        f"{key} belongs to what was learned; of a finished run only these may be"
+        f" another: {names}. The run keeps {key}={known[key]!r}."
         for key in _known_keys(known, arguments)
         if not key.startswith(free)
     ]
