@@ -115,17 +115,20 @@ def test_long_curves_are_thinned():
 
 def test_a_verdict_is_shown_with_its_hit_rate(folder):
     assert "Verdict" not in report.write_report(folder).read_text()
-    verdicts = [verdict.judge(verdict.THRESHOLD + shift) for shift in (0.1, -0.1)]
-    assert verdicts[0] == "likely good" and verdicts[1].startswith("under-trained")
-    assert f"{verdict.THRESHOLD - 0.1:.2f}" in verdicts[1]
+    verdicts = [
+        verdict.judge(verdict.LEAST_SHARE + shift, "a red duck")
+        for shift in (0.1, -0.1)
+    ]
+    assert verdicts[0] == "recognised: duck in 60% of the views"
+    assert verdicts[1] == "not recognised: duck in only 40% of the views"
     found = writer.read_json(folder / "evaluation.json")
     found |= {"verdicts": verdicts}
     writer.write_json(folder / "evaluation.json", found)
     page = report.write_report(folder).read_text()
     assert all(text in page for text in verdicts)
-    assert f"right for {verdict.HIT_RATE:.0%} of {verdict.NUM_RUNS} runs" in page
+    assert f"{verdict.HIT_RATE:.0%} of {verdict.NUM_RUNS} runs" in page
     line = evaluation.judged_line(found | {"mean": {}})
-    assert "particle 0: likely good; particle 1: under-trained" in line
-    assert "Verdict: likely good." in evaluation.judged_line(
+    assert "particle 0: recognised: duck in 60% of the views; particle 1: not" in line
+    assert "Verdict: recognised: duck in 60% of the views." in evaluation.judged_line(
         found | {"mean": {}, "verdicts": verdicts[:1]}
     )

@@ -107,34 +107,38 @@ def test_the_prior_is_asked_if_it_is_at_hand(
     nerf_config.eval.prior_draws = 1
     answers = [{"prior_text_gain": 0.1}]
     monkeypatch.setattr(prior_check, "check", lambda *args: answers)
-    monkeypatch.setattr(verdict, "was_measured", lambda config: True)
     monkeypatch.setattr(build, "build", with_prior)
     start("evaluate", nerf_config, trained)
     found = writer.read_json(trained / "evaluation.json")
     assert found["mean"]["prior_text_gain"] == 0.1
-    assert found["verdicts"][0].startswith("under-trained")
-    assert "Verdict: under-trained" in capsys.readouterr().out
+    capsys.readouterr()
     monkeypatch.setattr(build, "build", without)
     start("evaluate", nerf_config, trained)
     assert "its weights are gone" in capsys.readouterr().out
-    assert "verdicts" not in writer.read_json(trained / "evaluation.json")
+    assert (
+        "prior_text_gain" not in writer.read_json(trained / "evaluation.json")["mean"]
+    )
+
+
+def test_what_four_steps_make_is_not_recognised(trained, nerf_config, capsys):
+    start("evaluate", nerf_config, trained)
+    found = writer.read_json(trained / "evaluation.json")
+    assert found["mean"]["strict_precision"] < verdict.LEAST_SHARE
+    assert found["verdicts"][0].startswith("not recognised: mushroom")
+    assert "Verdict: not recognised" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("prompt", "a mushroom"),
         ("prompt", "a red mushroom in a blue room"),
         ("prior.path", "sd21"),
         ("field.kind", "geometry"),
         ("camera.law", "inside"),
-        ("field.density_scale", 10.0),
-        ("vsd.method", "sdedit"),
     ],
 )
 def test_no_verdict_where_none_was_measured(nerf_config, key, value):
     nerf_config.prompt = "a red mushroom"
-    nerf_config.field.density_scale = 1.0
     assert verdict.was_measured(nerf_config)
     nerf_config.update_from_flattened_dict({key: value})
     assert not verdict.was_measured(nerf_config)

@@ -74,8 +74,9 @@ def evaluate(
         said = prior_check.check(config, run, seen["rgb"], cameras)
         for row, answers in zip(rows, said, strict=True):
             row |= answers
-        if verdict.was_measured(config):
-            report["verdicts"] = [verdict.judge(row["prior_text_gain"]) for row in rows]
+    if verdict.was_measured(config) and not report["note"]:
+        shares = [row["strict_precision"] for row in rows]
+        report["verdicts"] = [verdict.judge(share, config.prompt) for share in shares]
     numbers = sorted({name for row in rows for name in row})
     report["mean"] = {
         name: float(np.mean([row[name] for row in rows])) for name in numbers
