@@ -199,8 +199,8 @@ IMAGE2D: Layer = {
     "optim": dict(b2=0.999),
 }
 PIXELS: Layer = {
-    # A start near grey: noise of one over the whole range of colours is what neither the
-    # prior nor the score network takes away again (docs/experiments/image2d.md) [ours].
+    # A start near grey: noise of the width of all colours is not taken away again in
+    # these moves (docs/experiments/image2d.md) [ours].
     "field": dict(kind="image", image_sigmoid=False, init_std=0.1),
     # Coordinates in [-1, 1]: every colour is in reach, and rates fall to rest [ours].
     "optim": dict(image_lr=0.05, decay=0.5),
