@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The verdict on a finished run: do its views show what was asked for?
 
-It is the strict judge's (`toybox/strict_judge.py`), which may answer "nothing". How near
-the shape is to the truth it does not say: of finished runs with the current settings
+It is the strict judge's (`toybox/strict_judge.py`), which may answer "nothing". How
+near the shape is to the truth it does not say: of finished runs with current settings
 what was tried tells that no better than always saying "near"
 (`docs/experiments/diagnostics.md`). It was measured for NeRFs of objects outside rooms
 on the embedded prior; elsewhere nothing is said.
