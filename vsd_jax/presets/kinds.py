@@ -57,6 +57,7 @@ ROOM: Layer = {
 OBJECT_IN_SCENE: Layer = {"field": dict(init="object_in_scene")}
 
 EMBEDDED_SCENE: Layer = {  # the cameras that the embedded prior knows
+    "prior": _TOLD,  # else a room has blobs in place of windows (docs/results.md)
     "regularize": dict(z_variance=0.0),
     "render": dict(near=0.05, capacity=0.5, background_words=("", "", "")),
     "camera": dict(overhead_share=0.0, box_half_extent=0.0),
@@ -68,7 +69,6 @@ EMBEDDED_SCENE: Layer = {  # the cameras that the embedded prior knows
 }
 EMBEDDED_ROOM: Layer = {
     "": dict(prompt="a blue room"),
-    "prior": _TOLD,  # else yellow blobs in place of windows (docs/results.md)
     "render": dict(occupancy_resolution=0, capacity=1.0, near=0.2),
     "camera": dict(
         law="inside",
