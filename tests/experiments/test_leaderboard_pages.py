@@ -76,3 +76,17 @@ def test_what_is_said_of_another_leaderboard_follows_from_its_data(name):
             shown = f"| {row['here']:.1f} | {row['there']:.1f} |"
             assert f"| {each['world']} | {row['method']} {shown}" in text
     assert all(len(line["commit"]) == 40 for line in lines)
+
+
+def test_what_is_said_of_the_quick_form_follows_from_its_data():
+    board, _ = read_csv(FOLDER / "quick" / "leaderboard.csv")
+    found = {
+        cell["method"]: cell["scores"]["frechet_truth"]
+        for cell in board["cells"]
+        if cell["world"] == "image2d"
+    }
+    order = sorted(found, key=found.get)
+    first, last = [f"{name} ({found[name]:.0f})" for name in order[:3]], order[-1]
+    text = (FOLDER / "README.md").read_text()
+    assert f"first {', '.join(first)}, last {last} ({found[last]:.0f}) of 17" in text
+    assert f"SDS {found['SDS']:.0f}" in text
