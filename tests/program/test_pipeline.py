@@ -198,6 +198,15 @@ def test_more_steps_of_a_stage_start_the_later_ones_anew(trained, config, capsys
         start(config, folder)
 
 
+@pytest.mark.parametrize(
+    ("variant", "refines"), [("", True), ("smoke", False), ("sd21", False)]
+)
+def test_the_embedded_prior_refines_before_its_geometry(variant, refines):
+    names = textured_mesh.get_config(variant).stages
+    assert names[0] == "nerf" and names[-2:] == ("geometry", "texture")
+    assert ("refine" in names) == refines
+
+
 def test_one_prior_for_all_stages(config):
     config.prior.path, config.prior.dtype = "somewhere", "bfloat16"
     config.geometry.prior.path = "another"
