@@ -4,12 +4,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from simple_scene import make_prior
 
 from vsd_jax import particle, trees
 from vsd_jax.diffusion import exact
 from vsd_jax.presets import preset
+from vsd_jax.types import Scene
 from vsd_jax.views import make_background_sampler
 
 
@@ -77,3 +79,15 @@ def test_rates_fall_over_the_last_updates_of_a_particle():
     np.testing.assert_allclose(sizes[0.0], 1.0, rtol=1e-4)
     wanted = [1, 1, 1, 1, 2 / 3, 1 / 3, 0]
     np.testing.assert_allclose(sizes[0.5], wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_a_particle_has_no_weak_types():
+    # A jitted step would be compiled for the first, the second and the third call.
+    scene = Scene(
+        init=lambda key: {"mass": jnp.full(2, 0.5)},
+        init_stats=lambda params: {"seen": jnp.full((), 1.0)},
+        render=None,
+    )
+    made = particle.init_particle(scene, optax.adam(1e-2), jax.random.key(0))
+    assert not [leaf for leaf in jax.tree.leaves(made) if leaf.weak_type]
+    assert made.params["mass"].dtype == jnp.float32

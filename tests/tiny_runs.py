@@ -26,7 +26,7 @@ from vsd_jax.types import Prior, ScoreState, VSDState
 def write_prior(path: pathlib.Path) -> pathlib.Path:
     """A diffusers-format folder as the Toybox's training writes it, random weights."""
     config = toybox_prior.get_config("smoke").to_dict()
-    config |= {"channels": (32, 32), "patch": 8}
+    config |= {"channels": (32,), "patch": 8}
     prior_files.write_folder(path, config, [*vocabulary(), ","])
     read = diffusion_prior.read_config
     unet = diffusion_prior.make_unet(read(path / "unet", "config.json"), jnp.float32)

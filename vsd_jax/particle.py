@@ -16,7 +16,13 @@ import optax
 
 from vsd_jax.methods import Residual
 from vsd_jax.spec import Within
-from vsd_jax.trees import all_finite, global_norm, over_axis, select_tree
+from vsd_jax.trees import (
+    all_finite,
+    global_norm,
+    over_axis,
+    select_tree,
+    without_weak_types,
+)
 from vsd_jax.types import (
     Draw,
     Particles,
@@ -100,6 +106,7 @@ def start_particle(
     params: PyTree, stats: PyTree, tx: optax.GradientTransformation
 ) -> Particles:
     """Makes the state of one particle (unbatched) at theta = `params`."""
+    params, stats = without_weak_types((params, stats))
     return Particles(
         params=params,
         opt_state=tx.init(params),

@@ -27,6 +27,15 @@ def global_norm(tree: PyTree) -> jax.Array:
     return jnp.sqrt(jax.tree.reduce(jnp.add, squares, jnp.zeros(())))
 
 
+def without_weak_types(tree: PyTree) -> PyTree:
+    """The same values, each leaf of a dtype of its own.
+
+    `jnp.full(n, 0.5)` is weakly typed, what a step makes of it is not: a jitted step
+    would be compiled anew for its second and for its third call.
+    """
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), tree)
+
+
 def merge_axes(tree: PyTree) -> PyTree:
     """[m, V, ...] -> [m * V, ...]."""
     return jax.tree.map(lambda leaf: leaf.reshape((-1,) + leaf.shape[2:]), tree)

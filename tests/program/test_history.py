@@ -12,6 +12,8 @@ from vsd_jax.program.run import session
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.terminal.errors import ConfigError
 
+BUILD = build.build
+
 
 def make_config(num_steps, **keys):
     """A ConfigDict as the command line makes it: keys follow `num_steps`."""
@@ -30,6 +32,20 @@ def start(config, folder, mode="train"):
 def saved(folder):
     config = source.read_config(folder)
     return source.load(folder, config).particles.params
+
+
+@pytest.fixture(scope="module")
+def build_once():
+    """`build.build` that makes the same run for the same settings; it is pure."""
+    runs = {}
+
+    def make(config):
+        key = config.to_json_best_effort(sort_keys=True)
+        if key not in runs:
+            runs[key] = BUILD(config)
+        return runs[key]
+
+    return make
 
 
 @pytest.fixture
@@ -57,8 +73,9 @@ def bits(state):
     ids=["constant", "held", "sqrt", "set"],
 )
 def test_more_steps_are_those_of_the_settings_from_then_on(
-    keys, later, prior_folder, tmp_path
+    keys, later, prior_folder, tmp_path, monkeypatch, build_once
 ):
+    monkeypatch.setattr(build, "build", build_once)
     keys = keys | {"prior.path": str(prior_folder)}
     start(make_config(4, **keys), tmp_path)
     start(make_config(6, **keys, **later), tmp_path)
@@ -83,12 +100,12 @@ def test_more_steps_are_those_of_the_settings_from_then_on(
             np.testing.assert_array_equal(a, b)
 
 
-def test_a_change_of_the_timestep_is_felt(prior_folder):
+def test_a_change_of_the_timestep_is_felt(prior_folder, build_once):
     # Else the test above could not tell when a change came.
     found = []
     for schedule in ("two_stage", "sqrt"):
         keys = {"prior.path": str(prior_folder), "vsd.t_schedule": schedule}
-        run = build.build(config_lib.validate(make_config(4, **keys)))
+        run = build_once(config_lib.validate(make_config(4, **keys)))
         state, _ = run.step(run.init(), run.prior_params, run.prompts)
         found.append(np.asarray(state.particles.params["pixels"]))
     assert (found[0] != found[1]).any()

@@ -10,7 +10,7 @@ import time
 from vsd_jax.program.folder import checkpoint, writer
 
 SCRIPT = pathlib.Path(__file__).with_name("killed_run.py")
-STEPS, KILLS = 100, 20
+STEPS, KILLS = 60, 8
 
 
 def begin(folder) -> subprocess.Popen:
@@ -28,7 +28,7 @@ def finish(process: subprocess.Popen) -> str:
     return last
 
 
-def test_twenty_kills_change_nothing(tmp_path):
+def test_kills_change_nothing(tmp_path):
     process, began = begin(tmp_path / "straight"), time.monotonic()
     expected = finish(process)
     seconds = time.monotonic() - began
@@ -37,7 +37,7 @@ def test_twenty_kills_change_nothing(tmp_path):
     for _ in range(KILLS):
         process = begin(folder)
         # Short enough that the run is not over before the last kill.
-        time.sleep(moments.uniform(0.0, seconds / 15))
+        time.sleep(moments.uniform(0.0, seconds / 7))
         process.kill()
         assert process.wait() == -9
         reached.append(max(checkpoint.list_steps(folder / "checkpoints"), default=0))

@@ -99,7 +99,7 @@ def test_lora_works_on_it_and_leaves_the_head_alone(loaded):
     context = {"text": text, "camera": jnp.ones((1, 16))}
     frozen = jax.jit(prior.model.apply)(params, noisy, t, context)
     same = jax.jit(score.apply)((score_params, params), noisy, t, context)
-    np.testing.assert_array_equal(same, frozen)
+    np.testing.assert_allclose(same, frozen, atol=1e-5)  # fused in another way
     moved = jax.tree.map(lambda leaf: leaf + 0.1, score_params)
     found = jax.jit(score.apply)((moved, params), noisy, t, context)
     assert np.abs(found - frozen).max() > 1e-3

@@ -219,7 +219,11 @@ def test_committed_schedule_is_that_of_a_prior_with_a_head():
     committed = json.loads(
         (hub.TOYBOX / "scheduler" / "scheduler_config.json").read_text()
     )
-    assert prior_files.scheduler_config(8.0, 0.5) == committed
+    made = prior_files.scheduler_config(8.0, 0.5)
+    # The last bits of exp and log are the processor's.
+    betas = committed.pop("trained_betas")
+    assert made.pop("trained_betas") == pytest.approx(betas, rel=1e-9)
+    assert made == committed
     own, refined = (
         schedule.noise_schedule(prior_files.scheduler_config(8.0, first))
         for first in (None, 0.5)

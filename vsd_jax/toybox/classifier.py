@@ -87,7 +87,8 @@ def judge(
     Args:
       params: from `load`; of their heads those are answered that they have.
       images: [N, 64, 64, 3] in [0, 1], composited on any plain background.
-      batch: images at once (the last block is padded: one compilation).
+      batch: images at once, at most; the last block is padded to a multiple of 16, so
+        that few sizes are compiled.
 
     Returns:
       "kind", "colour", "view": probabilities [N, classes]; "features": [N, 96].
@@ -95,7 +96,8 @@ def judge(
     blocks = []
     for start in range(0, len(images), batch):
         block = np.asarray(images[start : start + batch], np.float32)
-        padded = np.pad(block, ((0, batch - len(block)), (0, 0), (0, 0), (0, 0)))
+        missing = min(-len(block) % 16, batch - len(block))
+        padded = np.pad(block, ((0, missing), (0, 0), (0, 0), (0, 0)))
         out = jax.device_get(_apply(params, padded))
         blocks.append({name: value[: len(block)] for name, value in out.items()})
     merged = {name: np.concatenate([b[name] for b in blocks]) for name in blocks[0]}
