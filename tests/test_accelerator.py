@@ -5,6 +5,7 @@ import json
 
 import jax
 import pytest
+import tiny_runs
 from jax import export
 
 from benchmarks import accelerator, accelerator_parts, access, lowering
@@ -25,7 +26,10 @@ def run(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_all_parts_run_and_make_one_table(run, tmp_path):
+def test_all_parts_run_and_make_one_table(run, tmp_path, monkeypatch):
+    prior = tiny_runs.write_prior(tmp_path / "prior")
+    job = (*accelerator_parts._TINY_JOB, f"--config.prior.path={prior}")
+    monkeypatch.setattr(accelerator_parts, "_TINY_JOB", job)
     parts = list(accelerator_parts.PARTS)
     run("--parts", *parts[::2])
     first = {file: file.read_bytes() for file in tmp_path.glob("*.json")}

@@ -10,7 +10,7 @@ import time
 from vsd_jax.program.folder import checkpoint, writer
 
 SCRIPT = pathlib.Path(__file__).with_name("killed_run.py")
-STEPS, KILLS = 60, 8
+STEPS, KILLS = 50, 6
 
 
 def begin(folder) -> subprocess.Popen:
@@ -37,7 +37,7 @@ def test_kills_change_nothing(tmp_path):
     for _ in range(KILLS):
         process = begin(folder)
         # Short enough that the run is not over before the last kill.
-        time.sleep(moments.uniform(0.0, seconds / 7))
+        time.sleep(moments.uniform(0.0, seconds / 6))
         process.kill()
         assert process.wait() == -9
         reached.append(max(checkpoint.list_steps(folder / "checkpoints"), default=0))
