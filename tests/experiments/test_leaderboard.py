@@ -148,8 +148,9 @@ def test_a_run_that_diverges_is_a_result(tmp_path, monkeypatch):
     assert "100 %" in text
 
 
-@pytest.mark.parametrize("world", ["image2d", "objects"])
-def test_worlds_of_the_embedded_prior(world, tmp_path, monkeypatch, capsys):
+def test_images_of_the_embedded_prior(tmp_path, monkeypatch, capsys):
+    # Objects: test_seeds.py.
+    world = "image2d"
     monkeypatch.setattr(build, "build", tiny_runs.make_run)
     monkeypatch.setattr(worlds, "ENTRIES", ENTRIES[:2])
     start(tmp_path, "--smoke", "--worlds", world)

@@ -49,6 +49,12 @@ def test_the_leaderboard_says_it(out):
     assert [(each["method"], each["seeds"]) for each in found["between_seeds"]] == [
         *(("SDS", 2), ("VSD", 2)),
     ]
+    for truth in found["truth"]:
+        assert truth["scores"]["kind_precision"] > 0.95
+    for cell in found["cells"]:
+        assert set(cell["scores"]) <= set(worlds.WORLDS["objects"].scores)
+        assert cell["scores"]["frechet_truth"] > truth["scores"]["frechet_truth"]
+        assert cell["prior"] and not cell["failed"]
     for each in found["between_seeds"]:
         cells = [
             start.cell
