@@ -18,10 +18,10 @@ from vsd_jax.program.build import build
 build.build = tiny_runs.make_run
 """
 )
-# The notebook has a prior whose step is compiled in a quarter of the time.
+# A small prior with random weights, whose step is compiled sooner.
 TINY_PRIOR = """
 given = vsd.load_prior
-vsd.load_prior = lambda name, **options: given({folder!r}, **options)
+vsd.load_prior = lambda name, **options: given('{folder}', **options)
 """
 TINY_OPTION = "options += ['--config.prior.path={folder}']"
 WEIGHTS = ROOT / "vsd_jax" / "toybox" / "weights" / "unet"
@@ -55,14 +55,14 @@ def test_notebook_runs(path, monkeypatch, tmp_path):
     nbclient = pytest.importorskip("nbclient")
     monkeypatch.setenv("VSD_VARIANT", "smoke")
     notebook = nbformat.read(path, 4)
-    folder = str(tiny_runs.write_prior(tmp_path / "prior"))
     if path.stem in ("2_the_2d_experiment", "3_the_ablation"):
         put_before(notebook, "from vsd_jax.experiments import runner", FAKE_RUNS)
     if path.stem == "1_vsd_from_scratch":
-        code = TINY_PRIOR.format(folder=folder)
+        code = TINY_PRIOR.format(folder=tiny_runs.write_prior(tmp_path / "prior"))
         put_before(notebook, "vsd.load_prior(", code)
     if path.stem == "5_colab":
-        put_before(notebook, 'program("--mode', TINY_OPTION.format(folder=folder))
+        code = TINY_OPTION.format(folder=tiny_runs.write_prior(tmp_path / "prior"))
+        put_before(notebook, 'program("--mode', code)
     place = {"metadata": {"path": str(path.parent)}}  # where Jupyter starts it
     patience = {"timeout": None, "startup_timeout": 600}  # on a busy machine
     nbclient.NotebookClient(notebook, **patience, resources=place).execute()

@@ -43,7 +43,7 @@ from vsd_jax.particle import (
 from vsd_jax.restart import Restart, make_restart
 from vsd_jax.score_network import ScoreUpdate, make_score_update
 from vsd_jax.spec import OneOf, Within
-from vsd_jax.trees import over_axis
+from vsd_jax.trees import over_axis, without_weak_types
 from vsd_jax.types import (
     Batch,
     Draw,
@@ -213,6 +213,7 @@ def init_state(
     phi, opt_state = {}, ()
     if score is not None:
         phi = score.init(jax.random.fold_in(key, _SCORE_FOLD), prior_params)
+        phi = without_weak_types(phi)
         phi = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), phi)
         opt_state = score.tx.init(phi)
     if start is None:

@@ -12,8 +12,6 @@ from vsd_jax.program.run import session
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.terminal.errors import ConfigError
 
-BUILD = build.build
-
 
 def make_config(num_steps, **keys):
     """A ConfigDict as the command line makes it: keys follow `num_steps`."""
@@ -37,12 +35,12 @@ def saved(folder):
 @pytest.fixture(scope="module")
 def build_once():
     """`build.build` that makes the same run for the same settings; it is pure."""
-    runs = {}
+    runs, build_real = {}, build.build
 
     def make(config):
         key = config.to_json_best_effort(sort_keys=True)
         if key not in runs:
-            runs[key] = BUILD(config)
+            runs[key] = build_real(config)
         return runs[key]
 
     return make
