@@ -284,7 +284,7 @@ def test_a_source_of_another_kind_or_number_is_refused(trained, config):
         source.load_start(stage)
 
 
-def test_a_radiance_field_goes_on_as_it_is(trained, config):
+def test_a_radiance_field_goes_on_as_it_is(trained, config, capsys):
     stage = config.nerf
     stage.mesh.source = str(trained / "nerf")
     before = source.load(trained / "nerf", source.read_config(trained / "nerf"))
@@ -292,6 +292,10 @@ def test_a_radiance_field_goes_on_as_it_is(trained, config):
     same = jax.tree.map(np.array_equal, theta, before.particles.params)
     assert all(jax.tree.leaves(same))
     assert stats["occupancy"].max() > 0
+    assert "Note" not in capsys.readouterr().out
+    stage.prompt = "a brown donut"
+    source.load_start(stage)
+    assert 'goes on with "a brown donut"' in capsys.readouterr().out
     stage.field.density_scale = 20.0
     with pytest.raises(ConfigError, match=r"density_scale=20\.0, but 10\.0"):
         source.load_start(stage)

@@ -137,6 +137,12 @@ def _load_stage(config: Config, folder: str) -> Source:
                 f"mesh.{key}={mine:g}, but {theirs:g} in mesh.source={folder!r},"
                 " whose mesh stays as it is; give the same."
             )
+    if found.prompt != config.prompt:
+        mine, theirs = (progress.shorten(each.prompt) for each in (config, found))
+        progress.say(
+            f'Note: the run in mesh.source was made from "{theirs}" and goes on with'
+            f' "{mine}"; to keep to its text give --config.prompt="{theirs}".'
+        )
     return load(folder, found)
 
 
