@@ -52,7 +52,10 @@ class Method(NamedTuple):
 METHODS = {
     "VSD": Method("refined", "nerf"),
     "VSD, refined": Method("refined", "refine"),
-    "VSD 7.5": Method("object", settings=("vsd.guidance_scale=7.5",)),
+    # The paper's: its own score is learned at all t.
+    "VSD 7.5": Method(
+        "object", settings=("vsd.guidance_scale=7.5", "family.exact_below=0.0")
+    ),
     # Without the embedded settings' bound on x_0, which turns SDS into a grey haze.
     "SDS 100": Method(
         "object",

@@ -32,6 +32,7 @@ EMBEDDED_OBJECT: Layer = {  # trials that chose these: docs/results.md [ours]
     "prior": _TOLD,
     # Nearer to truth than at 3 (six prompts, one seed).
     "vsd": dict(guidance_scale=2.0, **_NOT_OVERHEAD),
+    "family": dict(exact_below=0.2),  # else speckle (docs/results.md)
     # Against haze, once there is a shape; sizes that act beside the residual.
     "regularize": dict(
         z_variance=300.0,
