@@ -10,15 +10,16 @@ import subprocess
 import sys
 
 import pytest
+import tiny_runs
 
 import vsd_jax
 import vsd_jax as vsd
 from configs import object as object_config
 
 ROOT = pathlib.Path(__file__).parents[1]
-WEIGHTS = ROOT / "vsd_jax" / "toybox" / "weights" / "unet"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 # The first library example made small: the text that is shown stays as it is.
+EMBEDDED = '"toybox"'
 PRESET = 'preset = vsd.presets.toybox("a red mushroom")\n'
 TINY = """preset = vsd.presets.preset("object", "smoke", prompt="a red mushroom")
 preset = preset.replace({"num_steps": 1, "render.size": 16, "vsd.views_per_step": 1})
@@ -143,9 +144,12 @@ def test_library_example_is_that_of_the_package():
     assert shown == told
 
 
-@pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the embedded prior is not there yet")
 def test_readme_library_examples_run(tmp_path):
-    assert PRESET in library_example()
+    """With a tiny prior; with the embedded one in `test_packaging.py`."""
+    prior = tiny_runs.write_toybox(
+        tmp_path / "prior", channels=(32,), patch=8, camera_input=True
+    )
+    assert PRESET in library_example() and EMBEDDED in library_example()
     text = (ROOT / "README.md").read_text()
     (own,) = (block for block in blocks(text, "python") if "halfway" in block)
     checks = """
@@ -155,6 +159,7 @@ print(sorted(metrics)[0])
     # The second is only traced: it would compile another step.
     trace = "print(jax.eval_shape(run.step, state, weights, prompts)[0].step)"
     code = library_example().replace(PRESET, TINY)
+    code = code.replace(EMBEDDED, repr(str(prior)))
     said = run_python("\n".join([code, checks, own, trace]), tmp_path)
     assert said.splitlines() == ["opacity", "ShapeDtypeStruct(shape=(), dtype=int32)"]
 

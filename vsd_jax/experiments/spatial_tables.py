@@ -145,10 +145,10 @@ _APG = {"vsd.apg_parallel": 0.0, "vsd.apg_norm": 5.0}
 FAMILY_OBJECTS = Experiment(
     about=(
         "The family of score distillation on objects, with each paper's guidance: SDS,"
-        " VSD (also at 2, and as is our default), CSD, NFSD, ESD, ASD, SDEdit, ISM, SDI, L2-VSD,"
-        " Consistent3D (sources: table `family`), APG and DMD's weight for VSD, and"
-        " falling t for SDS and VSD. Without Bridge: the embedded prior"
-        " knows no word for what is wrong with a render."
+        " VSD (also at 2, and as is our default), CSD, NFSD, ESD, ASD, SDEdit, ISM,"
+        " SDI, L2-VSD, Consistent3D (sources: table `family`), APG and DMD's weight for"
+        " VSD, and falling t for SDS and VSD. Without Bridge: the embedded prior knows"
+        " no word for what is wrong with a render."
     ),
     config=_OBJECT,
     prompts=PROMPTS[:3],

@@ -21,12 +21,20 @@ from vsd_jax.program import Config
 from vsd_jax.program.settings import stage_rules
 from vsd_jax.scene.image import image
 from vsd_jax.scene.mesh import geometry, texture
+from vsd_jax.scene.mesh.surface import Surface
 from vsd_jax.scene.nerf import field, nerf
 from vsd_jax.spec import OneOf
 from vsd_jax.types import Params, Particles, PyTree, Scene
 
 Start = tuple[PyTree, PyTree]
 """(theta, stats) of one particle, or of all with leaves [n, ...]."""
+
+# Equal specs give the same functions, so that what is compiled for one run or stage
+# (`jit` knows a function by its identity) serves all whose scene is the same.
+_same = functools.lru_cache(maxsize=16)
+_make_nerf, _make_image = _same(nerf.nerf), _same(image)
+_make_geometry, _make_texture = _same(geometry.geometry), _same(texture.texture)
+_remember_views = _same(remember_views)
 
 
 class Stage(NamedTuple):
@@ -79,17 +87,17 @@ def make_scene(
       latent_shape: (h, w, c) of the prior, for a stage whose theta is a latent.
     """
     scene = stage_of(config).make_scene(config, size=size, latent_shape=latent_shape)
-    return remember_views(scene) if config.camera.adapt == "residual" else scene
+    return _remember_views(scene) if config.camera.adapt == "residual" else scene
 
 
 def _nerf(config: Config, *, size: int, latent_shape) -> Scene:
     del latent_shape
-    return nerf.nerf(Settings(config).nerf, size=size)
+    return _make_nerf(Settings(config).nerf, size=size)
 
 
 def _geometry(config: Config, *, size: int, latent_shape) -> Scene:
     del latent_shape
-    return geometry.geometry(
+    return _make_geometry(
         Settings(config).mesh,
         size=size,
         radius=config.field.object_radius,
@@ -100,7 +108,7 @@ def _geometry(config: Config, *, size: int, latent_shape) -> Scene:
 def _texture(config: Config, *, size: int, latent_shape) -> Scene:
     del latent_shape
     settings = Settings(config)
-    return texture.texture(
+    return _make_texture(
         settings.mesh,
         settings.field,
         size=size,
@@ -112,12 +120,12 @@ def _texture(config: Config, *, size: int, latent_shape) -> Scene:
 def _image(config: Config, *, size: int, latent_shape) -> Scene:
     del size, latent_shape
     shape = (config.render.size, config.render.size, 3)
-    return image(Settings(config).image, shape=shape, latent=False)
+    return _make_image(Settings(config).image, shape=shape, latent=False)
 
 
 def _latent(config: Config, *, size: int, latent_shape) -> Scene:
     del size
-    return image(Settings(config).image, shape=latent_shape, latent=True)
+    return _make_image(Settings(config).image, shape=latent_shape, latent=True)
 
 
 def _start_nerf(config: Config, source) -> list[Start]:
@@ -204,10 +212,13 @@ class StageSpec:
     kind: Annotated[str, OneOf(tuple(STAGES))]
 
 
-@functools.lru_cache(maxsize=2)
 def make_field(config: Config) -> Callable[[PyTree, jax.Array], tuple]:
     """`(params, points [N, 3]) -> density [N], colour [N, 3]` of a NeRF."""
-    spec = Settings(config).field
+    return _make_field(Settings(config).field)
+
+
+@_same
+def _make_field(spec: field.FieldSpec) -> Callable[[PyTree, jax.Array], tuple]:
     query = functools.partial(
         field.query,
         grid=field.make_grid(spec),
@@ -217,16 +228,25 @@ def make_field(config: Config) -> Callable[[PyTree, jax.Array], tuple]:
     return jax.jit(lambda params, points: query(params, points))
 
 
-@functools.lru_cache(maxsize=2)
 def make_color(config: Config) -> Callable[[PyTree, jax.Array], jax.Array]:
     """`(params, points [N, 3]) -> sRGB [N, 3]` of the texture stage."""
-    grid = field.make_grid(Settings(config).field)
+    return _make_color(Settings(config).field)
+
+
+@_same
+def _make_color(spec: field.FieldSpec) -> Callable[[PyTree, jax.Array], jax.Array]:
+    grid = field.make_grid(spec)
     return jax.jit(lambda params, points: field.query_color(params, points, grid))
 
 
 def march(config: Config, params: Params):
     """The mesh of one particle of the geometry stage."""
-    return jax.jit(geometry.marcher(Settings(config).mesh))(params)
+    return _make_march(Settings(config).mesh)(params)
+
+
+@_same
+def _make_march(spec: geometry.MeshSpec) -> Callable[[Params], Surface]:
+    return jax.jit(geometry.marcher(spec))
 
 
 def as_arrays(found) -> tuple[np.ndarray, np.ndarray]:

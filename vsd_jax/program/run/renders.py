@@ -11,7 +11,7 @@ import numpy as np
 from vsd_jax.program import Config
 from vsd_jax.program.build import stages
 from vsd_jax.scene import camera as camera_lib
-from vsd_jax.types import Camera, DecodeFn, Particles
+from vsd_jax.types import Camera, DecodeFn, Particles, Scene
 
 Decode = Callable[[jax.Array], jax.Array]
 """`(latent [h, w, c]) -> image [H, W, 3] in [0, 1]`; only for field.kind="latent"."""
@@ -36,12 +36,15 @@ def make_renderer(
       size: side of the image, pixels.
       decode: makes a latent visible; without it a latent shows its first channels.
     """
-    render = _jitted_render(config, size)
     background = jnp.asarray(config.eval.background, jnp.float32)
+    is_latent = stages.stage_of(config).is_latent
 
     def show(particles: Particles, index: int, camera: Camera):
+        shape = particles.params["pixels"].shape[1:] if is_latent else (0, 0, 0)
+        scene = stages.make_scene(config, size=size, latent_shape=shape)
+        render = _jitted_render(scene)
         out = render(particles, jnp.int32(index), camera, background)
-        if stages.stage_of(config).is_latent:
+        if is_latent:
             rgb = out["rgb"]
             out["rgb"] = decode(rgb) if decode else 0.5 + 0.25 * rgb[..., :3]
         return jax.device_get(out)
@@ -49,8 +52,8 @@ def make_renderer(
     return show
 
 
-@functools.lru_cache(maxsize=4)
-def _jitted_render(config: Config, size: int) -> Callable:
+@functools.lru_cache(maxsize=8)
+def _jitted_render(scene: Scene) -> Callable:
     """One compilation for all that renders at a size: sheets, level search, judge."""
 
     @jax.jit
@@ -58,10 +61,6 @@ def _jitted_render(config: Config, size: int) -> Callable:
         params, stats = jax.tree.map(
             lambda leaf: leaf[index], (particles.params, particles.stats)
         )
-        shape = (0, 0, 0)
-        if stages.stage_of(config).is_latent:
-            shape = params["pixels"].shape
-        scene = stages.make_scene(config, size=size, latent_shape=shape)
         out = scene.render(
             params, stats, camera, background, jax.random.key(0), train=False
         )
