@@ -8,7 +8,8 @@
     preset = vsd.presets.toybox("a red mushroom")
     prompts = vsd.encode_prompts(encode, preset.prompt)
     run = vsd.distil(
-        vsd.nerf(preset.nerf), prior, vsd.methods.vsd(guidance_scale=2.0),
+        vsd.nerf(preset.nerf), prior,
+        vsd.methods.vsd(guidance_scale=2.0, exact_below=0.2),
         vsd.lora(prior, preset.score), vsd.views(preset.views), tx=preset.tx,
     )
     state = run.init(jax.random.key(0), weights, num_particles=2)

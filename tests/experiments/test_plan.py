@@ -96,6 +96,20 @@ def test_a_setting_that_is_no_key_is_told():
         cells.make_config(cell)
 
 
+def test_vsd_of_the_papers_claims_is_the_papers():
+    """Its own score is learned at all t, where the program's default is exact."""
+
+    def share(name, row):
+        (cell,) = plan.cells(EXPERIMENTS[name], Budget(rows=(row,), seeds=1, prompts=1))
+        return cells.make_config(cell).family.exact_below
+
+    for row in ("VSD 7.5", "VSD 2"):
+        assert share("family_objects", row) == 0.0
+    assert share("steps", "steps 450") == share("levers", "none of them") == 0.0
+    for name, row in (("family_objects", "this program's default"), ("levers", "all")):
+        assert share(name, row) > 0.0
+
+
 def test_presets_need_no_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (cell,) = plan.cells(PLANE, Budget(seeds=1, rows=("DDIM 1",)))

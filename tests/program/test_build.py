@@ -191,6 +191,19 @@ def test_walls_of_a_room_are_opaque_from_the_start(what):
         assert opacity(key).min() > 0.95
 
 
+def test_equal_scenes_are_one_so_that_they_are_compiled_once():
+    def made(**changes):
+        config = object_config.get_config("smoke")
+        config.update_from_flattened_dict(changes)
+        config = config_lib.validate(config)
+        return stages.make_scene(config, size=8), stages.make_field(config)
+
+    same = {"prompt": "a blue chair", "seed": 3, "vsd.method": "sds", "num_steps": 9}
+    assert made() == made(**same)
+    other = made(**{"field.density_scale": 3.0})
+    assert all(a != b for a, b in zip(made(), other, strict=True))
+
+
 def test_missing_weights_are_a_sentence():
     with pytest.raises(RunError, match="no such folder"):
         build.load_prior("/nowhere/at/all", "float32")
