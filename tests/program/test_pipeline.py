@@ -95,7 +95,7 @@ def test_each_stage_takes_over_from_the_one_before(trained):
 
 def test_a_refinement_goes_on_with_the_nerf_before_it(tmp_path):
     config = refined.get_config("smoke")
-    assert config.refine.family.exact_below > 0 == config.nerf.family.exact_below
+    assert config.refine.vsd.t_range[1] < config.nerf.vsd.t_range[1]
     assert refined.get_config("sd21").refine.vsd.method == "sdedit"
     for name in config.stages:
         config[name].num_steps = 2
