@@ -141,7 +141,7 @@ def _load_stage(config: Config, folder: str) -> Source:
         mine, theirs = (progress.shorten(each.prompt) for each in (config, found))
         progress.say(
             f'Note: the run in mesh.source was made from "{theirs}" and goes on with'
-            f' "{mine}"; to keep to its text give --config.prompt="{theirs}".'
+            f' "{mine}"; give its text as --config.prompt to keep to it.'
         )
     return load(folder, found)
 
