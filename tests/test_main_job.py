@@ -46,6 +46,7 @@ def test_runs_differ_in_prompt_and_seed_and_have_the_methods_settings(trained):
     assert (config.num_steps, config.vsd.guidance_scale) == (3, 5.0)
     assert (config.vsd.method, config.vsd.x0_limit) == ("sds", 0.0)
     assert not config.log.inside
+    assert trained("VSD 7.5", [])[0][""].config.family.exact_below == 0.0  # the paper's
 
 
 def test_both_stages_are_trained_where_the_program_looks_for_them(trained):
