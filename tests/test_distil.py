@@ -61,7 +61,7 @@ def plain_step(num):
 def setup(n=3, *, score=SCORE, **options):
     """A state and its step; `run(state)` makes one step."""
     plain = score is SCORE and not options
-    scene = make_scene()
+    scene = options.pop("scene", make_scene())
     options = {"particles_per_step": n, **TXS, **options}
     if plain:
         step = plain_step(n)
@@ -233,6 +233,27 @@ def test_a_subset_moves_and_the_others_stand_still():
         ]
         assert all(which == set(index) for which in moved)
     assert seen == set(range(num))
+
+
+@pytest.mark.parametrize("num, chosen", [(4, 1), (5, 2), (3, 3)])
+def test_statistics_of_all_particles_are_brought_up_to_date(num, chosen):
+    # The steps at which they are due are no multiples of the rotation's.
+    interval, turns = 4, 16
+
+    def count(params, stats, turn, key):
+        return {"updates": stats["updates"] + (turn % interval == 0)}
+
+    scene = make_scene()._replace(
+        init_stats=lambda params: {"updates": jnp.zeros((), jnp.int32)},
+        update_stats=count,
+    )
+    options = {"particles_per_step": chosen, "scene": scene, "score": None}
+    state, run, _ = setup(num, **options, score_tx=optax.identity())
+    for _ in range(turns * num // chosen):
+        state, _ = run(state)
+    updates = state.particles.stats["updates"]
+    due = turns // interval
+    assert due <= updates.min() and updates.max() <= 2 * due
 
 
 def test_choose_particles():

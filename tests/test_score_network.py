@@ -50,6 +50,7 @@ def batch():
         noise=per_view,
         encode_noise=per_view,
         render_keys=per_view,
+        method_keys=per_view,
         stats_key=per_view,
         score=score,
     )

@@ -12,11 +12,18 @@ import pytest
 
 from vsd_jax import methods
 from vsd_jax.diffusion.guidance import Guidance
+from vsd_jax.diffusion.loss_scale import with_loss_scale
 from vsd_jax.diffusion.noise import add_noise
 from vsd_jax.methods.inversion import ddim_invert
-from vsd_jax.methods.protocol import make_own_loss
+from vsd_jax.methods.protocol import (
+    CONSISTENT3D_KEY,
+    GUIDANCE_KEY,
+    OVERSHOOT_KEY,
+    make_own_gradient,
+)
 from vsd_jax.score_network import fixed_score
 from vsd_jax.types import Camera, Draw, NoiseModel, Prior, ScoreDraw
+from vsd_jax.views import take_views
 
 ABAR = np.cumprod(1 - np.linspace(1e-4, 2e-2, 1000)).astype(np.float32)
 MEANS = {"text": 0.8, "empty": -0.3, "negative": -1.0, "source": 0.4}
@@ -25,6 +32,7 @@ VARIANCE = 0.3
 SHAPE = (3, 2, 2, 1)
 T = jnp.array([40, 300, 900])
 KEYS = jax.random.split(jax.random.key(0))
+METHOD_KEYS = jax.random.split(jax.random.key(7), 3)
 LATENTS = jax.random.normal(KEYS[0], SHAPE)
 NOISE = jax.random.normal(KEYS[1], SHAPE)
 SCORE_NOISE = jax.random.normal(jax.random.key(5), SHAPE)
@@ -33,6 +41,11 @@ CAMERAS = Camera(
     cam_to_world=jnp.zeros((3, 4, 4)),
     **dict.fromkeys(("fov_deg", "azimuth_deg", "elevation_deg", "radius"), T),
 )
+
+
+# What reaches x_t by other ways than noise has no other t to ask for guidance at.
+INVERTING = ("ism", "sdi", "sdedit", "consistent3d")
+OF_THE_NOISED = sorted(methods.METHODS.keys() - set(INVERTING))
 
 
 def levels(t):
@@ -75,25 +88,36 @@ def score_model(params, noisy, t, context):
     return model(params[0] * seen, noisy, t, context)
 
 
+def drawn(number):
+    """The number in [0, 1) that a method draws of each view for this purpose."""
+    keys = [jax.random.fold_in(key, number) for key in METHOD_KEYS]
+    return jnp.stack([jax.random.uniform(key) for key in keys])
+
+
 def residual_of(method, latents=LATENTS, t=T, phi=0.0, **options):
     """A method's residual with weight one, on the Gaussian prior."""
     prior = Prior(NoiseModel(model, "epsilon"), None, None, ABAR, SHAPE[1:], 2)
     eye = jnp.broadcast_to(jnp.eye(4), (3, 4, 4))
-    drawn = {"t", "noise", "prompts", "cameras", "stats_key", "score"}
-    names = set(Draw.__dataclass_fields__) - drawn
+    given = {"t", "noise", "prompts", "cameras", "method_keys", "score"}
+    names = set(Draw.__dataclass_fields__) - given
     draw = Draw(
         t=t,
         noise=options.get("noise", NOISE),
         prompts={name: jnp.full((3, 1, 1), mean) for name, mean in MEANS.items()},
         cameras=CAMERAS.replace(cam_to_world=eye),
-        stats_key=jax.random.key(7),
+        method_keys=METHOD_KEYS,
         score=ScoreDraw(
             t=SCORE_T[None], noise=SCORE_NOISE[None], keep=jnp.ones((1, 3), bool)
         ),
         **dict.fromkeys(names),
     )
-    score = fixed_score(NoiseModel(score_model, "epsilon"))
+    own = options.get("score_model", score_model)
+    score = fixed_score(NoiseModel(own, "epsilon"))
     score = score._replace(updates=options.get("updates", 1))
+    if "view" not in options:
+        return methods.bind(method, prior, score)(latents, draw, phi, 0.0)
+    draw = take_views(draw, options["view"], 3)
+    latents = latents[options["view"]][None]
     return methods.bind(method, prior, score)(latents, draw, phi, 0.0)
 
 
@@ -180,8 +204,7 @@ def test_sdi_inverts_past_t_and_takes_what_it_finds_for_x_t():
     options = {"guidance_scale": 1.0, "inversion_scale": 1.0, "num_inversions": 100}
     method = methods.sdi(**options, inversion_noise=0.0, overshoot=0.5)
     residual = jax.jit(lambda x: residual_of(method, x))(LATENTS)
-    key = jax.random.fold_in(jax.random.key(7), 2**32 - 5)
-    unit = jax.random.uniform(jax.random.split(key)[0], T.shape)
+    unit = drawn(OVERSHOOT_KEY)
     later = jnp.minimum(T + (unit * 500).astype(jnp.int32), 999)
     assert jnp.abs(later - T).max() > 50
     x_t = on_path("text", later, LATENTS)
@@ -199,7 +222,7 @@ def test_the_noise_of_an_inversion_is_a_share_of_ddpm_s():
         alphas_cumprod=ABAR,
         num_steps=1,
         eta=0.3,
-        key=jax.random.key(0),
+        keys=jax.random.split(jax.random.key(0)),
     )
     # DDPM's posterior variance of the step from t to 0.
     wanted = 0.3 * np.sqrt((1 - ABAR[0]) / (1 - ABAR[t]) * (1 - ABAR[t] / ABAR[0]))
@@ -275,7 +298,7 @@ def test_consistent3d_compares_x_u_with_its_own_step_to_x_t():
     options = {"guidance_scale": 1.0, "consistency_gap": (0.05, 0.3)}
     method = methods.consistent3d(**options)
     found = residual_of(method)
-    unit = jax.random.uniform(jax.random.fold_in(jax.random.key(7), 2**32 - 6), (3,))
+    unit = drawn(CONSISTENT3D_KEY)
     u = jnp.minimum(T + 50 + jnp.floor(unit * 251).astype(jnp.int32), 999)
     (alpha, sigma), (alpha_u, sigma_u) = levels(T), levels(u)
     # One noise for all views, none of the step's own.
@@ -315,16 +338,38 @@ def test_l2_vsd_looks_ahead_by_the_gradient_of_its_own_renders():
     )
 
 
+def test_looking_ahead_differentiates_a_float16_network_forwards():
+    @with_loss_scale
+    def scaled(phi, fixed):
+        return score_model(phi, *fixed)
+
+    def model(params, noisy, t, context):
+        return scaled(params, (noisy, t, context))
+
+    method = methods.l2_vsd(guidance_scale=7.5, lookahead_rate=0.5)
+    found = residual_of(method, phi=0.6, score_model=model)
+    close(found, residual_of(method, phi=0.6))
+
+
+# The look ahead of L2-VSD takes the mean over all views, and so over devices.
+@pytest.mark.parametrize("name", sorted(methods.METHODS.keys() - {"l2_vsd"}))
+def test_a_view_has_the_same_residual_alone(name):
+    # On a device of its own.
+    method = methods.METHODS[name](guidance_scale=7.5)
+    if name in OF_THE_NOISED:
+        own = Guidance(guidance_t=(0.1, 0.5))
+        method = methods.METHODS[name](guidance_scale=7.5, guidance=own)
+    together = residual_of(method, phi=0.6)
+    for view in (0, 2):
+        alone = residual_of(method, phi=0.6, view=view)
+        np.testing.assert_allclose(alone[0], together[view], atol=1e-4, rtol=1e-4)
+
+
 def test_looking_ahead_with_a_score_that_learns_nothing_is_refused():
     score = fixed_score(NoiseModel(score_model, "epsilon"))
-    assert make_own_loss(score, ABAR) is None
+    assert make_own_gradient(score, ABAR) is None
     with pytest.raises(ValueError, match="steps_per_step"):
         residual_of(methods.l2_vsd(guidance_scale=7.5), updates=0)
-
-
-# What reaches x_t by other ways than noise has no other t to ask for guidance at.
-INVERTING = ("ism", "sdi", "sdedit", "consistent3d")
-OF_THE_NOISED = sorted(methods.METHODS.keys() - set(INVERTING))
 
 
 @pytest.mark.parametrize("name", OF_THE_NOISED)
@@ -333,7 +378,7 @@ def test_guidance_has_a_t_of_its_own(name):
     make = methods.METHODS[name]
     own = make(**options, guidance=Guidance(guidance_t=(0.1, 0.5)))
     found = residual_of(own, phi=0.6) - residual_of(make(**options), phi=0.6)
-    unit = jax.random.uniform(jax.random.fold_in(jax.random.key(7), 2**32 - 4), (3,))
+    unit = drawn(GUIDANCE_KEY)
     t = 100 + jnp.floor(unit * 401).astype(jnp.int32)
     base = {"csd": "empty", "nfsd": "empty", "bridge": "source"}.get(name, "negative")
     scale = 7.5 if base != "negative" else 6.5
@@ -347,7 +392,7 @@ def test_guidance_has_a_t_of_its_own(name):
 def test_the_guidance_of_another_t_has_the_weight_of_that_t():
     own = Guidance(guidance_t=(0.1, 0.5))
     found = residual_of(methods.csd(guidance_scale=1.0, guidance=own))
-    unit = jax.random.uniform(jax.random.fold_in(jax.random.key(7), 2**32 - 4), (3,))
+    unit = drawn(GUIDANCE_KEY)
     t = 100 + jnp.floor(unit * 401).astype(jnp.int32)
     close(found, difference("text", "empty", t), 1e-4)
 

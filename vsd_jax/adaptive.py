@@ -137,8 +137,8 @@ def remember_views(scene: Scene) -> Scene:
         }
         return {**scene.init_stats(params), _MEMORY: memory}
 
-    def update_stats(params, stats, step, key):
-        new = scene.update_stats(params, _own(stats), step, key)
+    def update_stats(params, stats, turn, key):
+        new = scene.update_stats(params, _own(stats), turn, key)
         return {**new, _MEMORY: stats[_MEMORY]}
 
     def render(params, stats, *args, **kwargs):

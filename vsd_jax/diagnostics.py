@@ -57,9 +57,9 @@ def noise_square(
 ) -> jax.Array:
     """Turns [B] of `score_network.score_errors` into mean squares of the noise's error.
 
-    An error of v is alpha_t times one of the noise, of x_0 sigma_t / alpha_t times. For
-    one particle seen by a network that knows its camera, the noise itself is the exact
-    score of the renders, and this is how far the network is from it.
+    An error of v is 1 / alpha_t times one of the noise, of x_0 sigma_t / alpha_t times.
+    For one particle seen by a network that knows its camera, the noise itself is the
+    exact score of the renders, and this is how far the network is from it.
     """
     alpha_t, sigma_t = alpha_sigma(t, alphas_cumprod, ndim=1)
     if model.prediction_type == "v_prediction":

@@ -38,6 +38,7 @@ from vsd_jax.particle import (
     init_particle,
     make_particle_update,
     no_regularizer,
+    refresh,
     start_particle,
 )
 from vsd_jax.restart import Restart, make_restart
@@ -157,10 +158,12 @@ def distil(
         method = Method(method, "sigma_squared", trains_score=score is not None)
     if not method.trains_score:
         score = None
-    residual = bind(method, prior, score)
     shares = {"devices_per_particle": devices.per_particle}
     shares["axis_name"] = devices.axis_name
+    mean = functools.partial(mean_shares, **shares)
+    residual = bind(method, prior, score, mean_shares=mean)
     step = _make_joint_step(
+        scene,
         make_draw(prior, score, views),
         make_particle_update(
             scene,
@@ -168,7 +171,7 @@ def distil(
             residual,
             regularizer=regularizer,
             tx=tx,
-            mean_shares=functools.partial(mean_shares, **shares),
+            mean_shares=mean,
         ),
         make_score_update(score, prior, axis_name=devices.axis_name),
         make_restart(
@@ -244,6 +247,7 @@ def many_runs(step: Step) -> Step:
 
 
 def _make_joint_step(
+    scene: Scene,
     draw_fn: Callable[..., Draw],
     particle_update: ParticleUpdate,
     score_update: ScoreUpdate,
@@ -262,6 +266,9 @@ def _make_joint_step(
         num = num_local
         if axis_name is None:
             num = population.particles_per_step or num_local
+        # Counted in moves of a particle: else those in turn at the steps in which
+        # statistics are due would be the same ones each time.
+        turn = state.step * num // num_local
         chosen = choose_particles(
             step_key, state.step, num_local, num, subset=population.subset
         )
@@ -271,6 +278,7 @@ def _make_joint_step(
             draw = draw_fn(key, state.step, prompts, particle.stats)
             if num_shares > 1:
                 draw = take_views(draw, share_of_views(**shares), num_shares)
+            particle = refresh(scene, particle, turn, draw.stats_key)
             particle, latents, report = particle_update(
                 particle, draw, state.step, state.score.params, prior_params
             )

@@ -139,6 +139,22 @@ def surrogate_loss(latents: jax.Array, residual: jax.Array) -> jax.Array:
     return jnp.sum(latents * jax.lax.stop_gradient(residual)) / latents.shape[0]
 
 
+def refresh(
+    scene: Scene, particle: Particles, turn: jax.Array, key: jax.Array
+) -> Particles:
+    """The particle (unbatched) with its scene's statistics brought up to date.
+
+    Args:
+      scene: the scene.
+      particle: one particle.
+      turn: scalar int32, about how often it has been moved; the same for all particles
+        that are updated in a step, so that one branch runs under `vmap`.
+      key: typed key.
+    """
+    stats = scene.update_stats(particle.params, particle.stats, turn, key)
+    return particle.replace(stats=stats)
+
+
 ParticleUpdate = Callable[
     [Particles, Draw, jax.Array, PyTree, PyTree], tuple[Particles, jax.Array, Report]
 ]
@@ -165,7 +181,7 @@ def make_particle_update(
 
     Returns:
       `(particle, draw, step, score_params, prior_params) -> (particle, latents [V, h,
-      w, c], report)`.
+      w, c], report)`; the statistics are those that it is given (`refresh`).
     """
 
     def loss_fn(params, stats, draw, step, networks):
@@ -179,9 +195,7 @@ def make_particle_update(
         return loss, (latents, direction, outputs, terms)
 
     def update(particle, draw, step, score_params, prior_params):
-        stats = scene.update_stats(
-            particle.params, particle.stats, step, draw.stats_key
-        )
+        stats = particle.stats
         networks = (score_params, prior_params)
         grads, (latents, direction, outputs, terms) = jax.grad(loss_fn, has_aux=True)(
             particle.params, stats, draw, step, networks

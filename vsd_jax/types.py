@@ -189,7 +189,8 @@ class Scene(NamedTuple):
         `background` [3] in [0, 1] is composited behind what the scene shows.
       init_stats: `(params) -> stats`, what is carried but not differentiated (the
         occupancy grid); `{}` if there is nothing.
-      update_stats: `(params, stats, step, key) -> stats`; cheap when nothing is due.
+      update_stats: `(params, stats, turn, key) -> stats`; cheap when nothing is due.
+        `turn` is about how often the particle has been moved: the step, if all are.
       observe: `(stats, cameras, t, residual_ms) -> stats`, what the scene remembers of
         a step's V views (leaves [V, ...]; mean square of the residual [V]).
     """
@@ -198,7 +199,7 @@ class Scene(NamedTuple):
     render: RenderFn
     init_stats: Callable[[Params], Stats] = lambda params: {}
     update_stats: Callable[[Params, Stats, jax.Array, jax.Array], Stats] = (
-        lambda params, stats, step, key: stats
+        lambda params, stats, turn, key: stats
     )
     observe: Callable[..., Stats] = lambda stats, *of_views: stats
 
@@ -264,6 +265,7 @@ class Draw:
       noise: [V, h, w, c] standard normal.
       encode_noise: [V, h, w, c] standard normal, for the encoder.
       render_keys: [V] typed keys.
+      method_keys: [V] typed keys, for what a method draws of each view.
       stats_key: typed key, for the scene's statistics.
       score: for the training of the score network.
     """
@@ -275,6 +277,7 @@ class Draw:
     noise: jax.Array
     encode_noise: jax.Array
     render_keys: jax.Array
+    method_keys: jax.Array
     stats_key: jax.Array
     score: ScoreDraw
 

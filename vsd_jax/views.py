@@ -147,8 +147,10 @@ def make_draw(prior: Prior, score: Score | None, views: Views) -> Callable[..., 
     ) -> Draw:
         # Few draws, since each is slow to compile: one split for all keys, one array of
         # normal and one of uniform numbers.
-        keys = jax.random.split(key, 4 + 3 * views.num)
-        camera_keys, background_keys, render_keys = keys[4:].reshape(3, views.num)
+        keys = jax.random.split(key, 4 + 4 * views.num)
+        camera_keys, background_keys, render_keys, method_keys = keys[4:].reshape(
+            4, views.num
+        )
         sample_camera = functools.partial(
             adaptive.draw_camera, views.sample_camera, stats
         )
@@ -176,6 +178,7 @@ def make_draw(prior: Prior, score: Score | None, views: Views) -> Callable[..., 
             render_keys=render_keys,
             # Not drawn by the compiled program where the encoder has no use for it.
             encode_noise=jax.random.normal(keys[2], noise.shape[1:]),
+            method_keys=method_keys,
             stats_key=keys[3],
             score=ScoreDraw(
                 t=uniform_t(unit[1 : 1 + updates], score_t_range),

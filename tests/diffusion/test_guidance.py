@@ -132,6 +132,24 @@ def test_guided_noise_is_guidance_of_two_separate_calls(noisy, prompts, against)
     np.testing.assert_allclose(pair.base, base, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("against", ["negative", "source"])
+def test_the_base_of_guidance_asked_for_alone_is_the_same(noisy, prompts, against):
+    # By a prior that is told the camera: the base is not.
+    def seeing(params, noisy, t, context):
+        shift = context["camera"][:, :1, None, None]
+        return NOISE_FN(params, noisy, t, context) + shift
+
+    told = prompts | {"camera": jnp.ones((BATCH, 16))}
+    args = (mixture(), noisy, T_BATCH)
+    options = {"scale": 7.5, "alphas_cumprod": ALPHAS_CUMPROD, "against": against}
+    pair = guidance.guide_away(seeing, *args, told, **options)
+    for found, name, shift in ((pair.base, against, 0.0), (pair.text, "text", 1.0)):
+        alone = seeing(*args, guidance.prior_context(told, name))
+        np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-4)
+        plain = call(noisy, prompts[name]) + shift
+        np.testing.assert_allclose(alone, plain, rtol=1e-4, atol=1e-4)
+
+
 def test_scale_one_is_one_conditional_call(noisy, prompts):
     calls = []
 

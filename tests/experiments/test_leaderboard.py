@@ -176,7 +176,7 @@ def test_passes_are_counted(name):
 def test_options_cost_what_they_ask():
     vsd = METHODS["vsd"]
     assert passes.count(vsd(guidance_scale=1.0)) == (1, 1)
-    assert passes.count(vsd(guidance_scale=7.5, weighting="dmd")) == (4, 1)
+    assert passes.count(vsd(guidance_scale=7.5, weighting="dmd")) == (2, 1)
     assert passes.Passes(2, 1).total(updates=1) == worlds.PASSES_OF_VSD
     assert passes.Passes(2, 1).total(updates=4) == 11
 

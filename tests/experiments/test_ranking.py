@@ -128,6 +128,28 @@ def test_a_board_is_ranked():
     assert [row["method"] for row in near["methods"]] == ["a", "b", "c"]  # tied
 
 
+def test_seeds_of_a_prompt_are_no_blocks_of_their_own():
+    errors = [[1.0, 2.0, 3.0], [2.0, 1.0, 3.0], [3.0, 2.0, 1.0]]
+    found = ranking.block_ranks(np.array(errors), ["p", "p", "q"])
+    assert found.tolist() == [[1.5, 1.5, 3.0], [3.0, 2.0, 1.0]]
+    alone = ranking.block_ranks(np.array(errors), ["p", "p", "p"])
+    np.testing.assert_array_equal(alone, ranking.ranks(errors))
+    # The same runs twice, as if of other seeds: no more is known than before.
+    once = board(VALUES)
+    other = board({name: row[::-1] for name, row in VALUES.items()})["cells"]
+    once["cells"] += [each | {"prompt": "q"} for each in other]
+    again = [each | {"seed": each["seed"] + 10} for each in once["cells"]]
+    twice = once | {"cells": once["cells"] + again}
+    first, second = (
+        ranking.rank_board(each)["worlds"]["w"]["s"] for each in (once, twice)
+    )
+    assert first["blocks"] == second["blocks"] == 2
+    assert first["critical_difference"] == second["critical_difference"]
+    assert [row["rank"] for row in first["methods"]] == pytest.approx(
+        [row["rank"] for row in second["methods"]]
+    )
+
+
 def test_the_order_of_cells_changes_nothing():
     straight = board(VALUES)
     turned = straight | {"cells": straight["cells"][::-1]}

@@ -7,6 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import object as object_config
+from vsd_jax.methods import METHODS
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.settings import config_rules, sections
 from vsd_jax.program.terminal.errors import ConfigError
@@ -72,6 +73,7 @@ def changed(**changes) -> ConfigDict:
             ["not_overhead_deg=30.0", "view_prompts=True"],
         ),
         ({"score__steps_per_step": 2, "vsd__method": "sds"}, ["no meaning"]),
+        ({"score__steps_per_step": 2, "vsd__method": "csd"}, ["no meaning"]),
         ({"prompt": "a read mushroom"}, ["'read'", "red", "Stable Diffusion"]),
         ({"prompt": "a red mushroom, side view"}, ["adds those words itself"]),
         ({"prompt": "a blue room"}, ["configs/scene.py"]),
@@ -90,6 +92,12 @@ def test_all_faults_come_at_once():
     with pytest.raises(ConfigError) as error:
         config_lib.validate(changed(num_steps=0, vsd__method="x", seed=-1))
     assert len(str(error.value).splitlines()) == 3
+
+
+def test_every_method_that_trains_a_score_may_update_it_more_often():
+    for name, method in METHODS.items():
+        if method(guidance_scale=1.0).trains_score:
+            config_lib.validate(changed(vsd__method=name, score__steps_per_step=2))
 
 
 def test_any_text_goes_with_another_prior():

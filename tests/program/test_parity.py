@@ -121,6 +121,7 @@ def make_draw(recorded):
         backgrounds=None,
         encode_noise=noise_,
         render_keys=None,
+        method_keys=None,
         stats_key=None,
         score=None,
     )

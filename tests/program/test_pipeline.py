@@ -10,7 +10,7 @@ import tiny_runs
 import trimesh
 
 from configs import refined, textured_mesh
-from vsd_jax.program.build import build
+from vsd_jax.program.build import build, stages
 from vsd_jax.program.folder import source, writer
 from vsd_jax.program.run import pipeline
 from vsd_jax.program.terminal.errors import ConfigError, RunError
@@ -299,6 +299,21 @@ def test_a_radiance_field_goes_on_as_it_is(trained, config, capsys):
     stage.field.density_scale = 20.0
     with pytest.raises(ConfigError, match=r"density_scale=20\.0, but 10\.0"):
         source.load_start(stage)
+
+
+@pytest.mark.parametrize(
+    "name, before", [("geometry", "nerf"), ("texture", "geometry")]
+)
+def test_a_later_stage_remembers_views_too(trained, config, name, before):
+    stage = config[name]
+    stage.mesh.source = str(trained / before)
+    stage.camera.adapt = "residual"
+    theta, stats = source.load_start(stage)
+    one = jax.tree.map(lambda leaf: leaf[0], theta)
+    scene = stages.make_scene(stage, size=stage.render.size)
+    wanted = jax.eval_shape(scene.init_stats, one)
+    assert jax.tree.structure(stats) == jax.tree.structure(wanted)
+    assert (stats["views"]["by_direction"] == 1).all()
 
 
 def test_too_little_room_for_the_mesh_is_an_error_with_the_remedy(trained, config):

@@ -46,9 +46,10 @@ def test_z_variance_by_hand():
     weights = np.array([[0.5, 0.5, 0.0], [0.1, 0.0, 0.0], [0.0, 0.6, 0.0]])
     distance = np.tile(np.array([[1.0, 3.0, 9.0]]), (3, 1))
     # Ray 0: variance 1; ray 1 misses; ray 2: one surface, variance 0.
-    np.testing.assert_allclose(run(regularizers.z_variance, weights, distance), 0.5)
-    assert run(regularizers.z_variance, weights * 0, distance) == 0
-    gradient = run(jax.grad(regularizers.z_variance), weights * 0, distance)
+    np.testing.assert_allclose(run(regularizers.z_variance, weights, distance), (1, 2))
+    assert run(regularizers.z_variance, weights * 0, distance) == (0, 0)
+    first = jax.grad(lambda *given: regularizers.z_variance(*given)[0])
+    gradient = run(first, weights * 0, distance)
     assert np.isfinite(gradient).all()
 
 

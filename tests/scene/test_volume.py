@@ -249,6 +249,9 @@ def test_map_rays_keeps_order_and_combines_scalars(max_rays):
 
     def chunk(rays, key):
         scalars = {"overflow": jnp.sum(rays[0]), "mean": jnp.mean(rays[0])}
+        high = rays[0] > 15
+        scalars["high"] = (jnp.sum(rays[0] * high), jnp.sum(high))
+        scalars["none"] = (0 * jnp.sum(rays[0]), jnp.zeros(()))
         return {"out": rays[0] * 2}, scalars
 
     def mapped(values, key):
@@ -258,3 +261,5 @@ def test_map_rays_keeps_order_and_combines_scalars(max_rays):
     np.testing.assert_allclose(images["out"], values * 2)
     np.testing.assert_allclose(scalars["overflow"], values.sum())
     np.testing.assert_allclose(scalars["mean"], values.mean())
+    np.testing.assert_allclose(scalars["high"], np.arange(16.0, 24).mean())
+    assert scalars["none"] == 0

@@ -314,9 +314,16 @@ def clip_x0(
 
 
 def prior_context(prompts: Prompts, name: str) -> Context:
-    """What the prior reads: the prompt of that name and, if it is told, the camera."""
-    told = {"camera": prompts["camera"]} if "camera" in prompts else {}
-    return {"text": prompts[name], **told}
+    """What the prior reads: the prompt of that name and, if it is told, the camera.
+
+    That is told with "text" alone: the other prompts are bases of guidance, which is
+    towards the camera as well.
+    """
+    context = {"text": prompts[name]}
+    if "camera" in prompts:
+        camera = prompts["camera"]
+        context["camera"] = camera if name == "text" else jnp.zeros_like(camera)
+    return context
 
 
 def _noise_per_text(noise_fn, noisy, t, texts, camera):

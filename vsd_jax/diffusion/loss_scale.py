@@ -10,7 +10,9 @@ step. A gradient that overflows in spite of it is not finite, and its update is 
 like any other of that kind.
 """
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,18 @@ import jax.numpy as jnp
 from vsd_jax.types import PyTree
 
 _MAX_EXPONENT = 100  # of the power, so that it and its inverse are float32
+_SCALED = contextvars.ContextVar("scaled", default=True)
+
+
+@contextlib.contextmanager
+def without_loss_scale() -> Iterator[None]:
+    """What is traced inside can be differentiated forwards, where a tangent has the
+    size of a prediction and needs no scale; backwards it is not scaled."""
+    token = _SCALED.set(False)
+    try:
+        yield
+    finally:
+        _SCALED.reset(token)
 
 
 def with_loss_scale(
@@ -46,7 +60,7 @@ def with_loss_scale(
         return jax.tree.map(lambda leaf: leaf / scale.astype(leaf.dtype), grads), None
 
     scaled.defvjp(forward, backward)
-    return scaled
+    return lambda *given: (scaled if _SCALED.get() else function)(*given)
 
 
 def unit_scale(values: jax.Array) -> jax.Array:

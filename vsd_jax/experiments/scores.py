@@ -22,7 +22,7 @@ Scored = tuple[dict[str, float], np.ndarray, np.ndarray]
 """Numbers, features [n, views, D], and images [n, views, H, W, 3] (or points)."""
 TRUTH = "truth"
 """Row of other true objects, as many as a cell has."""
-_MANY, _SEED, _OTHER_SEED = 512, 9001, 9100
+_MANY, _OBJECTS, _SEED, _OTHER_SEED = 512, 8, 9001, 9100
 _AXES = 16
 
 
@@ -107,7 +107,12 @@ def judge_cell(cell: Cell, folder: Path) -> Scored:
 
 
 def score_truth(cell: Cell, folder: Path, seed: int | None = None) -> Scored:
-    """True objects in a cell's place: `_MANY` images, or (seed) as many as it has."""
+    """True objects in a cell's place: `_MANY` images, or (seed) as many as it has.
+
+    In 3D the numbers are those of `_OBJECTS`, which say what is aimed at; a distance
+    between sets depends on how many objects there are, so features and images of a
+    seed are of as many as the cell has.
+    """
     if cell.row.kind.startswith("exact"):
         world = exact_cells.make_world(cell.settings["exact.world"])
         number = _MANY if seed is None else _count(cell)
@@ -119,8 +124,11 @@ def score_truth(cell: Cell, folder: Path, seed: int | None = None) -> Scored:
         number = _MANY if seed is None else _count(cell)
         images = truth.flat_images(cell.prompt, number, first)
         return judge(images, cell.prompt, _flat_views(cell.prompt))
-    images = truth.orbit_images(cell.prompt, orbit, 8, first)
-    return judge(images, cell.prompt, orbit.view_words)
+    own = writer.read_json(folder / "config.json")["num_particles"]
+    images = truth.orbit_images(cell.prompt, orbit, max(_OBJECTS, own), first)
+    numbers, features, images = judge(images, cell.prompt, orbit.view_words)
+    shown = slice(None if seed is None else own)
+    return numbers, features[shown], images[shown]
 
 
 def _count(cell: Cell) -> int:

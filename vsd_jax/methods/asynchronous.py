@@ -52,7 +52,7 @@ def asd(
 
     def direction(views: NoisedViews) -> jax.Array:
         num_t = len(views.alphas_cumprod)
-        unit = jax.random.uniform(views.key(ASD_KEY), views.t.shape)
+        unit = views.uniform(ASD_KEY)
         above = jnp.maximum(views.t - round(t_shift_from * num_t), 0)
         added = (unit * t_shift * above).astype(jnp.int32)
         later = jnp.minimum(views.t + added, num_t - 1)
@@ -95,8 +95,8 @@ def consistent3d(
 
     def direction(views: NoisedViews) -> jax.Array:
         abar = views.alphas_cumprod
-        unit = jax.random.uniform(views.key(CONSISTENT3D_KEY), views.t.shape)
-        added = uniform_t(unit, shares_to_range(consistency_gap, len(abar)))
+        gap = shares_to_range(consistency_gap, len(abar))
+        added = uniform_t(views.uniform(CONSISTENT3D_KEY), gap)
         noisier_t = jnp.minimum(views.t + added, len(abar) - 1)
         noise = views.noise
         if shared_noise:

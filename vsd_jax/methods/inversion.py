@@ -16,6 +16,7 @@ from vsd_jax.diffusion.guidance import PLAIN, Guidance
 from vsd_jax.diffusion.noise import add_noise, alpha_sigma, to_x0
 from vsd_jax.methods.protocol import (
     INVERSION_KEY,
+    OVERSHOOT_KEY,
     SIGMA_SQUARED,
     Method,
     NoisedViews,
@@ -104,9 +105,8 @@ def sdi(
 
     def direction(views: NoisedViews) -> jax.Array:
         abar = views.alphas_cumprod
-        late_key, noise_key = jax.random.split(views.key(INVERSION_KEY))
-        unit = jax.random.uniform(late_key, views.t.shape)
-        later = views.t + (unit * overshoot * len(abar)).astype(jnp.int32)
+        past = views.uniform(OVERSHOOT_KEY) * overshoot
+        later = views.t + (past * len(abar)).astype(jnp.int32)
         x_t = ddim_invert(
             lambda x, at: views.guided(inversion_scale, at=(x, at)),
             views.latents,
@@ -114,7 +114,7 @@ def sdi(
             alphas_cumprod=abar,
             num_steps=num_inversions,
             eta=inversion_noise,
-            key=noise_key,
+            keys=views.keys(INVERSION_KEY),
         )
         alpha_t, sigma_t = alpha_sigma(views.t, abar, ndim=x_t.ndim)
         kappa = (x_t - alpha_t * views.latents) / sigma_t
@@ -132,7 +132,7 @@ def ddim_invert(
     alphas_cumprod: np.ndarray,
     num_steps: int,
     eta: float = 0.0,
-    key: jax.Array | None = None,
+    keys: jax.Array | None = None,
 ) -> jax.Array:
     """From x at t = 0 to x_t along the deterministic path (arXiv:2010.02502).
 
@@ -146,17 +146,20 @@ def ddim_invert(
       alphas_cumprod: [T].
       num_steps: network calls, >= 1.
       eta: share of DDPM's standard deviation that each step adds as fresh noise.
-      key: typed key of that noise; read only where `eta` is not 0.
+      keys: [B] typed keys of that noise; read only where `eta` is not 0.
 
     Returns:
       [B, h, w, c] x_t.
     """
 
+    def draw(key: jax.Array, number: jax.Array) -> jax.Array:
+        return jax.random.normal(jax.random.fold_in(key, number), start.shape[1:])
+
     def move(x: jax.Array, number: jax.Array):
         at, to = (t * share // num_steps for share in (number, number + 1))
         moved = ddim_move(x, predict(x, at), at, to, alphas_cumprod)
         if eta:
-            fresh = jax.random.normal(jax.random.fold_in(key, number), x.shape)
+            fresh = jax.vmap(draw, (0, None))(keys, number)
             moved += eta * _ddpm_std(at, to, alphas_cumprod, ndim=x.ndim) * fresh
         return moved, None
 

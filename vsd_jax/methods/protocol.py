@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vsd_jax.diffusion import attention
+from vsd_jax.diffusion import attention, loss_scale
 from vsd_jax.diffusion.guidance import (
     PLAIN,
     Guidance,
@@ -35,12 +35,11 @@ from vsd_jax.types import Draw, NoiseFn, Prior, PyTree, Score
 At = tuple[jax.Array, jax.Array]
 """`(noisy [V, h, w, c], t [V])` other than the views' own."""
 
-OwnLoss = Callable[[PyTree, PyTree, jax.Array, Draw], jax.Array]
-"""`(score_params, prior_params, latents [V, h, w, c], draw) -> scalar`."""
+OwnGradient = Callable[[PyTree, PyTree, jax.Array, Draw], PyTree]
+"""`(score_params, prior_params, latents [V, h, w, c], draw) -> d loss / d phi`."""
 
-_FIRST_FOLD = 2**32 - 3  # the key is otherwise only split
-# Numbers of `NoisedViews.key`, one for each purpose.
-ASD_KEY, GUIDANCE_KEY, INVERSION_KEY, CONSISTENT3D_KEY = range(4)
+# Numbers of `NoisedViews.keys`, one for each purpose.
+ASD_KEY, GUIDANCE_KEY, INVERSION_KEY, OVERSHOOT_KEY, CONSISTENT3D_KEY = range(5)
 
 SIGMA_SQUARED = "sigma_squared"
 """w(t) = sigma_t^2, as in the code of ProlificDreamer and of threestudio."""
@@ -61,11 +60,13 @@ class NoisedViews:
       prior_fn: noise prediction of the prior.
       score_fn: of the score network over `(score_params, prior_params)`, or None.
       score_params: phi.
-      score_loss: of these renders, as the score network's next update has it
-        (`make_own_loss`), or None.
+      score_gradient: of the loss of these renders, as the score network's next update
+        has it (`make_own_gradient`), or None.
       prior_params: frozen weights.
       draw: prompts and cameras of the views.
       weighting: name of w(t).
+      asked: guided predictions of the views that were asked for, which `guided` returns
+        again: a weight may take the one of the direction, at no cost.
     """
 
     latents: jax.Array
@@ -76,14 +77,19 @@ class NoisedViews:
     prior_fn: NoiseFn
     score_fn: NoiseFn | None
     score_params: PyTree
-    score_loss: OwnLoss | None
+    score_gradient: OwnGradient | None
     prior_params: PyTree
     draw: Draw
     weighting: str
+    asked: dict[Any, jax.Array] = dataclasses.field(default_factory=dict, repr=False)
 
-    def key(self, number: int) -> jax.Array:
-        """Returns a key of this step for what a method draws; each its own number."""
-        return jax.random.fold_in(self.draw.stats_key, _FIRST_FOLD - number)
+    def keys(self, number: int) -> jax.Array:
+        """Returns a key [V] of each view for what a method draws, its own `number`."""
+        return jax.vmap(jax.random.fold_in, (0, None))(self.draw.method_keys, number)
+
+    def uniform(self, number: int) -> jax.Array:
+        """Returns a number [V] in [0, 1) of each view, by the keys of that `number`."""
+        return jax.vmap(jax.random.uniform)(self.keys(number))
 
     def prior(self, text: str, at: At | None = None) -> jax.Array:
         """Returns the prior's noise prediction for "text", "negative", "empty", ..."""
@@ -101,8 +107,16 @@ class NoisedViews:
         weight of the residual is that of t (arXiv:2511.22677, Eq. 8). The noise is the
         same at both. At another `at` there is no render to noise anew: plain guidance.
         """
-        if at is not None or not guidance.is_decoupled:
+        if at is not None:
             return guided_noise(**self._asked(at), scale=scale, guidance=guidance)
+        name = (id(scale) if isinstance(scale, jax.Array) else scale, guidance)
+        if name not in self.asked:
+            self.asked[name] = self._guided(scale, guidance)
+        return self.asked[name]
+
+    def _guided(self, scale: float, guidance: Guidance) -> jax.Array:
+        if not guidance.is_decoupled:
+            return guided_noise(**self._asked(None), scale=scale, guidance=guidance)
         text = clip_x0(
             self.prior("text"),
             self.noisy,
@@ -142,16 +156,16 @@ class NoisedViews:
         Raises:
           ValueError: if the score network is not trained.
         """
-        if self.score_loss is None:
+        if self.score_gradient is None:
             raise ValueError(
                 "Looking ahead takes a score network that is trained: score.kind lora"
                 " or unet, with score.steps_per_step of at least 1."
             )
-        gradient = jax.grad(self.score_loss)(
+        gradient = self.score_gradient(
             self.score_params, self.prior_params, self.latents, self.draw
         )
         step = jax.tree.map(lambda leaf: -rate * leaf, gradient)
-        with attention.without_kernels():
+        with attention.without_kernels(), loss_scale.without_loss_scale():
             now, change = jax.jvp(self._score, (self.score_params,), (step,))
         return now + change
 
@@ -167,8 +181,9 @@ class NoisedViews:
     def _at_own_t(self, guidance: Guidance) -> tuple[At, jax.Array]:
         """The views noised to a t' of their own, and w(t') / w(t) [V, 1, ...]."""
         abar = self.alphas_cumprod
-        unit = jax.random.uniform(self.key(GUIDANCE_KEY), self.t.shape)
-        t = uniform_t(unit, shares_to_range(guidance.guidance_t, len(abar)))
+        t = uniform_t(
+            self.uniform(GUIDANCE_KEY), shares_to_range(guidance.guidance_t, len(abar))
+        )
         mine, theirs = (
             w_t(each, abar, weighting=self.weighting, ndim=self.noisy.ndim)
             for each in (self.t, t)
@@ -211,8 +226,20 @@ Residual = Callable[[jax.Array, Draw, PyTree, PyTree], jax.Array]
 without a gradient."""
 
 
-def bind(method: Method, prior: Prior, score: Score | None) -> Residual:
+def bind(
+    method: Method,
+    prior: Prior,
+    score: Score | None,
+    *,
+    mean_shares: Callable[[PyTree], PyTree] = lambda tree: tree,
+) -> Residual:
     """Makes the residual w(t) direction of a method for given networks.
+
+    Args:
+      method: the method.
+      prior: the frozen prior.
+      score: the score network, or None.
+      mean_shares: mean over the devices that each render a share of a particle's views.
 
     Raises:
       ValueError: for an unknown weighting or prediction type, or if the method needs a
@@ -230,7 +257,8 @@ def bind(method: Method, prior: Prior, score: Score | None) -> Residual:
         raise ValueError("The method follows a score network: give one, or use sds.")
     prior_fn = as_noise_fn(prior.model, prior.alphas_cumprod)
     score_fn = score and as_noise_fn(score.model, prior.alphas_cumprod)
-    score_loss = make_own_loss(score, prior.alphas_cumprod)
+    abar = prior.alphas_cumprod
+    score_gradient = make_own_gradient(score, abar, mean_shares=mean_shares)
 
     def residual(
         latents: jax.Array, draw: Draw, score_params: PyTree, prior_params: PyTree
@@ -245,7 +273,7 @@ def bind(method: Method, prior: Prior, score: Score | None) -> Residual:
             prior_fn=prior_fn,
             score_fn=score_fn,
             score_params=score_params,
-            score_loss=score_loss,
+            score_gradient=score_gradient,
             prior_params=prior_params,
             draw=draw,
             weighting=method.weighting,
@@ -264,12 +292,18 @@ def bind(method: Method, prior: Prior, score: Score | None) -> Residual:
     return residual
 
 
-def make_own_loss(score: Score | None, alphas_cumprod: np.ndarray) -> OwnLoss | None:
-    """Makes the loss of one particle's renders in the first update of this step.
+def make_own_gradient(
+    score: Score | None,
+    alphas_cumprod: np.ndarray,
+    *,
+    mean_shares: Callable[[PyTree], PyTree] = lambda tree: tree,
+) -> OwnGradient | None:
+    """Makes the gradient in phi of one particle's loss in this step's first update.
 
     Returns:
-      `(score_params, prior_params, latents [V, h, w, c], draw) -> scalar`, with the t
-      and noise that the update itself draws; None if the network is not trained.
+      `(score_params, prior_params, latents [V, h, w, c], draw) -> like score_params`,
+      with the t and noise that the update itself draws and over all views, also those
+      of other devices; None if the network is not trained.
     """
     if score is None or not score.updates:
         return None
@@ -288,7 +322,10 @@ def make_own_loss(score: Score | None, alphas_cumprod: np.ndarray) -> OwnLoss | 
         )
         return jnp.mean(errors)
 
-    return loss
+    def gradient(*given) -> PyTree:
+        return mean_shares(jax.grad(loss)(*given))
+
+    return gradient
 
 
 def _distance(views: NoisedViews, scale: float, guidance: Guidance) -> jax.Array:

@@ -131,8 +131,8 @@ def opacity_squared(opacity: jax.Array) -> jax.Array:
 
 def z_variance(
     weights: jax.Array, distance: jax.Array, *, min_opacity: float = 0.5
-) -> jax.Array:
-    """Mean variance of distance along the rays that hit: thin surfaces.
+) -> tuple[jax.Array, jax.Array]:
+    """Variance of distance along the rays that hit: thin surfaces.
 
     Args:
       weights: [R, S].
@@ -140,7 +140,8 @@ def z_variance(
       min_opacity: rays below it do not count.
 
     Returns:
-      Scalar in scene units squared; 0 if no ray hits.
+      Sum over the rays that hit, in scene units squared, and their number, of which
+      the term is the mean: also where an image is rendered in several parts.
     """
     chex.assert_equal_shape([weights, distance])
     opacity = jnp.sum(weights, axis=-1)
@@ -149,8 +150,7 @@ def z_variance(
     mean = jnp.sum(weights * distance, axis=-1) / mass
     deviation = (distance - mean[:, None]) ** 2
     variance = jnp.sum(weights * deviation, axis=-1) / mass
-    total = jnp.sum(jnp.where(hit, variance, 0))
-    return total / jnp.maximum(jnp.sum(hit), 1)
+    return jnp.sum(jnp.where(hit, variance, 0)), jnp.sum(hit, dtype=jnp.float32)
 
 
 def orientation(

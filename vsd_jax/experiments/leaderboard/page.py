@@ -27,8 +27,9 @@ _EQUAL = {
     ),
 }
 _RULE = (
-    " In each block, a prompt and a seed, the methods are ranked by how far they are"
-    " from truth, 1 being the best; what failed shares the last places. Beside the mean"
+    " For each prompt and seed the methods are ranked by how far they are from truth, 1"
+    " being the best; what failed shares the last places. A block is a prompt, with the"
+    " means of its seeds' ranks, or a seed where all have one prompt. Beside the mean"
     " rank stands its 95 % interval, over blocks drawn with replacement. Methods under"
     " one red bar are not told apart (Nemenyi, 5 %)."
 )

@@ -134,6 +134,7 @@ def _inputs() -> tuple[jax.Array, Draw]:
         noise=noise,
         encode_noise=jnp.zeros_like(noise),
         render_keys=jax.random.split(jax.random.key(3), VIEWS),
+        method_keys=jax.random.split(jax.random.key(5), VIEWS),
         stats_key=jax.random.key(4),
         score=ScoreDraw(t=t[None], noise=later[None], keep=seen),
     )

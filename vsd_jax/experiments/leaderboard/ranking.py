@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ranks of methods over blocks, and what may be concluded from them (NumPy, SciPy).
 
-A block is a prompt and a seed. In each block the methods are ranked by their error, 1
-being the best and ties sharing their mean; what failed shares the last places. Methods
-are then compared by their mean ranks (Friedman's test, Nemenyi's critical difference;
-Demšar, JMLR 7, 2006).
+The methods are ranked by their error for each prompt and seed, 1 being the best and
+ties sharing their mean; what failed shares the last places. Methods are then compared
+by their mean ranks over blocks (Friedman's test, Nemenyi's critical difference; Demšar,
+JMLR 7, 2006). A block is a prompt, whose ranks are means over its seeds, since those
+are not independent; where there is but one prompt, it is a seed.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -41,6 +42,18 @@ def ranks(errors: np.ndarray) -> np.ndarray:
     """[blocks, methods] errors to ranks from 1 on; NaN is worse than any number."""
     errors = np.asarray(errors, np.float64)
     return stats.rankdata(np.where(np.isnan(errors), np.inf, errors), axis=1)
+
+
+def block_ranks(errors: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+    """[blocks, methods] ranks from errors [runs, methods] and the prompt of each run.
+
+    A block is a prompt; a run, if all have the same prompt.
+    """
+    ranked, found = ranks(errors), list(dict.fromkeys(prompts))
+    if len(found) < 2:
+        return ranked
+    same = np.array(found)[:, None] == np.array(prompts)
+    return same @ ranked / same.sum(1, keepdims=True)
 
 
 def friedman(ranked: np.ndarray) -> tuple[float, float]:
@@ -164,14 +177,14 @@ def rank_board(board: Mapping[str, Any]) -> dict[str, Any]:
       `published`: that of each world's main score with each published column.
     """
     found: dict[str, Any] = {}
-    ranked: dict[tuple[str, str], tuple[list[str], np.ndarray]] = {}
+    ranked: dict[tuple[str, str], Table] = {}
     for world, about in board["worlds"].items():
         found[world] = {}
         for score, best in about["scores"].items():
-            names, values, errors = table(board, world, score, best)
-            if np.isfinite(errors).any():
-                found[world][score] = rank_score(names, values, errors)
-                ranked[world, score] = names, ranks(errors)
+            own = table(board, world, score, best)
+            if np.isfinite(own.errors).any():
+                found[world][score] = rank_score(own)
+                ranked[world, score] = own
     return {
         "worlds": found,
         "failed": {world: _failed(board, world) for world in board["worlds"]},
@@ -179,18 +192,32 @@ def rank_board(board: Mapping[str, Any]) -> dict[str, Any]:
         "published": [
             {"world": world, "score": about["main"], **found}
             for world, about in board["worlds"].items()
-            for found in _published(*ranked.get((world, about["main"]), ([], None)))
+            for found in _published(ranked.get((world, about["main"])))
         ],
     }
 
 
-def table(
-    board: Mapping[str, Any], world: str, score: str, best: str
-) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Methods, their values and errors [blocks, methods] by one score.
+class Table(NamedTuple):
+    """All methods by one score in one world.
 
-    Only blocks that all methods have run count, so that an unfinished leaderboard is
-    a smaller one.
+    Attributes:
+      names: of the methods.
+      values: [runs, methods], a run being a prompt and a seed; NaN if there is none.
+      errors: the same, smaller is better.
+      prompts: of the runs.
+    """
+
+    names: list[str]
+    values: np.ndarray
+    errors: np.ndarray
+    prompts: list[str]
+
+
+def table(board: Mapping[str, Any], world: str, score: str, best: str) -> Table:
+    """Values and errors by one score.
+
+    Only runs that all methods have made count, so that an unfinished leaderboard is a
+    smaller one.
     """
     true = {
         (block["prompt"], block["seed"]): block["scores"].get(score)
@@ -210,20 +237,14 @@ def table(
         for key, block in whole.items()
     ]
     shape = (len(whole), len(names))
-    return names, np.reshape(values, shape), np.reshape(errors, shape)
+    prompts = [prompt for prompt, _ in whole]
+    return Table(names, np.reshape(values, shape), np.reshape(errors, shape), prompts)
 
 
-def rank_score(
-    names: Sequence[str], values: np.ndarray, errors: np.ndarray
-) -> dict[str, Any]:
-    """The ranking by one score, best first.
-
-    Args:
-      names: of the methods.
-      values: [blocks, methods]; NaN if there is none.
-      errors: the same, smaller is better.
-    """
-    ranked = ranks(errors)
+def rank_score(of: Table) -> dict[str, Any]:
+    """The ranking by one score, best first."""
+    names, values = of.names, of.values
+    ranked = block_ranks(of.errors, of.prompts)
     blocks, methods = ranked.shape
     means, intervals = ranked.mean(0), bootstrap(ranked)
     difference = critical_difference(methods, blocks) if methods > 1 else float("nan")
@@ -263,11 +284,11 @@ def compare(board: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[str
         score = about["main"]
         if score not in other["worlds"].get(world, {"scores": ()})["scores"]:
             continue
-        (names, _, one), (others, _, two) = (
+        here, there = (
             table(each, world, score, about["scores"][score]) for each in (board, other)
         )
-        shared = [name for name in names if name in others]
-        first, second = ranks_of(shared, names, one), ranks_of(shared, others, two)
+        shared = [name for name in here.names if name in there.names]
+        first, second = ranks_of(shared, here), ranks_of(shared, there)
         if not shared or not len(first) or not len(second):
             continue
         pairs = zip(shared, first.mean(0), second.mean(0), strict=True)
@@ -277,53 +298,47 @@ def compare(board: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[str
                 "score": score,
                 **agreement(first, second),
                 "ranks": [
-                    {"method": name, "here": float(here), "there": float(there)}
-                    for name, here, there in sorted(pairs, key=lambda row: row[1])
+                    {"method": name, "here": float(one), "there": float(other)}
+                    for name, one, other in sorted(pairs, key=lambda row: row[1])
                 ],
             }
         )
     return found
 
 
-def ranks_of(
-    shared: Sequence[str], names: Sequence[str], errors: np.ndarray
-) -> np.ndarray:
-    """[blocks, shared] ranks among these alone, from errors [blocks, names]."""
-    return ranks(errors[:, [names.index(name) for name in shared]])
+def ranks_of(shared: Sequence[str], of: Table) -> np.ndarray:
+    """[blocks, shared] ranks among these alone: they depend on who competes."""
+    columns = [of.names.index(name) for name in shared]
+    return block_ranks(of.errors[:, columns], of.prompts)
 
 
 def _between(
-    names: Sequence[str], ranked: Mapping[tuple[str, str], tuple[list, np.ndarray]]
+    names: Sequence[str], ranked: Mapping[tuple[str, str], Table]
 ) -> list[dict[str, Any]]:
     found = []
     pairs = [(a, b) for number, a in enumerate(names) for b in names[number + 1 :]]
     scores = list(dict.fromkeys(score for _, score in ranked))
     for pair in pairs:
         for score in scores:
-            both = [ranked.get((world, score)) for world in pair]
-            if None in both:
+            first, second = (ranked.get((world, score)) for world in pair)
+            if first is None or second is None:
                 continue
-            (first, one), (second, other) = both
-            shared = [name for name in first if name in second]
-            # Ranked anew among the shared, since a mean rank depends on who competes.
-            alike = agreement(
-                stats.rankdata(one[:, [first.index(n) for n in shared]], axis=1),
-                stats.rankdata(other[:, [second.index(n) for n in shared]], axis=1),
-            )
+            shared = [name for name in first.names if name in second.names]
+            alike = agreement(ranks_of(shared, first), ranks_of(shared, second))
             found.append({"worlds": list(pair), "score": score, **alike})
     return found
 
 
-def _published(names: Sequence[str], ranked: np.ndarray | None) -> list[dict[str, Any]]:
+def _published(of: Table | None) -> list[dict[str, Any]]:
     """Agreement with each published column that shares three methods or more."""
     found = []
-    for column in TABLES:
-        shared = [name for name in column.values if name in names]
-        if ranked is None or len(shared) < 3:
+    for column in TABLES if of else ():
+        shared = [name for name in column.values if name in of.names]
+        if len(shared) < 3:
             continue
-        own = ranked[:, [names.index(name) for name in shared]]
+        own = ranks_of(shared, of)
         errors = [error(column.values[name], column.best) for name in shared]
-        rho, p = spearman(stats.rankdata(own, axis=1).mean(0), np.array(errors))
+        rho, p = spearman(own.mean(0), np.array(errors))
         about = {"table": column.table, "column": column.score, "methods": shared}
         found.append({**about, "rho": rho, "p": p})
     return found

@@ -113,7 +113,15 @@ def load_start(
     source = _load_stage(config, config.mesh.source)
     if folder is not None:
         origin.note(folder, config.mesh.source, source.step)
-    return stages.stack(stage.start(config, source))
+    scene = stages.make_scene(config, size=config.render.size)
+    init_stats = jax.jit(scene.init_stats)
+    # What the scene remembers starts anew, but for what the stage itself gives.
+    return stages.stack(
+        [
+            (theta, {**init_stats(theta), **own})
+            for theta, own in stage.start(config, source)
+        ]
+    )
 
 
 def _load_stage(config: Config, folder: str) -> Source:
@@ -157,13 +165,10 @@ def fields(config: Config, source: Source) -> list[Start]:
             f" mesh.source={config.mesh.source!r}, whose radiance field goes on; give"
             " the same."
         )
-    scene = stages.make_scene(config, size=config.render.size)
-    thetas = [
-        jax.tree.map(lambda leaf, i=i: leaf[i], source.particles.params)
+    return [
+        (jax.tree.map(lambda leaf, i=i: leaf[i], source.particles.params), {})
         for i in range(config.num_particles)
     ]
-    init_stats = jax.jit(scene.init_stats)
-    return [(theta, init_stats(theta)) for theta in thetas]
 
 
 def level_sets(config: Config, source: Source) -> list[Start]:

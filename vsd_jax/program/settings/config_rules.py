@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vsd_jax.diffusion.prompt import NEVER_DEG
+from vsd_jax.methods import METHODS
 from vsd_jax.program.build.stages import STAGES
 from vsd_jax.program.folder import paths
 from vsd_jax.program.settings import sections
@@ -234,7 +235,8 @@ def _time_faults(flat: Flat) -> Iterator[str]:
     if late_high <= low:
         yield f"vsd.t_range_late ends at {late_high}, below its start {low}; raise it."
     method = flat["vsd.method"]
-    if method not in ("vsd", "esd") and flat["score.steps_per_step"] != 1:
+    trains_score = METHODS[method](guidance_scale=1.0).trains_score
+    if not trains_score and flat["score.steps_per_step"] != 1:
         yield (
             f"score.steps_per_step={flat['score.steps_per_step']} has no meaning with"
             f" vsd.method={method}, which has no score network; leave it out."

@@ -160,6 +160,6 @@ def make_geometry(
     return Scene(
         init=init,
         init_stats=lambda params: {},
-        update_stats=lambda params, stats, step, key: stats,
+        update_stats=lambda params, stats, turn, key: stats,
         render=render,
     )

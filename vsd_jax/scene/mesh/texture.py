@@ -126,6 +126,6 @@ def make_texture(
     return Scene(
         init=init,
         init_stats=lambda params: {"surface": empty},
-        update_stats=lambda params, stats, step, key: stats,
+        update_stats=lambda params, stats, turn, key: stats,
         render=render,
     )

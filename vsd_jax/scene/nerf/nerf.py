@@ -123,7 +123,7 @@ def make_nerf(
     background with a negative component asks for the environment instead: so the
     caller alternates between the two (random background augmentation).
 
-    `extras`: see `volume.ray_statistics`; with `train_normals` also `orientation`.
+    `extras`: see `volume.render_rays`; with `train_normals` also `orientation`.
 
     Args:
       spec: of the rendering.
@@ -221,12 +221,12 @@ def _make_stats(density, resolution: int, decay: float, interval: int):
         density_fn = functools.partial(density, params)
         return {"occupancy": occupancy.init_occupancy(density_fn, resolution)}
 
-    def update_stats(params, stats, step, key):
+    def update_stats(params, stats, turn, key):
         density_fn = functools.partial(density, lax.stop_gradient(params))
         update = functools.partial(occupancy.update_occupancy, density_fn, decay=decay)
-        # One branch runs, also under vmap over particles: `step` is not mapped.
+        # One branch runs, also under vmap over particles: `turn` is not mapped.
         keep = lambda old, key: old  # noqa: E731
-        due = step % interval == 0
+        due = turn % interval == 0
         return {"occupancy": lax.cond(due, update, keep, stats["occupancy"], key)}
 
     return init_stats, update_stats

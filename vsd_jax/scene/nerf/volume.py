@@ -174,9 +174,10 @@ def render_rays(
 
     Returns:
       What the rays see, normals [R, 3] (zero unless the field gives them), and scalars
-      for regularisers and logs: `entropy`, `z_variance` and `orientation` (see
-      `regularizers`), `occupied` (share of samples in occupied cells), `overflow` (a
-      count of samples above capacity). What nobody uses is not computed.
+      for regularisers and logs: `entropy`, `z_variance` (a sum and a number of rays)
+      and `orientation` (see `regularizers`), `occupied` (share of samples in occupied
+      cells), `overflow` (a count of samples above capacity). What nobody uses is not
+      computed.
     """
     keep, jitter, fine, noise_key = _randomness(key, origins, num_samples, num_fine)
     samples = place_samples(
@@ -248,11 +249,12 @@ def map_rays(
 
     Strided, so that each chunk sees the whole image in coarse and all chunks carry
     about the same load; rematerialised, so that memory is that of one chunk and of
-    what is kept. Outputs with a ray axis come back in order, scalars are summed
-    (`overflow`) or averaged.
+    what is kept. Outputs with a ray axis come back in order. Scalars are summed
+    (`overflow`) or averaged; of a pair (sum, number) both are summed, then divided, 0
+    where the number is.
 
     Args:
-      render_chunk: returns (dict of [r, ...] arrays, dict of scalars).
+      render_chunk: returns (dict of [r, ...] arrays, dict of scalars or pairs).
       rays: arrays with leading axis R.
       key: consumed.
       max_rays: static.
@@ -266,7 +268,8 @@ def map_rays(
         if num_rays % n == 0
     )
     if num_chunks == 1:
-        return render_chunk(rays, key)
+        images, scalars = render_chunk(rays, key)
+        return images, _over_chunks(scalars)
     split = jax.tree.map(
         lambda x: jnp.moveaxis(x.reshape(-1, num_chunks, *x.shape[1:]), 1, 0), rays
     )
@@ -279,7 +282,14 @@ def map_rays(
     images = jax.tree.map(
         lambda x: jnp.moveaxis(x, 0, 1).reshape(num_rays, *x.shape[2:]), images
     )
-    return images, {
-        name: jnp.sum(x) if name == "overflow" else jnp.mean(x)
-        for name, x in scalars.items()
-    }
+    return images, _over_chunks(scalars)
+
+
+def _over_chunks(scalars: dict) -> dict[str, jax.Array]:
+    def combine(name: str, values) -> jax.Array:
+        if isinstance(values, tuple):
+            total, number = map(jnp.sum, values)
+            return total / jnp.maximum(number, 1)
+        return jnp.sum(values) if name == "overflow" else jnp.mean(values)
+
+    return {name: combine(name, values) for name, values in scalars.items()}
