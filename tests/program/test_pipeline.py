@@ -235,6 +235,57 @@ def test_a_run_of_one_stage_gives_way_to_several_and_back(
     assert "views_00.png" in left and not left & {"nerf", "stages.json"}
 
 
+def test_overwrite_deletes_nothing_where_the_prior_is_none(
+    trained, config, monkeypatch
+):
+    def refuse(config):
+        raise ConfigError("prior.path is no folder")
+
+    monkeypatch.setattr(build, "build", refuse)
+    before = {path for path in trained.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match="is no folder"):
+        start(config, trained, overwrite=True)
+    assert {path for path in trained.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("stages", "word"),
+    [
+        (("geometry", "nerf"), "in that order"),
+        (("nerf", "nerf"), "in that order"),
+        (("prompt",), "some of nerf"),
+        (("nerf", "texture"), "texture goes on with field.kind=geometry, and nerf"),
+    ],
+)
+def test_stages_that_do_not_follow_each_other_are_refused(config, stages, word):
+    config.stages = stages
+    with pytest.raises(ConfigError, match=word):
+        pipeline.linked(config, source.pathlib.Path("x"))
+
+
+def test_stages_have_one_number_of_particles(config):
+    apart = config.copy_and_resolve_references()
+    apart.texture.num_particles = 2
+    with pytest.raises(ConfigError, match=r"texture\.num_particles=2, but geometry"):
+        pipeline.linked(apart, source.pathlib.Path("x"))
+
+
+@pytest.mark.parametrize(
+    ("argument", "word"),
+    [
+        ("--config.geometry.prompt=a blue car", r"give --config\.prompt"),
+        ("--config.refine.num_steps=7", "leaves refine out"),
+        ("--config.texture.mesh.source=x", "goes on with the stage before it"),
+    ],
+)
+def test_settings_of_one_stage_are_not_dropped(argument, word):
+    with pytest.raises(ConfigError, match=word):
+        pipeline.refuse_dropped(STAGES, ["python", argument])
+    pipeline.refuse_dropped(
+        STAGES, ["--config.nerf.mesh.source=x", "--config.geometry.num_steps", "7"]
+    )
+
+
 def test_overwrite_also_replaces_a_finished_stage_of_other_settings(
     trained, config, monkeypatch
 ):
@@ -277,28 +328,28 @@ def test_a_source_of_another_kind_or_number_is_refused(trained, config):
     stage = config.geometry
     stage.mesh.source = str(trained / "texture")
     with pytest.raises(ConfigError, match=r"mesh\.source.*nerf"):
-        source.load_start(stage)
+        source.read_beginning(stage)
     stage.mesh.source = str(trained / "nerf")
     config.num_particles = 3
     with pytest.raises(ConfigError, match="num_particles=3"):
-        source.load_start(stage)
+        source.read_beginning(stage)
 
 
 def test_a_radiance_field_goes_on_as_it_is(trained, config, capsys):
     stage = config.nerf
     stage.mesh.source = str(trained / "nerf")
     before = source.load(trained / "nerf", source.read_config(trained / "nerf"))
-    theta, stats = source.load_start(stage)
+    theta, stats = source.read_beginning(stage).start
     same = jax.tree.map(np.array_equal, theta, before.particles.params)
     assert all(jax.tree.leaves(same))
     assert stats["occupancy"].max() > 0
     assert "Note" not in capsys.readouterr().out
     stage.prompt = "a brown donut"
-    source.load_start(stage)
+    source.read_beginning(stage)
     assert 'goes on with "a brown donut"' in capsys.readouterr().out
     stage.field.density_scale = 20.0
     with pytest.raises(ConfigError, match=r"density_scale=20\.0, but 10\.0"):
-        source.load_start(stage)
+        source.read_beginning(stage)
 
 
 @pytest.mark.parametrize(
@@ -308,7 +359,7 @@ def test_a_later_stage_remembers_views_too(trained, config, name, before):
     stage = config[name]
     stage.mesh.source = str(trained / before)
     stage.camera.adapt = "residual"
-    theta, stats = source.load_start(stage)
+    theta, stats = source.read_beginning(stage).start
     one = jax.tree.map(lambda leaf: leaf[0], theta)
     scene = stages.make_scene(stage, size=stage.render.size)
     wanted = jax.eval_shape(scene.init_stats, one)
@@ -321,4 +372,4 @@ def test_too_little_room_for_the_mesh_is_an_error_with_the_remedy(trained, confi
     stage.mesh.source = str(trained / "nerf")
     stage.mesh.surface_capacity = 0.05
     with pytest.raises(RunError, match=r"mesh\.surface_capacity=0\.05"):
-        source.load_start(stage)
+        source.read_beginning(stage)

@@ -50,7 +50,7 @@ def test_any_split_of_the_steps_gives_the_same_bits(
         config.mesh.source = str(stages / before[stage])
     config = config_lib.validate(config)
     run = build.build(config)
-    start = source.load_start(config)
+    start = source.read_beginning(config).start
 
     def go_on(state, steps):
         for _ in range(steps):

@@ -206,6 +206,34 @@ def test_overwrite_starts_anew(tmp_path, flat_config):
     assert writer.read_json(tmp_path / "config.json")["seed"] == 3
 
 
+def refuse(config):
+    raise ConfigError(f"prior.path={config.prior.path!r} is no folder")
+
+
+def test_nothing_is_deleted_before_all_that_is_read_is_sound(
+    trained, nerf_config, monkeypatch
+):
+    before = files(trained)
+    for place, word in (("typo", "no config.json"), ("", "is the --workdir itself")):
+        nerf_config.mesh.source = str(trained / place)
+        with pytest.raises(ConfigError, match=rf"mesh\.source=.*{word}"):
+            start("train", nerf_config, trained, overwrite=True)
+    nerf_config.mesh.source = ""
+    monkeypatch.setattr(build, "build", refuse)
+    with pytest.raises(ConfigError, match="is no folder"):
+        start("train", nerf_config, trained, overwrite=True)
+    assert files(trained) == before
+    with pytest.raises(ConfigError, match="is no folder"):
+        start("train", nerf_config, trained / "new")
+    assert files(trained / "new") == {".lock"}  # the right command goes on from here
+
+
+def test_preflight_refuses_a_source_that_is_none(nerf_config):
+    nerf_config.mesh.source = "typo"
+    with pytest.raises(ConfigError, match=r"mesh\.source='typo' holds no run"):
+        start("preflight", nerf_config, "")
+
+
 @pytest.mark.filterwarnings("ignore:os.fork")
 def test_overwrite_leaves_nothing_of_a_run_of_another_kind(
     tmp_path, nerf_config, flat_config, monkeypatch, fake_run

@@ -45,6 +45,21 @@ class Source(NamedTuple):
     step: int
 
 
+class Beginning(NamedTuple):
+    """What a run begins from.
+
+    Attributes:
+      start: (theta, stats), leaves [n, ...]; None = what its scene gives.
+      step: of the source's checkpoint; None without a source.
+    """
+
+    start: Start | None = None
+    step: int | None = None
+
+
+NOTHING = Beginning()
+
+
 def read_config(folder: str | pathlib.Path) -> Config:
     """The validated configuration of a run, of this version or an older one."""
     path = paths.expand(folder, "mesh.source")
@@ -94,14 +109,21 @@ def _init_particles(config: Config, latent_shape: tuple[int, int, int]) -> Parti
     return jax.vmap(lambda key: init_particle(scene, tx, key))(keys)
 
 
-def load_start(
-    config: Config, folder: str | pathlib.Path | None = None
-) -> Start | None:
-    """What the particles of a run start from; None = what their scene gives.
+def load_start(config: Config, folder: str | pathlib.Path) -> Start | None:
+    """As `read_beginning`, noted in the run's folder (`note`)."""
+    beginning = read_beginning(config)
+    note(config, folder, beginning)
+    return beginning.start
 
-    Args:
-      config: of the run.
-      folder: its own folder, where the source's state is noted; None = nowhere.
+
+def note(config: Config, folder: str | pathlib.Path, beginning: Beginning) -> None:
+    """Writes into the run's folder which state of which run it begins from."""
+    if beginning.step is not None:
+        origin.note(pathlib.Path(folder), config.mesh.source, beginning.step)
+
+
+def read_beginning(config: Config) -> Beginning:
+    """What the particles of a run begin from.
 
     Raises:
       ConfigError: if `mesh.source` is no run that this one can go on with.
@@ -109,23 +131,53 @@ def load_start(
     """
     stage = stages.stage_of(config)
     if stage.start is None or not config.mesh.source:
-        return None
-    source = _load_stage(config, config.mesh.source)
-    if folder is not None:
-        origin.note(folder, config.mesh.source, source.step)
+        return NOTHING
+    require(config)
+    source = load(config.mesh.source, read_config(config.mesh.source))
+    if source.config.prompt != config.prompt:
+        mine, theirs = (
+            progress.shorten(each.prompt) for each in (config, source.config)
+        )
+        progress.say(
+            f'Note: the run in mesh.source was made from "{theirs}" and goes on with'
+            f' "{mine}"; give its text as --config.prompt to keep to it.'
+        )
     scene = stages.make_scene(config, size=config.render.size)
     init_stats = jax.jit(scene.init_stats)
     # What the scene remembers starts anew, but for what the stage itself gives.
-    return stages.stack(
+    start = stages.stack(
         [
             (theta, {**init_stats(theta), **own})
             for theta, own in stage.start(config, source)
         ]
     )
+    return Beginning(start, source.step)
 
 
-def _load_stage(config: Config, folder: str) -> Source:
-    stage = stages.stage_of(config)
+def require(config: Config, own: str | pathlib.Path = "") -> None:
+    """Refuses a `mesh.source` that the run cannot go on with; reads its settings alone.
+
+    Args:
+      config: of the run.
+      own: its own folder, which cannot be its source; "" = not known.
+
+    Raises:
+      ConfigError: naming what is wrong with it.
+    """
+    stage, folder = stages.stage_of(config), config.mesh.source
+    if stage.start is None or not folder:
+        return
+    path = paths.expand(folder, "mesh.source")
+    if own and path.resolve() == paths.expand(own, "--workdir").resolve():
+        raise ConfigError(
+            f"mesh.source={folder!r} is the --workdir itself; give the run that this"
+            " one goes on with, and another --workdir."
+        )
+    if not (path / "config.json").is_file():
+        raise ConfigError(
+            f"mesh.source={folder!r} holds no run (there is no config.json); give the"
+            " folder of a finished run."
+        )
     wanted, found = stage.goes_on_with, read_config(folder)
     if found.field.kind != wanted:
         raise ConfigError(
@@ -145,13 +197,6 @@ def _load_stage(config: Config, folder: str) -> Source:
                 f"mesh.{key}={mine:g}, but {theirs:g} in mesh.source={folder!r},"
                 " whose mesh stays as it is; give the same."
             )
-    if found.prompt != config.prompt:
-        mine, theirs = (progress.shorten(each.prompt) for each in (config, found))
-        progress.say(
-            f'Note: the run in mesh.source was made from "{theirs}" and goes on with'
-            f' "{mine}"; give its text as --config.prompt to keep to it.'
-        )
-    return load(folder, found)
 
 
 def fields(config: Config, source: Source) -> list[Start]:

@@ -111,6 +111,17 @@ class Workdir:
         if self._lock is not None:
             self._lock.close()
 
+    def check(
+        self, config: Mapping[str, Any], *, overwrite: bool, extend: bool = False
+    ) -> None:
+        """Compares with what the folder holds and sets `resumed`; changes nothing.
+
+        Arguments and errors as of `adopt`.
+        """
+        if hosts.is_first():
+            self.resumed = not overwrite and self._compare(config, extend) is not None
+        self.resumed = bool(hosts.tell_all(self.resumed))
+
     def adopt(
         self, config: Mapping[str, Any], *, overwrite: bool, extend: bool = False
     ) -> None:
@@ -127,31 +138,37 @@ class Workdir:
           ConfigError: naming the differing keys, if the folder holds another run, or
             one that has made more steps.
         """
+        self.check(config, overwrite=overwrite, extend=extend)
         if hosts.is_first():
             self._adopt(config, overwrite=overwrite, extend=extend)
-        self.resumed = bool(hosts.tell_all(self.resumed))
 
     def _adopt(
         self, config: Mapping[str, Any], *, overwrite: bool, extend: bool
     ) -> None:
-        stored = self.path / "config.json"
         if overwrite:
             self.clear()
-        elif stored.exists():
-            old = read_config(self.path)
-            changed = check_same_run(self.path, old, config, extend=extend)
+        elif self.resumed:
+            changed = self._compare(config, extend)
             if changed and history.steps_done(self.path):
-                history.append(self.path, old, changed)
-            self.resumed = True
-        elif any(self.checkpoints.glob("step_*")):
+                history.append(self.path, read_config(self.path), changed)
+        new = config_lib.nest(config_lib.flatten(config))
+        source = origin.stored(new.get("mesh", {}).get("source", ""), self.path)
+        writer.write_json(self.path / "config.json", origin.replaced(new, source))
+
+    def _compare(
+        self, config: Mapping[str, Any], extend: bool
+    ) -> dict[str, Any] | None:
+        """What differs from the run in the folder; None if there is none."""
+        if (self.path / "config.json").exists():
+            old = read_config(self.path)
+            return check_same_run(self.path, old, config, extend=extend)
+        if any(self.checkpoints.glob("step_*")):
             raise ConfigError(
                 f"--workdir={self.path} holds checkpoints of a run whose config.json is"
                 " gone. Put it back, give another --workdir, or --overwrite to delete"
                 " them and start anew."
             )
-        new = config_lib.nest(config_lib.flatten(config))
-        source = origin.stored(new.get("mesh", {}).get("source", ""), self.path)
-        writer.write_json(stored, origin.replaced(new, source))
+        return None
 
     def clear(self) -> None:
         """Deletes what a run wrote, of one stage or several, whatever its method.

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
+from vsd_jax.program.build import stages as scenes
 from vsd_jax.program.devices import hosts
 from vsd_jax.program.folder import (
     checkpoint,
@@ -26,6 +27,8 @@ from vsd_jax.program.report import live, page, report
 from vsd_jax.program.report.serve import serving
 from vsd_jax.program.run import session
 from vsd_jax.program.settings import config as config_lib
+from vsd_jax.program.settings import named
+from vsd_jax.program.terminal import overrides as overrides_lib
 from vsd_jax.program.terminal import progress
 from vsd_jax.program.terminal.errors import ConfigError, RunError
 
@@ -86,8 +89,11 @@ def _start_stages(mode: str, config: ConfigDict, folder: str, **options) -> None
             " another stage) and no --config."
         )
     stages, overwrite = linked(config, Path(folder)), options["overwrite"]
+    refuse_dropped(tuple(stages), options["command"])
     for stage in stages.values():
         config_lib.validate(stage)  # all of them before the first one starts
+    if overwrite and any(Path(folder).glob("*.json")):
+        session.require_readable(next(iter(stages.values())))
     if hosts.is_first():
         _begin(Path(folder), list(stages), overwrite=overwrite)
     for number, (name, stage) in enumerate(stages.items(), 1):
@@ -126,12 +132,12 @@ def linked(config: ConfigDict, folder: Path) -> dict[str, ConfigDict]:
     """The stages' configurations; each but the first goes on with the one before.
 
     Raises:
-      ConfigError: if the names of its stages are none, or unknown.
+      ConfigError: if the names of its stages are none, unknown or in another order, or
+        one could not go on with the one before it.
     """
     names = tuple(config.stages)
-    unknown = [name for name in names if name not in config]
-    if not names or unknown:
-        known = [name for name in ORDER if name in config]
+    known = [name for name in ORDER if name in config]
+    if not names or [name for name in known if name in names] != list(names):
         raise ConfigError(
             f"stages={names!r} must name some of {', '.join(known)}, in that order."
         )
@@ -140,9 +146,51 @@ def linked(config: ConfigDict, folder: Path) -> dict[str, ConfigDict]:
     for number, name in enumerate(names):
         stage = config[name]
         if number:
+            _check_pair(names[number - 1], stages[names[number - 1]], name, stage)
             stage.mesh.source = str(folder.resolve() / names[number - 1])
         stages[name] = stage
     return stages
+
+
+def _check_pair(first: str, before: ConfigDict, second: str, after: ConfigDict) -> None:
+    """Refuses a stage that could not go on with the one before it."""
+    kind, wanted = before.field.kind, scenes.stage_of(after).goes_on_with
+    if kind != wanted:
+        raise ConfigError(
+            f"stages: {second} goes on with field.kind={wanted}, and {first} before it"
+            f" is field.kind={kind}; put the stage between them."
+        )
+    if before.num_particles != after.num_particles:
+        raise ConfigError(
+            f"{second}.num_particles={after.num_particles}, but {first} has"
+            f" {before.num_particles}; give --config.num_particles for all stages."
+        )
+
+
+def refuse_dropped(names: tuple[str, ...], command: Sequence[str]) -> None:
+    """Refuses settings of one stage that would act on all, or on none.
+
+    Raises:
+      ConfigError: naming each.
+    """
+    faults = []
+    for key in overrides_lib.keys(command):
+        stage, _, rest = key.partition(".")
+        if stage not in ORDER:
+            continue
+        if rest in named.SHARED:
+            faults.append(f"{key} is that of all stages; give --config.{rest}.")
+        elif stage not in names:
+            faults.append(
+                f"{key} has no meaning, since stages={names!r} leaves {stage} out;"
+                " leave it out too, or name that stage with --config.stages."
+            )
+        elif rest == "mesh.source" and stage != names[0]:
+            faults.append(
+                f"{key}: {stage} goes on with the stage before it; leave it out."
+            )
+    if faults:
+        raise ConfigError("\n".join(faults))
 
 
 def is_finished(folder: Path, config: ConfigDict) -> bool:

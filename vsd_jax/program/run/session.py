@@ -83,6 +83,7 @@ def start(
     if mode == "train" and valid.log.tensorboard:
         events.require()
     if mode == "preflight":
+        source.require(valid)
         preflight.run(valid)
         return
     if mode == "train":
@@ -90,11 +91,14 @@ def start(
     workdir = Workdir(folder, create=mode == "train")
     try:
         if mode == "train":
+            workdir.check(valid, overwrite=overwrite, extend=True)
+            found = _read(valid, workdir)
+            # Only now, when all that is read is known to be sound, is anything deleted.
             workdir.adopt(valid, overwrite=overwrite, extend=True)
             workdir.record(command)
             for line in said:
                 progress.say(line)
-            _train(valid, workdir)
+            _train(valid, workdir, *found)
         else:
             if valid is None and overrides:
                 valid = overrides_lib.apply(source.read_config(folder), overrides)
@@ -117,17 +121,41 @@ def require_folder(folder: str) -> None:
         raise ConfigError("--workdir is missing: where shall the results go?")
 
 
-def _train(config: Config, workdir: Workdir) -> None:
+def require_readable(config: ConfigDict) -> None:
+    """Reads the prior and what the run begins from, before something is deleted.
+
+    Raises:
+      RunError: if one of them cannot be read.
+    """
+    valid = config_lib.validate(config)
+    source.require(valid)
+    build.build(valid)
+    source.read_beginning(valid)
+
+
+def _read(config: Config, workdir: Workdir) -> tuple[build.Run, source.Beginning]:
+    """The prior and, where it has made no step, what the run begins from."""
+    goes_on = workdir.resumed and checkpoint.list_steps(workdir.checkpoints)
+    if not goes_on:
+        source.require(config, workdir.path)
     run = build.build(config)
     target = jax.eval_shape(run.init)
     workdir.require_space(_needed_bytes(config, target))
+    return run, source.NOTHING if goes_on else source.read_beginning(config)
+
+
+def _train(
+    config: Config, workdir: Workdir, run: build.Run, beginning: source.Beginning
+) -> None:
+    target = jax.eval_shape(run.init)
     state = None
     if workdir.resumed:
         state = checkpoint.load_state(workdir.checkpoints, target, warn=progress.say)
     _note_prior(config, workdir)
     if state is None:
-        own = workdir.path if hosts.is_first() else None
-        state = run.init(source.load_start(config, own))
+        if hosts.is_first():
+            source.note(config, workdir.path, beginning)
+        state = run.init(beginning.start)
     progress.say(_first_line(config, run, state))
     hosts.agree(config, int(state.step))
     is_made = False

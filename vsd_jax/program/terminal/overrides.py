@@ -79,10 +79,15 @@ def set_values(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
     return config
 
 
+def keys(arguments: Sequence[str]) -> list[str]:
+    """The keys that arguments `--config.KEY` name, whether or not there are such."""
+    return [match[1] for match in map(_KEY.match, arguments) if match]
+
+
 def _known_keys(known: Mapping[str, Any], arguments: Sequence[str]) -> list[str]:
     """The keys that the arguments name; raises ConfigError for those that are none."""
-    keys = [match[1] for match in map(_KEY.match, arguments) if match]
-    faults = [config_rules.suggest(key, known) for key in keys if key not in known]
+    found = keys(arguments)
+    faults = [config_rules.suggest(key, known) for key in found if key not in known]
     if faults:
         raise ConfigError("\n".join(faults))
-    return keys
+    return found
