@@ -12,7 +12,7 @@ from absl import app, flags
 from vsd_jax.program.devices import hosts, supervisor
 from vsd_jax.program.run import pipeline
 from vsd_jax.program.terminal import command_line, process, streams
-from vsd_jax.program.terminal.errors import RunError
+from vsd_jax.program.terminal.errors import RunError, as_sentences
 
 
 def main(argv: list[str]) -> None:
@@ -47,12 +47,9 @@ def _start_one_of_several(place: hosts.Place, arguments: dict) -> None:
 def run() -> None:
     """Entry point: faults of the user are sentences, faults of ours tracebacks."""
     streams.protect()
-    try:
+    with as_sentences():
         command_line.define(flags.FLAGS)
         app.run(main, flags_parser=command_line.parse)
-    except RunError as error:
-        print(f"vsd_jax: {error}", file=sys.stderr)
-        sys.exit(error.status)
 
 
 if __name__ == "__main__":

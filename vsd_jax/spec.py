@@ -11,14 +11,17 @@ in `presets/`.
 """
 
 import dataclasses
+import functools
+import inspect
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 UNBOUNDED = 1e9
 """Where nothing else bounds a number: what an int32 holds, since values meet JAX."""
 
 Spec = TypeVar("Spec")
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +46,13 @@ class FieldRule(NamedTuple):
       type: `float`, `int`, `bool`, `str` or `tuple`.
       rule: `Within`, `OneOf` or None.
       is_pair: whether the field is a (low, high) pair.
+      items: of a tuple the types of its entries, as in its annotation.
     """
 
     type: type
     rule: Within | OneOf | None
     is_pair: bool
+    items: tuple[Any, ...] = ()
 
 
 def rules_of(spec: type) -> dict[str, FieldRule]:
@@ -63,7 +68,9 @@ def rule_of(hint: Any) -> FieldRule:
         plain, *notes = typing.get_args(hint)
         rule = next((n for n in notes if isinstance(n, Within | OneOf)), None)
     is_pair = plain == tuple[float, float] and isinstance(rule, Within)
-    return FieldRule(typing.get_origin(plain) or plain, rule, is_pair)
+    kind = typing.get_origin(plain) or plain
+    items = typing.get_args(plain) if kind is tuple else ()
+    return FieldRule(kind, rule, is_pair, items)
 
 
 def pick(spec: type[Spec], values: Mapping[str, Any]) -> Spec:
@@ -71,6 +78,45 @@ def pick(spec: type[Spec], values: Mapping[str, Any]) -> Spec:
 
     Raises:
       KeyError: if a field is missing.
+      ValueError: if one is out of its bounds, or none of its names.
     """
-    names = [field.name for field in dataclasses.fields(spec)]
-    return spec(**{name: values[name] for name in names})
+    own = {field.name: values[field.name] for field in dataclasses.fields(spec)}
+    for name, rule in rules_of(spec).items():
+        check(name, own[name], rule)
+    return spec(**own)
+
+
+def check(name: str, value: Any, rule: FieldRule) -> None:
+    """Raises ValueError for a value that its annotation rules out.
+
+    Arrays pass, whose values a compiled program does not know.
+    """
+    bounds = rule.rule
+    if isinstance(bounds, OneOf) and value not in bounds.choices:
+        known = ", ".join(choice or '""' for choice in bounds.choices)
+        raise ValueError(f"{name}={value!r} is unknown; use one of {known}.")
+    if not isinstance(bounds, Within):
+        return
+    numbers = value if rule.is_pair and isinstance(value, tuple) else (value,)
+    for number in numbers:
+        known = isinstance(number, int | float)
+        if known and not bounds.low <= number <= bounds.high:
+            raise ValueError(
+                f"{name}={value!r} is out of range, which is {bounds.low:g} to"
+                f" {bounds.high:g}."
+            )
+
+
+def checked(function: Callable[..., Result]) -> Callable[..., Result]:
+    """The function with its annotated arguments checked (`check`) at each call."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    rules = {name: rule_of(hint) for name, hint in hints.items() if name != "return"}
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Result:
+        given = inspect.signature(function).bind(*args, **kwargs).arguments
+        for name, value in given.items():
+            check(name, value, rules[name])
+        return function(*args, **kwargs)
+
+    return wrapped

@@ -15,6 +15,7 @@ from vsd_jax.program.build import build
 from vsd_jax.program.folder import writer
 from vsd_jax.program.judge import prior_check, verdict
 from vsd_jax.program.run import session
+from vsd_jax.program.settings import named
 from vsd_jax.program.terminal.errors import ConfigError, RunError
 
 
@@ -228,10 +229,13 @@ def test_nothing_is_deleted_before_all_that_is_read_is_sound(
     assert files(trained / "new") == {".lock"}  # the right command goes on from here
 
 
-def test_preflight_refuses_a_source_that_is_none(nerf_config):
-    nerf_config.mesh.source = "typo"
-    with pytest.raises(ConfigError, match=r"mesh\.source='typo' holds no run"):
-        start("preflight", nerf_config, "")
+def test_a_refinement_of_nothing_is_refused(tmp_path):
+    config = named.NAMED["refine"]("smoke")
+    with pytest.raises(ConfigError, match=r"mesh\.source is not given"):
+        start("train", config, tmp_path / "run")
+    assert files(tmp_path) == {"run/.lock"}
+    config.mesh.source = ""  # said so, it begins from its own start
+    start("train", config, tmp_path / "run")
 
 
 @pytest.mark.filterwarnings("ignore:os.fork")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from configs import toybox_prior
+from vsd_jax.program.terminal.errors import RunError
 from vsd_jax.toybox import batches
 from vsd_jax.toybox.text import COLOURS, HEIGHTS, ROOM, VIEWS, parse
 
@@ -157,7 +158,7 @@ def test_share_of_overhead_views_and_of_hard_kinds(data):
 
 
 def test_missing_dataset_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"vsd_jax\.toybox\.dataset"):
+    with pytest.raises(RunError, match=r"vsd_jax\.toybox\.dataset"):
         batches.open_dataset(str(tmp_path))
 
 

@@ -41,7 +41,7 @@ from vsd_jax.experiments.leaderboard import (
 )
 from vsd_jax.program.folder import paths
 from vsd_jax.program.terminal import process, streams
-from vsd_jax.program.terminal.errors import ConfigError, RunError
+from vsd_jax.program.terminal.errors import ConfigError, as_sentences
 
 LEADERBOARD = "leaderboard"
 _OF_LEADERBOARD = ("worlds", "jobs", "quick", "submit", "tune", "settings", "equal")
@@ -159,8 +159,5 @@ def _refuse(args: argparse.Namespace, names: tuple[str, ...], why: str) -> None:
 
 if __name__ == "__main__":
     streams.protect()
-    try:
+    with as_sentences():
         main(sys.argv[1:])
-    except RunError as error:
-        print(f"vsd_jax: {error}", file=sys.stderr)
-        sys.exit(error.status)

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from vsd_jax.diffusion.guidance import Guidance
 from vsd_jax.diffusion.noise import WEIGHTINGS
 from vsd_jax.methods.protocol import Method, NoisedViews, Residual, bind
-from vsd_jax.spec import OneOf, Within
+from vsd_jax.spec import OneOf, Within, checked
 
 COMMON = ("guidance_scale", "guidance", "weighting")
 """Arguments that every method has."""
@@ -24,7 +24,7 @@ COMMON = ("guidance_scale", "guidance", "weighting")
 
 def _methods_of(module: ModuleType) -> dict[str, Callable[..., Method]]:
     return {
-        name: value
+        name: checked(value)
         for name, value in vars(module).items()
         if inspect.isfunction(value)
         and value.__module__ == module.__name__

@@ -22,6 +22,7 @@ from vsd_jax.methods.protocol import (
     NoisedViews,
 )
 from vsd_jax.spec import Within
+from vsd_jax.trees import over_axis
 
 
 def ism(
@@ -152,14 +153,14 @@ def ddim_invert(
       [B, h, w, c] x_t.
     """
 
-    def draw(key: jax.Array, number: jax.Array) -> jax.Array:
-        return jax.random.normal(jax.random.fold_in(key, number), start.shape[1:])
-
     def move(x: jax.Array, number: jax.Array):
         at, to = (t * share // num_steps for share in (number, number + 1))
         moved = ddim_move(x, predict(x, at), at, to, alphas_cumprod)
         if eta:
-            fresh = jax.vmap(draw, (0, None))(keys, number)
+            draw = lambda key: jax.random.normal(  # noqa: E731
+                jax.random.fold_in(key, number), start.shape[1:]
+            )
+            fresh = over_axis(draw, len(start))(keys)
             moved += eta * _ddpm_std(at, to, alphas_cumprod, ndim=x.ndim) * fresh
         return moved, None
 

@@ -30,6 +30,7 @@ from vsd_jax.diffusion.noise import (
 )
 from vsd_jax.score_network import camera_vector, score_errors
 from vsd_jax.timesteps import shares_to_range, uniform_t
+from vsd_jax.trees import over_axis
 from vsd_jax.types import Draw, NoiseFn, Prior, PyTree, Score
 
 At = tuple[jax.Array, jax.Array]
@@ -85,11 +86,13 @@ class NoisedViews:
 
     def keys(self, number: int) -> jax.Array:
         """Returns a key [V] of each view for what a method draws, its own `number`."""
-        return jax.vmap(jax.random.fold_in, (0, None))(self.draw.method_keys, number)
+        keys = self.draw.method_keys
+        return over_axis(lambda key: jax.random.fold_in(key, number), len(keys))(keys)
 
     def uniform(self, number: int) -> jax.Array:
         """Returns a number [V] in [0, 1) of each view, by the keys of that `number`."""
-        return jax.vmap(jax.random.uniform)(self.keys(number))
+        keys = self.keys(number)
+        return over_axis(jax.random.uniform, len(keys))(keys)
 
     def prior(self, text: str, at: At | None = None) -> jax.Array:
         """Returns the prior's noise prediction for "text", "negative", "empty", ..."""

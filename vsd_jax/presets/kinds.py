@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 from vsd_jax.presets.numbers import (
     EMBEDDED_VARIANTS,
+    GIVEN,
     LAYERS,
     PAPER,
     VARIANTS,
@@ -107,6 +108,7 @@ REFINE: Layer = {  # goes on with a NeRF: pictures denoised in steps [ours]
         anneal_step=PartOf("num_steps", 1, 2),
     ),
     "render": dict(early_size=0),
+    "mesh": dict(source=GIVEN),
 }
 EMBEDDED_REFINE: Layer = {
     "": dict(num_steps=250),

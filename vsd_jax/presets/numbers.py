@@ -23,6 +23,10 @@ ones of its family; what a free Colab finishes in an hour; smoke, in seconds."""
 EMBEDDED_VARIANTS = ("", "smoke")
 
 
+GIVEN = "?"
+"""A text that has no default and must be given."""
+
+
 class PartOf(NamedTuple):
     """A number that follows another one: key's value * numerator // denominator."""
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vsd_jax.program.terminal.errors import RunError
 from vsd_jax.toybox.text import (
     BACKGROUNDS,
     COLOURS,
@@ -79,13 +80,13 @@ def open_dataset(folder: str) -> Dataset:
     """Opens a folder written by `vsd_jax.toybox.dataset`.
 
     Raises:
-      ValueError: the folder holds no dataset; says how to make one.
+      RunError: the folder holds no dataset; says how to make one.
     """
     path = Path(folder)
     if not (path / "meta.npz").is_file():
-        raise ValueError(
-            f"config.data={folder!r} holds no Toybox dataset (meta.npz is missing). "
-            "Make one: python -m vsd_jax.toybox.dataset --out=FOLDER"
+        raise RunError(
+            f"{str(folder)!r} holds no Toybox dataset (meta.npz is missing). Make one"
+            " with python -m vsd_jax.toybox.dataset --out=FOLDER, and give its folder."
         )
     with np.load(path / "meta.npz") as archive:
         meta = {name: archive[name] for name in archive.files}

@@ -24,6 +24,7 @@ from safetensors.numpy import load_file, save
 
 from vsd_jax.diffusion.conv import with_matmul_convs
 from vsd_jax.program.folder import paths, writer
+from vsd_jax.program.terminal.errors import as_sentences
 from vsd_jax.toybox import batches
 from vsd_jax.toybox.text import BACKGROUNDS, COLOURS, ROOM, VIEWS
 from vsd_jax.types import PyTree
@@ -237,4 +238,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_sentences():
+        main()

@@ -29,6 +29,7 @@ from vsd_jax.diffusion.sampler import ddim_sample
 from vsd_jax.program.folder import paths, writer
 from vsd_jax.program.prior import diffusion_prior
 from vsd_jax.program.prior.json_files import WeightsError
+from vsd_jax.program.terminal.errors import as_sentences
 from vsd_jax.toybox import batches, classifier, dataset, metrics
 from vsd_jax.toybox.text import COLOURS, HELD_OUT_PAIRS, KINDS, VIEWS, Prompt
 
@@ -251,4 +252,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_sentences():
+        main()

@@ -20,6 +20,7 @@ from rich.progress import track
 from scipy import ndimage, optimize, special
 
 from vsd_jax.program.folder import paths
+from vsd_jax.program.terminal.errors import as_sentences
 from vsd_jax.toybox import batches, classifier, dataset, metrics, objects, parts, render
 from vsd_jax.toybox.text import BACKGROUNDS, COLOURS, ROOM, Prompt
 from vsd_jax.types import PyTree
@@ -259,4 +260,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_sentences():
+        main()

@@ -276,5 +276,5 @@ def _message(text: str, reason: str) -> str:
         f"The embedded prior cannot read '{text}': {reason}.\n"
         f"Grammar: {GRAMMAR}\n"
         f"Objects: {', '.join(KINDS)}. Colours: {', '.join(COLOURS)}.\n"
-        "For any other text use Stable Diffusion: --config=configs/object.py:sd21"
+        "For any other text use Stable Diffusion: --config=object:sd21"
     )

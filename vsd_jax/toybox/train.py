@@ -37,6 +37,7 @@ from vsd_jax.program.prior import (
     weights,
 )
 from vsd_jax.program.terminal import process
+from vsd_jax.program.terminal.errors import as_sentences
 from vsd_jax.toybox import batches, prior_files, sheets
 from vsd_jax.toybox.text import vocabulary
 from vsd_jax.trees import global_norm
@@ -385,4 +386,5 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", "configs/toybox_prior.py")
     flags.DEFINE_string("workdir", "", "Folder of the training (resumes).")
-    app.run(main)
+    with as_sentences():
+        app.run(main)

@@ -171,6 +171,7 @@ STAGES = {
         goes_on_with="nerf",
         start=_start_nerf,
         save_mesh=_save_level_set,
+        faults=stage_rules.nerf_faults,
     ),
     "geometry": Stage(
         _geometry,

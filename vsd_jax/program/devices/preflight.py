@@ -206,7 +206,7 @@ def find_remedy(config: Config) -> str:
             )
     return (
         f"No smaller setting fits {_SMALLEST:g} GB; use a smaller prior, such as"
-        " --config=configs/object.py:colab."
+        " --config=object:colab."
     )
 
 

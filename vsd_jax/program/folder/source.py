@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from vsd_jax.particle import init_particle
 from vsd_jax.presets import Settings
+from vsd_jax.presets.numbers import GIVEN
 from vsd_jax.program import Config
 from vsd_jax.program.build import stages
 from vsd_jax.program.build.stages import Start
@@ -167,6 +168,11 @@ def require(config: Config, own: str | pathlib.Path = "") -> None:
     stage, folder = stages.stage_of(config), config.mesh.source
     if stage.start is None or not folder:
         return
+    if folder == GIVEN:
+        raise ConfigError(
+            "mesh.source is not given: the folder of the finished run that this one"
+            ' refines, --config.mesh.source=...; "" begins from field.init.'
+        )
     path = paths.expand(folder, "mesh.source")
     if own and path.resolve() == paths.expand(own, "--workdir").resolve():
         raise ConfigError(

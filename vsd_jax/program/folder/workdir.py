@@ -82,7 +82,7 @@ class Workdir:
         if not create and not (self.path / "config.json").exists():
             raise RunError(
                 f"--workdir={path} holds no run (there is no config.json). Train first:"
-                " the same command with --mode=train and --config=configs/object.py."
+                " the same command with --mode=train and --config=object."
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)

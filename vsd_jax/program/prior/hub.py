@@ -58,7 +58,7 @@ def _embedded() -> Path:
             f"The embedded prior's weights are missing from {TOYBOX}. Install the "
             "package again, or train them (docs/model_card.md says how) and give their "
             "folder as prior.path, or use Stable Diffusion: "
-            "--config=configs/object.py:sd21."
+            "--config=object:sd21."
         )
     return TOYBOX
 

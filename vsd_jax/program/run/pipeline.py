@@ -79,8 +79,8 @@ def start(
 def _start_stages(mode: str, config: ConfigDict, folder: str, **options) -> None:
     if mode == "preflight":
         raise ConfigError(
-            "--mode=preflight works on one stage: give --config=configs/object.py,"
-            " configs/geometry.py or configs/texture.py."
+            "--mode=preflight works on one stage: give --config=object, geometry or"
+            " texture."
         )
     session.require_folder(folder)
     if mode != "train":
@@ -90,8 +90,10 @@ def _start_stages(mode: str, config: ConfigDict, folder: str, **options) -> None
         )
     stages, overwrite = linked(config, Path(folder)), options["overwrite"]
     refuse_dropped(tuple(stages), options["command"])
-    for stage in stages.values():
-        config_lib.validate(stage)  # all of them before the first one starts
+    given = overrides_lib.keys(options["command"])
+    for name, stage in stages.items():  # all of them before the first one starts
+        own = [key.removeprefix(f"{name}.") for key in given]
+        config_lib.refuse_idle(config_lib.validate(stage), own)
     if overwrite and any(Path(folder).glob("*.json")):
         session.require_readable(next(iter(stages.values())))
     if hosts.is_first():

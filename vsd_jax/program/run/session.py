@@ -31,6 +31,7 @@ from vsd_jax.program.report import live, report
 from vsd_jax.program.run import products, renders
 from vsd_jax.program.run.train import Loop
 from vsd_jax.program.settings import config as config_lib
+from vsd_jax.program.settings import named
 from vsd_jax.program.terminal import overrides as overrides_lib
 from vsd_jax.program.terminal import progress
 from vsd_jax.program.terminal.errors import ConfigError, RunError
@@ -69,8 +70,7 @@ def start(
         require_folder(folder)
     if mode in ("train", "preflight") and config is None:
         raise ConfigError(
-            "--config is missing: give configs/object.py, configs/textured_mesh.py,"
-            " configs/scene.py or configs/image2d.py."
+            f"--config is missing: give one of {', '.join(named.NAMED)}, or a file."
         )
     if overwrite and mode != "train":
         raise ConfigError(
@@ -80,10 +80,11 @@ def start(
     if config is not None and mode != "preflight" and not overwrite:
         config, said = history.hold_schedules(config, Path(folder).expanduser())
     valid = config_lib.validate(config) if config is not None else None
+    if valid is not None:
+        config_lib.refuse_idle(valid, overrides_lib.keys(command))
     if mode == "train" and valid.log.tensorboard:
         events.require()
     if mode == "preflight":
-        source.require(valid)
         preflight.run(valid)
         return
     if mode == "train":

@@ -7,16 +7,16 @@ faults at once, each in a sentence with key, value and remedy.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from vsd_jax.methods import METHODS, own_settings
 from vsd_jax.program import Config
 from vsd_jax.program.build.stages import STAGES
-from vsd_jax.program.settings import config_rules
+from vsd_jax.program.settings import config_rules, idle
 from vsd_jax.program.terminal.errors import ConfigError
+from vsd_jax.program.terminal.progress import shorten
 from vsd_jax.toybox import text
 
 MAY_CHANGE = (
@@ -81,13 +81,6 @@ SCHEDULE = (
 """Keys that may change when a run goes on for another number of steps: they say at
 which step something ends or begins (`folder/history.py`)."""
 
-_SWITCHES = {
-    "camera.adapt_candidates": "camera.adapt",
-    "eval.prior_t_range": "eval.prior_draws",
-    "render.early_steps": "render.early_size",
-}
-"""Keys without meaning where the second is off."""
-
 
 def validate(config: ConfigDict) -> Config:
     """Checks every value and how they go together.
@@ -110,6 +103,28 @@ def validate(config: ConfigDict) -> Config:
     return Config(config.copy_and_resolve_references())
 
 
+def refuse_idle(config: Mapping[str, Any], given: Iterable[str]) -> None:
+    """Refuses keys that were given but have no meaning, and Bridge without its words.
+
+    Args:
+      config: validated.
+      given: their names.
+
+    Raises:
+      ConfigError: with one sentence for each.
+    """
+    flat = flatten(config)
+    faults = idle.faults(flat, given)
+    if flat["vsd.method"] == "bridge" and not flat["family.source_words"].strip():
+        faults.append(
+            "vsd.method=bridge leads away from family.source_words, which is empty: say"
+            " there how the renders look, such as ', oversaturated, smooth'. The"
+            " embedded prior knows no such word; use another method with it."
+        )
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
 def prompt_faults(flat: Mapping[str, Any]) -> Iterator[str]:
     """What the embedded prior cannot read: the word, the nearest known ones, the
     grammar, and how to use Stable Diffusion instead."""
@@ -128,21 +143,21 @@ def prompt_faults(flat: Mapping[str, Any]) -> Iterator[str]:
         try:
             text.parse(words or "a mushroom")
         except text.UnknownPromptError as error:
-            yield f"{key}={flat[key]!r}: {error}"
+            yield f"{key}={shorten(repr(flat[key]))}: {error}"
             return
     yield from _word_faults(flat)
     wanted = text.parse(prompt)
     if wanted.view or "background" in prompt.lower() or wanted.normal_map:
         yield (
-            f"prompt={prompt!r} names a view, a background or a normal map. The program"
-            " adds those words itself; give the object alone."
+            f"prompt={shorten(repr(prompt))} names a view, a background or a normal"
+            " map. The program adds those words itself; give the object alone."
         )
     if wanted.room and (
         any(flat["render.background_words"]) or _asks_views(flat, wanted)
     ):
         yield (
             f"prompt={prompt!r} shows a room, which hides the background and has no"
-            " front when alone; use --config=configs/scene.py for it."
+            " front when alone; use --config=scene for it."
         )
 
 
@@ -222,8 +237,7 @@ def differing_keys(
       one side lacks has "(absent)" there.
     """
     before, after = DEFAULTS_OF_OLD_RUNS | flatten(old), flatten(new)
-    off = {key for key, on in _SWITCHES.items() if not (before[on] or after.get(on))}
-    off |= _of_other_methods(after.get("vsd.method", ""))
+    off = idle.idle(before).keys() & idle.idle(after).keys()
     kind = after.get("field.kind")
     free = (*MAY_CHANGE, *(STAGES[kind].may_change if kind in STAGES else ()))
     return {
@@ -234,19 +248,9 @@ def differing_keys(
     }
 
 
-def _of_other_methods(name: str) -> set[str]:
-    """Keys of methods other than this one, which have no meaning for it."""
-    if name not in METHODS:
-        return set()
-    every = {key for method in METHODS for key in own_settings(method)}
-    return {f"family.{key}" for key in every - own_settings(name).keys()}
-
-
 def is_off(key: str, flat: Mapping[str, Any]) -> bool:
     """Whether a key has no meaning beside the others of a flat configuration."""
-    if key == "vsd.anneal_step":
-        return flat.get("vsd.t_schedule", "two_stage") != "two_stage"
-    return key in _SWITCHES and not flat.get(_SWITCHES[key], True)
+    return key in idle.idle(flat)
 
 
 def followers(config: Mapping[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ Functions take the flat configuration `{"section.key": value}` and yield sentenc
 import difflib
 import math
 import re
+import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -70,7 +71,7 @@ def value_faults(flat: Flat) -> Iterator[str]:
     choices, ranges, pairs = sections.choices(), sections.ranges(), sections.pairs()
     for key in [*choices, *ranges, *pairs, "prompt", "prior.path"]:
         if key not in flat:
-            yield f"The key {key} is missing; take configs/object.py as the start."
+            yield f"The key {key} is missing; take --config=object as the start."
             continue
         value = flat[key]
         if key in choices and value not in choices[key]:
@@ -86,12 +87,14 @@ def value_faults(flat: Flat) -> Iterator[str]:
             )
         elif key in ("prompt", "prior.path") and not str(value or "").strip():
             yield f"{key} is empty; give it with --config.{key}=..."
-    tuples = sections.tuples()
+    tuples = {k: v for k, v in sections.tuples().items() if k not in pairs}
     for key, value in flat.items():
         if value is None:
             yield f"{key} has no value (None); give one with --config.{key}=..."
         elif key in tuples and not isinstance(value, tuple):
             yield f'{key}={value!r} is no tuple; give one: --config.{key}="(..., ...)".'
+        elif key in tuples and not _fits(value, tuples[key]):
+            yield f"{key}={value!r} must be {_say_items(tuples[key])}."
     yield from _type_faults(flat)
     yield from _text_faults(flat)
     for key in ("prompt", "prompt_prefix", "negative_prompt", "family.source_words"):
@@ -107,6 +110,31 @@ def value_faults(flat: Flat) -> Iterator[str]:
             f"prior.sha256={digest!r} is no SHA-256; give its 64 hexadecimal digits, or"
             ' "" to accept any file.'
         )
+
+
+def _fits(value: Any, items: tuple[Any, ...]) -> bool:
+    """Whether a tuple has the entries that its annotation says."""
+    if not isinstance(value, tuple):
+        return False
+    if items[-1] is ...:
+        items = (items[0],) * len(value)
+    return len(value) == len(items) and all(map(_is_item, value, items))
+
+
+def _is_item(value: Any, kind: Any) -> bool:
+    if inner := typing.get_args(kind):
+        return _fits(value, inner)
+    if kind is float:
+        return _is_number(value) and math.isfinite(value)
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _say_items(items: tuple[Any, ...]) -> str:
+    """Such as "3 numbers", or "whole numbers"."""
+    names = {float: "numbers", int: "whole numbers", str: "texts"}
+    number = "" if items[-1] is ... else f"{len(items)} "
+    inner = typing.get_args(items[0])
+    return number + (f"tuples of {_say_items(inner)}" if inner else names[items[0]])
 
 
 _TYPES = {bool: "True or False", int: "a whole number", str: "a text"}
@@ -155,6 +183,7 @@ def combination_faults(flat: Flat) -> Iterator[str]:
     yield from _restart_faults(flat)
     yield from _background_faults(flat)
     yield from _time_faults(flat)
+    yield from _score_faults(flat)
     yield from _scene_faults(flat)
     yield from _camera_faults(flat)
     yield from STAGES[flat["field.kind"]].faults(flat)
@@ -240,6 +269,29 @@ def _time_faults(flat: Flat) -> Iterator[str]:
         yield (
             f"score.steps_per_step={flat['score.steps_per_step']} has no meaning with"
             f" vsd.method={method}, which has no score network; leave it out."
+        )
+
+
+def _score_faults(flat: Flat) -> Iterator[str]:
+    method, best = flat["vsd.method"], flat["log.best"]
+    if best.startswith("score/") and not METHODS[method](guidance_scale=1).trains_score:
+        yield (
+            f"log.best={best} is no metric of vsd.method={method}, which has no score"
+            " network; give another one."
+        )
+    channels, groups = flat["score.channels"], flat["score.num_groups"]
+    heads = flat["score.num_heads"]
+    if flat["score.kind"] != "unet":
+        return
+    if not channels or any(each < 1 or each % groups for each in channels):
+        yield (
+            f"score.channels={channels} must be one or more positive multiples of"
+            f" score.num_groups={groups}."
+        )
+    elif channels[-1] % heads:
+        yield (
+            f"score.num_heads={heads} must divide the last of"
+            f" score.channels={channels}."
         )
 
 

@@ -51,8 +51,9 @@ class MeshStartSpec:
     """What a run goes on with.
 
     Attributes:
-      source: folder of the finished run: a NeRF's for a NeRF ("" = `field.init`) or the
-        geometry ("" = a ball of field.object_radius), the geometry's for the texture.
+      source: folder of the finished run: a NeRF's for a NeRF ("" = `field.init`, "?" =
+        to be given) or the geometry ("" = a ball of field.object_radius), the
+        geometry's for the texture.
       smoothing: width of the filter that smooths the NeRF's level set, cells of the
         export grid.
     """

@@ -7,7 +7,7 @@ Types and ranges of keys are those of the dataclasses; so is what a key means.
 import functools
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vsd_jax.adaptive import AdaptSpec
 from vsd_jax.diffusion.guidance import Guidance
@@ -122,9 +122,9 @@ def pairs() -> dict[str, tuple[float, float]]:
     return {name: (rule.low, rule.high) for name, rule, is_pair in _rules() if is_pair}
 
 
-def tuples() -> tuple[str, ...]:
-    """Keys that hold several values."""
-    return tuple(name for name, key in keys().items() if key.rule.type is tuple)
+def tuples() -> dict[str, tuple[Any, ...]]:
+    """Keys that hold several values, with the types of these (`spec.FieldRule`)."""
+    return {n: key.rule.items for n, key in keys().items() if key.rule.type is tuple}
 
 
 def _rules() -> Iterator[tuple[str, Within | OneOf | None, bool]]:

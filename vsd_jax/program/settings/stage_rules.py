@@ -10,6 +10,11 @@ from typing import Any
 Flat = Mapping[str, Any]
 
 
+def nerf_faults(flat: Flat) -> Iterator[str]:
+    """Of a NeRF."""
+    yield from _factor_faults(flat, refused=("normal_consistency", "laplacian"))
+
+
 def geometry_faults(flat: Flat) -> Iterator[str]:
     """Of the geometry stage."""
     yield from _mesh_faults(flat)
@@ -22,9 +27,9 @@ def texture_faults(flat: Flat) -> Iterator[str]:
     if not flat["mesh.source"]:
         yield (
             "field.kind=texture needs a mesh; give the folder of a finished run of"
-            " configs/geometry.py with --config.mesh.source=..."
+            " --config=geometry with --config.mesh.source=..."
         )
-    yield from _factor_faults(flat, allowed=())
+    yield from _factor_faults(flat)
 
 
 def flat_faults(flat: Flat) -> Iterator[str]:
@@ -47,7 +52,7 @@ def flat_faults(flat: Flat) -> Iterator[str]:
             f"camera.adapt={flat['camera.adapt']} has no views to choose from; leave it"
             " out."
         )
-    yield from _factor_faults(flat, allowed=())
+    yield from _factor_faults(flat)
 
 
 def _mesh_faults(flat: Flat) -> Iterator[str]:
@@ -58,13 +63,19 @@ def _mesh_faults(flat: Flat) -> Iterator[str]:
         )
 
 
-def _factor_faults(flat: Flat, *, allowed: tuple[str, ...]) -> Iterator[str]:
+def _factor_faults(
+    flat: Flat,
+    *,
+    allowed: tuple[str, ...] = (),
+    refused: tuple[str, ...] = ("",),  # which any name ends with
+) -> Iterator[str]:
     """Regularisers of which this kind of scene knows nothing."""
     factors = [
         key
         for key in flat
         if key.startswith("regularize.")
         and flat[key]
+        and key.endswith(refused)
         and not key.endswith(("_start", *allowed))
     ]
     if factors:

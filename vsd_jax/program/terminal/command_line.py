@@ -34,8 +34,8 @@ def define(values: flags.FlagValues) -> None:
     about = (
         f"Settings: {', '.join(named.NAMED)}, or a file such as configs/object.py, with"
         " a variant after a colon (:sd21, :sd15, :smoke). Change a key with"
-        " --config.KEY=VALUE; all keys: docs/settings.md. Only --mode=train needs it;"
-        " the other modes take --config.eval.KEY=VALUE (export, log) without it."
+        " --config.KEY=VALUE; all keys: docs/settings.md. Only --mode=train"
+        " and preflight need it; the others take --config.eval.KEY=VALUE (export, log)."
     )
     options = {"lock_config": True, "flag_values": values}
     with _flagfile_faults():  # ml_collections reads it now
