@@ -20,9 +20,9 @@ from vsd_jax.methods.protocol import (
     SIGMA_SQUARED,
     Method,
     NoisedViews,
+    fresh_normal,
 )
 from vsd_jax.spec import Within
-from vsd_jax.trees import over_axis
 
 
 def ism(
@@ -157,10 +157,7 @@ def ddim_invert(
         at, to = (t * share // num_steps for share in (number, number + 1))
         moved = ddim_move(x, predict(x, at), at, to, alphas_cumprod)
         if eta:
-            draw = lambda key: jax.random.normal(  # noqa: E731
-                jax.random.fold_in(key, number), start.shape[1:]
-            )
-            fresh = over_axis(draw, len(start))(keys)
+            fresh = fresh_normal(keys, number, start.shape[1:])
             moved += eta * _ddpm_std(at, to, alphas_cumprod, ndim=x.ndim) * fresh
         return moved, None
 

@@ -205,6 +205,17 @@ class NoisedViews:
         }
 
 
+def fresh_normal(
+    keys: jax.Array, number: jax.Array, shape: tuple[int, ...]
+) -> jax.Array:
+    """Standard normal numbers [V, *shape], those of a view by its own key."""
+
+    def draw(key: jax.Array) -> jax.Array:
+        return jax.random.normal(jax.random.fold_in(key, number), shape)
+
+    return over_axis(draw, len(keys))(keys)
+
+
 class Method(NamedTuple):
     """A method of score distillation.
 
