@@ -115,8 +115,8 @@ def checked(function: Callable[..., Result]) -> Callable[..., Result]:
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Result:
         given = inspect.signature(function).bind(*args, **kwargs).arguments
-        for name, value in given.items():
-            check(name, value, rules[name])
+        for name in given.keys() & rules.keys():
+            check(name, given[name], rules[name])
         return function(*args, **kwargs)
 
     return wrapped
