@@ -121,7 +121,8 @@ def run_program(
         return
     command = [sys.executable, "-m", "vsd_jax.main", f"--config={method.config}"]
     command += [*overrides(name, prompt, seed, options), f"--workdir={folder}"]
-    subprocess.run(command, check=True)
+    if subprocess.run(command, check=False).returncode:
+        sys.exit(f"{shlex.join(command)} did not end well; the same command goes on.")
 
 
 def read_orbit(folder: Path) -> truth.Orbit:
