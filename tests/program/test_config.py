@@ -84,7 +84,7 @@ def changed(**changes) -> ConfigDict:
         ({"log__best": "score/loss", "vsd__method": "sds"}, ["log.best", "no metric"]),
         ({"prompt": "a read mushroom"}, ["'read'", "red", "Stable Diffusion"]),
         ({"prompt": "a red mushroom, side view"}, ["adds those words itself"]),
-        ({"prompt": "a blue room"}, ["configs/scene.py"]),
+        ({"prompt": "a blue room"}, ["--config=scene"]),
         ({"negative_prompt": "ugly"}, ["'ugly'"]),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, dict) else "",

@@ -92,7 +92,7 @@ def test_unknown_word_is_named_with_its_neighbours_and_the_way_out():
     with pytest.raises(UnknownPromptError) as error:
         parse("a red mushrom")
     message = str(error.value)
-    for part in ("'mushrom'", "mushroom", "Grammar", "object.py:sd21", *COLOURS):
+    for part in ("'mushrom'", "mushroom", "Grammar", "--config=object:sd21", *COLOURS):
         assert part in message
 
 

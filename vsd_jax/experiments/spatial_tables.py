@@ -268,8 +268,20 @@ SWEEPS = {
         _rows("vsd.guidance_scale", (1.0, 2.0, 7.5, 20.0), "guidance"),
     ),
     "particles": _sweep(
-        "more particles are different from each other, and no worse.",
-        _rows("num_particles", (1, 2, 4, 8), "particles"),
+        "more particles are different from each other, more than as many starts of SDS"
+        " at its best guidance, and no worse.",
+        (
+            *_rows("num_particles", (1, 2, 4, 8), "particles"),
+            Row(
+                name="SDS 3, particles 8",
+                settings={
+                    "vsd.method": "sds",
+                    "vsd.guidance_scale": 3.0,
+                    "num_particles": 8,
+                },
+            ),
+        ),
+        ("a red mushroom", "a mushroom", "a house", "a chair"),
     ),
     "score": _sweep(
         "LoRA as score network beats a small U-Net; it needs the camera; its prompt.",
