@@ -59,7 +59,8 @@ def test_settings_that_fit_are_found_and_named(nerf_config, monkeypatch, capsys)
     assert wanted in " ".join(said.split()) and "14.00 GB" in said
     assert len(asked) == 3 and asked[0].render.max_rays == 16_384
     monkeypatch.setattr(preflight, "measure", lambda config: NEEDS)
-    assert "--config=object:colab" in preflight.find_remedy(config_lib.validate(nerf_config))
+    found = preflight.find_remedy(config_lib.validate(nerf_config))
+    assert "--config=object:colab" in found
     monkeypatch.setattr(preflight, "measure", lambda c: NEEDS._replace(memory=1e9))
     preflight.run(config_lib.validate(nerf_config))
     assert "Looking" not in capsys.readouterr().out
