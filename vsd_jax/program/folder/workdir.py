@@ -141,6 +141,7 @@ class Workdir:
         self.check(config, overwrite=overwrite, extend=extend)
         if hosts.is_first():
             self._adopt(config, overwrite=overwrite, extend=extend)
+        hosts.wait("folder")
 
     def _adopt(
         self, config: Mapping[str, Any], *, overwrite: bool, extend: bool
