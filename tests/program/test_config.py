@@ -102,6 +102,13 @@ def test_all_faults_come_at_once():
     assert len(str(error.value).splitlines()) == 3
 
 
+def test_only_two_stages_have_a_late_range():
+    early = {"vsd__t_range": (0.5, 0.98)}
+    config_lib.validate(changed(**early, vsd__t_schedule="sqrt"))
+    with pytest.raises(ConfigError, match="t_range_late"):
+        config_lib.validate(changed(**early))
+
+
 def test_every_method_that_trains_a_score_may_update_it_more_often():
     for name, method in METHODS.items():
         if method(guidance_scale=1.0).trains_score:

@@ -108,6 +108,21 @@ def test_chosen_level_reproduces_the_rendered_sphere(sharpness):
     assert abs(np.linalg.norm(mesh.vertices, axis=1).mean() - seen) < 0.03
 
 
+def test_a_given_level_has_its_own_overlap():
+    bundle = ray_bundle(sphere_density)
+    best, overlap = export.choose_level(*bundle)
+    for level in (best, 0.3 * best):
+        found, own = export.choose_level(*bundle, level=level)
+        assert found == level and (own == overlap) == (level == best)
+    assert own < overlap
+
+
+def test_a_mesh_without_faces_is_an_error_in_words():
+    empty = np.zeros((0, 3))
+    with pytest.raises(RunError, match="no faces"):
+        export.drop_floaters(empty, empty.astype(int), 0.1)
+
+
 def test_haze_does_not_reach_the_surface():
     def hazy(points):
         return sphere_density(points) + 0.05

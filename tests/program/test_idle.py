@@ -84,10 +84,10 @@ def test_bridge_needs_words_for_what_is_wrong():
     config = named.NAMED["object"]("")
     config.vsd.method = "bridge"
     with pytest.raises(ConfigError, match=r"family\.source_words, which is empty"):
-        config_lib.refuse_idle(config_lib.validate(config), [])
+        config_lib.require_words(config_lib.validate(config))
     config.prior.path = "some/model"
     config.family.source_words = ", oversaturated"
-    config_lib.refuse_idle(config_lib.validate(config), [])
+    config_lib.require_words(config_lib.validate(config))
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,13 @@ def test_the_same_settings_go_on(folder):
         place.close()
 
 
+def test_a_metric_that_no_run_had_is_no_fault_of_an_old_one(folder):
+    stored = json.loads((folder / "config.json").read_text())
+    stored["vsd"]["method"], stored["log"]["best"] = "sds", "score/loss"
+    (folder / "config.json").write_text(json.dumps(stored))
+    assert source.read_config(folder).log.best == ""
+
+
 def test_a_changed_setting_is_refused(folder):
     config = named.make_config("image2d", "smoke")
     config.update_from_flattened_dict(CHANGES | {"vsd.guidance_rescale": 0.5})

@@ -13,6 +13,7 @@ from configs import refined, textured_mesh
 from vsd_jax.program.build import build, stages
 from vsd_jax.program.folder import source, writer
 from vsd_jax.program.run import pipeline
+from vsd_jax.program.settings import named
 from vsd_jax.program.terminal.errors import ConfigError, RunError
 
 STAGES = ("nerf", "geometry", "texture")
@@ -261,6 +262,32 @@ def test_stages_that_do_not_follow_each_other_are_refused(config, stages, word):
     config.stages = stages
     with pytest.raises(ConfigError, match=word):
         pipeline.linked(config, source.pathlib.Path("x"))
+
+
+@pytest.mark.parametrize(
+    ("key", "word"),
+    [
+        ("texture.mesh.surface_capacity", r"geometry\.mesh\.surface_capacity=2\.0"),
+        ("refine.field.density_scale", r"nerf\.field\.density_scale="),
+        ("texture.field.hidden", r"refine\.field\.hidden="),
+    ],
+)
+def test_stages_that_do_not_fit_are_refused_before_the_first(key, word):
+    config = named.NAMED["textured_mesh"]("smoke")
+    config.stages = ("nerf", "refine", "geometry", "texture")
+    pipeline.linked(config, source.pathlib.Path("x"))
+    config.update_from_flattened_dict({key: 3 if key.endswith("hidden") else 3.0})
+    with pytest.raises(ConfigError, match=word):
+        pipeline.linked(config, source.pathlib.Path("x"))
+
+
+def test_overwrite_keeps_the_run_that_the_first_stage_goes_on_with(trained, config):
+    before = {path for path in trained.rglob("*") if path.is_file()}
+    config.stages = ("geometry", "texture")
+    config.geometry.mesh.source = str(trained / "nerf")
+    with pytest.raises(ConfigError, match="lies in the --workdir"):
+        start(config, trained, overwrite=True)
+    assert {path for path in trained.rglob("*") if path.is_file()} == before
 
 
 def test_stages_have_one_number_of_particles(config):

@@ -9,6 +9,7 @@ from vsd_jax.program.devices import preflight
 from vsd_jax.program.prior import weights
 from vsd_jax.program.run import session
 from vsd_jax.program.settings import config as config_lib
+from vsd_jax.program.terminal.errors import ConfigError
 
 NEEDS = preflight.Needs(
     prior=10**6, theta=2 * 10**6, phi=10**4, memory=20e9, flops=4e12, traffic=80e9
@@ -41,6 +42,26 @@ def test_answer_names_what_does_not_fit_and_what_to_change(nerf_config):
     nerf_config.prior.dtype = "bfloat16"
     text = preflight.describe(config_lib.validate(nerf_config), NEEDS)
     assert text.count("has no bfloat16: prior.dtype=float16") == 1  # the T4
+
+
+@pytest.mark.parametrize(
+    ("devices", "particles", "views", "wanted"),
+    [(1, 4, 2, (4, 2)), (2, 4, 2, (2, 2)), (4, 4, 1, (1, 1)), (4, 2, 4, (1, 2))],
+)
+def test_what_one_of_several_devices_does(
+    nerf_config, devices, particles, views, wanted
+):
+    nerf_config.num_devices, nerf_config.num_particles = devices, particles
+    nerf_config.particles_per_step, nerf_config.vsd.views_per_step = particles, views
+    alone = preflight.one_device(config_lib.validate(nerf_config))
+    assert (alone.num_particles, alone.vsd.views_per_step) == wanted
+    assert alone.num_devices == 1 and alone.particles_per_step == wanted[0]
+
+
+def test_shards_are_refused(nerf_config):
+    nerf_config.num_shards = 2
+    with pytest.raises(ConfigError, match="num_shards=2"):
+        preflight.run(config_lib.validate(nerf_config))
 
 
 def test_settings_that_fit_are_found_and_named(nerf_config, monkeypatch, capsys):

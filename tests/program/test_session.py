@@ -215,7 +215,14 @@ def test_nothing_is_deleted_before_all_that_is_read_is_sound(
     trained, nerf_config, monkeypatch
 ):
     before = files(trained)
-    for place, word in (("typo", "no config.json"), ("", "is the --workdir itself")):
+    inside = trained / "at_step_000002"
+    shutil.copytree(trained, inside)
+    before |= files(trained)
+    for place, word in (
+        ("/typo", "no config.json"),
+        ("", "is the --workdir itself"),
+        (inside.name, "lies in the --workdir"),
+    ):
         nerf_config.mesh.source = str(trained / place)
         with pytest.raises(ConfigError, match=rf"mesh\.source=.*{word}"):
             start("train", nerf_config, trained, overwrite=True)
@@ -227,6 +234,19 @@ def test_nothing_is_deleted_before_all_that_is_read_is_sound(
     with pytest.raises(ConfigError, match="is no folder"):
         start("train", nerf_config, trained / "new")
     assert files(trained / "new") == {".lock"}  # the right command goes on from here
+
+
+def test_a_run_of_bridge_that_began_without_words_goes_on(
+    tmp_path, nerf_config, monkeypatch
+):
+    nerf_config.vsd.method = "bridge"
+    with pytest.raises(ConfigError, match=r"family\.source_words"):
+        start("train", nerf_config, tmp_path)
+    monkeypatch.setattr(session.config_lib, "require_words", lambda config: None)
+    start("train", nerf_config, tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr(build, "build", tiny_runs.make_run)
+    start("train", nerf_config, tmp_path)
 
 
 def test_a_refinement_of_nothing_is_refused(tmp_path):

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import pathlib
+import shutil
 import subprocess
 
 import pytest
@@ -178,6 +179,18 @@ def test_missing_space_is_found_first(tmp_path):
     workdir.require_space(1)
     with pytest.raises(RunError, match="MiB free"):
         workdir.require_space(2**60)
+    workdir.close()
+
+
+def test_checkpoints_that_are_there_take_no_space_anew(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(workdir_lib.shutil, "disk_usage", lambda path: usage)
+    workdir = Workdir(tmp_path, create=True)
+    with pytest.raises(RunError, match="MiB free"):
+        workdir.require_space(3000)
+    (workdir.checkpoints / "step_000001").mkdir(parents=True)
+    (workdir.checkpoints / "step_000001" / "all").write_bytes(bytes(2000))
+    workdir.require_space(3000)
     workdir.close()
 
 

@@ -16,6 +16,7 @@ from vsd_jax.program import Config
 from vsd_jax.program.build import build
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.terminal import process, progress
+from vsd_jax.program.terminal.errors import ConfigError
 from vsd_jax.types import PyTree, VSDState
 
 EFFICIENCY = 0.4
@@ -82,15 +83,27 @@ class Needs(NamedTuple):
 
 
 def measure(config: Config) -> Needs:
-    """Compiles the step of a configuration from shapes.
+    """Compiles the step of a configuration from shapes, that of one of its devices.
 
     Raises:
       RunError: if the prior's configuration files cannot be read.
     """
-    run = build.build(config, load_weights=False)
+    run = build.build(one_device(config), load_weights=False)
     state = jax.eval_shape(run.init)
     compiled = run.step.lower(state, run.prior_params, run.prompts).compile()
     return needs_of(compiled, state, run.prior_params)
+
+
+def one_device(config: Config) -> Config:
+    """What one of `num_devices` does: its particles, or its share of one's views."""
+    devices, particles = config.num_devices, config.num_particles
+    if devices == 1:
+        return config
+    alone = config.as_configdict()
+    alone.num_devices = 1
+    alone.num_particles = alone.particles_per_step = max(1, particles // devices)
+    alone.vsd.views_per_step //= max(1, devices // particles)
+    return config_lib.validate(alone)
 
 
 def needs_of(
@@ -212,7 +225,14 @@ def find_remedy(config: Config) -> str:
 
 def run(config: Config) -> None:
     """Prints the answer."""
+    if config.num_shards > 1:
+        raise ConfigError(
+            f"num_shards={config.num_shards}: --mode=preflight measures a device that"
+            " holds the whole prior; leave it out."
+        )
     progress.say("Compiling one step from shapes; no weight is loaded.")
+    if config.num_devices > 1:
+        progress.say(f"That of one of {config.num_devices} devices.")
     needs = measure(config)
     progress.say(describe(config, needs))
     if not fits(needs, _SMALLEST):

@@ -64,6 +64,7 @@ def choose_level(
     depth: np.ndarray,
     *,
     num_levels: int = 96,
+    level: float = 0.0,
 ) -> tuple[float, float]:
     """Chooses the level whose surface agrees best with the renders.
 
@@ -77,6 +78,7 @@ def choose_level(
       opacity: [R] rendered, in [0, 1].
       depth: [R] rendered, scene units.
       num_levels: candidates, evenly spaced in the logarithm.
+      level: the only candidate; 0 = these.
 
     Returns:
       (level, silhouette overlap in [0, 1]).
@@ -93,13 +95,15 @@ def choose_level(
         )
     lowest, highest = np.quantile(peak[peak > 0], [0.01, 0.999])
     best = (-np.inf, 0.0, 0.0)
-    for level in np.geomspace(max(lowest, 1e-3 * highest), highest * 0.98, num_levels):
-        hit = peak > level
+    start = max(lowest, 1e-3 * highest)
+    spaced = np.geomspace(start, highest * 0.98, num_levels)
+    for each in [level] if level else spaced:
+        hit = peak > each
         both = hit & solid
         overlap = both.sum() / max((hit | solid).sum(), 1)
-        first = _first_crossing(density[both], tdist[both], level)
+        first = _first_crossing(density[both], tdist[both], each)
         error = np.abs(first - depth[both]).mean() if both.any() else np.inf
-        best = max(best, (overlap - error, float(level), float(overlap)))
+        best = max(best, (overlap - error, float(each), float(overlap)))
     return best[1], best[2]
 
 
@@ -174,9 +178,17 @@ def drop_floaters(
       vertices: [V, 3].
       faces: [F, 3].
       min_component: the share, in [0, 1].
+
+    Raises:
+      RunError: if there is no face.
     """
     from scipy import sparse
 
+    if not len(faces):
+        raise RunError(
+            "The mesh has no faces. Train longer, or look at images/ for what went"
+            " wrong."
+        )
     ones = np.ones(len(faces) * 2, bool)
     rows, columns = faces[:, [0, 1]].ravel("F"), faces[:, [1, 2]].ravel("F")
     shape = (len(vertices),) * 2

@@ -82,8 +82,9 @@ def save_state(
         shutil.rmtree(partial, ignore_errors=True)
         raise _disk_fault(error) from error
     if hosts.is_first():
-        best = find_best(folder)
-        for old in list_steps(folder)[:-keep]:
+        # Later ones are damaged: the run went on from before them.
+        best = find_best(folder, until=step)
+        for old in [old for old in list_steps(folder) if old <= step][:-keep]:
             if old == best:
                 continue
             shutil.rmtree(folder / f"step_{old:06d}", ignore_errors=True)
@@ -114,10 +115,17 @@ def list_steps(folder: Path) -> list[int]:
     return sorted(int(match[1]) for name in names if (match := _NAME.match(name)))
 
 
-def find_best(folder: Path) -> int | None:
-    """Step of the checkpoint with the lowest score; None if none has one."""
+def find_best(folder: Path, *, until: int | None = None) -> int | None:
+    """Step of the checkpoint with the lowest score; None if none has one.
+
+    Args:
+      folder: of the checkpoints.
+      until: the last one that counts; None = all do.
+    """
     scores = {}
     for step in list_steps(folder):
+        if until is not None and step > until:
+            continue
         with contextlib.suppress(OSError, ValueError, AttributeError):
             manifest = writer.read_json(Path(folder) / f"step_{step:06d}" / _MANIFEST)
             scores[step] = manifest.get("score")

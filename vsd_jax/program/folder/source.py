@@ -25,6 +25,7 @@ from vsd_jax.program.export import sdf
 from vsd_jax.program.folder import checkpoint, origin, paths, workdir
 from vsd_jax.program.run import products
 from vsd_jax.program.settings import config as config_lib
+from vsd_jax.program.settings import idle
 from vsd_jax.program.terminal import progress
 from vsd_jax.program.terminal.errors import ConfigError, RunError
 from vsd_jax.scene.mesh import capacity, tet_grid
@@ -67,6 +68,8 @@ def read_config(folder: str | pathlib.Path) -> Config:
     stored = config_lib.flatten(workdir.read_config(path))
     if stored.get("mesh.source"):
         stored["mesh.source"] = origin.find(stored["mesh.source"], path)
+    if stored.get("log.best", "").startswith("score/") and idle.is_unscored(stored):
+        stored["log.best"] = ""  # older versions took it, and no run had one
     filled = config_lib.nest(config_lib.DEFAULTS_OF_OLD_RUNS | stored)
     return config_lib.validate(ConfigDict(filled))
 
@@ -155,12 +158,15 @@ def read_beginning(config: Config) -> Beginning:
     return Beginning(start, source.step)
 
 
-def require(config: Config, own: str | pathlib.Path = "") -> None:
+def require(
+    config: Config, own: str | pathlib.Path = "", *, overwrite: bool = False
+) -> None:
     """Refuses a `mesh.source` that the run cannot go on with; reads its settings alone.
 
     Args:
       config: of the run.
       own: its own folder, which cannot be its source; "" = not known.
+      overwrite: what is in that folder will be deleted, so nothing in it can be either.
 
     Raises:
       ConfigError: naming what is wrong with it.
@@ -174,10 +180,16 @@ def require(config: Config, own: str | pathlib.Path = "") -> None:
             ' refines, --config.mesh.source=...; "" begins from field.init.'
         )
     path = paths.expand(folder, "mesh.source")
-    if own and path.resolve() == paths.expand(own, "--workdir").resolve():
+    mine = own and paths.expand(own, "--workdir").resolve()
+    if mine and path.resolve() == mine:
         raise ConfigError(
             f"mesh.source={folder!r} is the --workdir itself; give the run that this"
             " one goes on with, and another --workdir."
+        )
+    if mine and overwrite and path.resolve().is_relative_to(mine):
+        raise ConfigError(
+            f"mesh.source={folder!r} lies in the --workdir that --overwrite deletes;"
+            " give another --workdir."
         )
     if not (path / "config.json").is_file():
         raise ConfigError(

@@ -201,6 +201,10 @@ class Workdir:
     def require_space(self, num_bytes: int) -> None:
         """Checks the disk before long work.
 
+        Args:
+          num_bytes: of the run's checkpoints and products; those that are there take
+            none anew: they stay, or go before new ones are written.
+
         Raises:
           RunError: if less than `num_bytes` are free.
         """
@@ -208,6 +212,8 @@ class Workdir:
             return
         try:
             free = shutil.disk_usage(self.path).free
+            files = [path for path in self.checkpoints.rglob("*") if path.is_file()]
+            free += sum(path.stat().st_size for path in files)
         except OSError:  # not every file system says
             return
         if free < num_bytes:

@@ -6,6 +6,7 @@ ordinary run. WORKDIR/report.html shows them side by side.
 """
 
 import copy
+import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
@@ -28,9 +29,11 @@ from vsd_jax.program.report.serve import serving
 from vsd_jax.program.run import session
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.settings import named
+from vsd_jax.program.settings.idle import GRID
 from vsd_jax.program.terminal import overrides as overrides_lib
 from vsd_jax.program.terminal import progress
 from vsd_jax.program.terminal.errors import ConfigError, RunError
+from vsd_jax.scene.nerf.field import FieldSpec
 
 Path = pathlib.Path
 ORDER = workdir.STAGES
@@ -95,7 +98,7 @@ def _start_stages(mode: str, config: ConfigDict, folder: str, **options) -> None
         own = [key.removeprefix(f"{name}.") for key in given]
         config_lib.refuse_idle(config_lib.validate(stage), own)
     if overwrite and any(Path(folder).glob("*.json")):
-        session.require_readable(next(iter(stages.values())))
+        session.require_readable([*stages.values()], Path(folder))
     if hosts.is_first():
         _begin(Path(folder), list(stages), overwrite=overwrite)
     for number, (name, stage) in enumerate(stages.items(), 1):
@@ -151,6 +154,10 @@ def linked(config: ConfigDict, folder: Path) -> dict[str, ConfigDict]:
             _check_pair(names[number - 1], stages[names[number - 1]], name, stage)
             stage.mesh.source = str(folder.resolve() / names[number - 1])
         stages[name] = stage
+    if "texture" in stages and len(names) > 2:  # it has the colours of the NeRF before
+        first = names[names.index("texture") - 2]
+        keys = [f"field.{key}" for key in GRID]
+        _check_same(first, stages[first], "texture", stages["texture"], keys)
     return stages
 
 
@@ -162,10 +169,25 @@ def _check_pair(first: str, before: ConfigDict, second: str, after: ConfigDict) 
             f"stages: {second} goes on with field.kind={wanted}, and {first} before it"
             f" is field.kind={kind}; put the stage between them."
         )
+    same = [f"mesh.{key}" for key in scenes.stage_of(after).same_mesh]
+    if kind == after.field.kind:
+        same += [f"field.{each.name}" for each in dataclasses.fields(FieldSpec)]
+    _check_same(first, before, second, after, same)
     if before.num_particles != after.num_particles:
         raise ConfigError(
             f"{second}.num_particles={after.num_particles}, but {first} has"
             f" {before.num_particles}; give --config.num_particles for all stages."
+        )
+
+
+def _check_same(first: str, before, second: str, after, keys: Sequence[str]) -> None:
+    mine, theirs = (config_lib.flatten(each) for each in (after, before))
+    differing = [key for key in keys if mine[key] != theirs[key]]
+    if differing:
+        key = differing[0]
+        raise ConfigError(
+            f"{second}.{key}={mine[key]!r}, but {first}.{key}={theirs[key]!r}, with"
+            " which it goes on; give both the same."
         )
 
 

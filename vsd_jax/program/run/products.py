@@ -96,8 +96,7 @@ def save_level_set(
     params = jax.tree.map(lambda leaf: leaf[index], particles.params)
     field = stages.make_field(config)
     chunk, settings = config.export.chunk, config.export
-    grid, level, overlap = find_level(config, particles, index)
-    level = settings.level or level
+    grid, level, overlap = find_level(config, particles, index, given=settings.level)
     is_object = config.field.init == "object"
 
     def color(points: np.ndarray) -> np.ndarray:
@@ -212,9 +211,15 @@ def _make_comparison(config: Config, particles: Particles, index: int):
 
 
 def find_level(
-    config: Config, particles: Particles, index: int
+    config: Config, particles: Particles, index: int, *, given: float = 0.0
 ) -> tuple[np.ndarray, float, float]:
     """The density of a NeRF on a grid, and the level that agrees with its renders.
+
+    Args:
+      config: of the run.
+      particles: of all.
+      index: which one.
+      given: the level; 0 = the one that agrees best.
 
     Returns:
       density [R, R, R] over [-1, 1]^3; the level; the overlap of its silhouette with
@@ -230,7 +235,8 @@ def find_level(
         resolution=config.export.resolution,
         chunk=config.export.chunk,
     )
-    return grid, *export.choose_level(*_rays(config, particles, index, grid))
+    rays = _rays(config, particles, index, grid)
+    return grid, *export.choose_level(*rays, level=given)
 
 
 def _rays(config: Config, particles: Particles, index: int, grid: np.ndarray):

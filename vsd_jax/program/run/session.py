@@ -93,7 +93,7 @@ def start(
     try:
         if mode == "train":
             workdir.check(valid, overwrite=overwrite, extend=True)
-            found = _read(valid, workdir)
+            found = _read(valid, workdir, overwrite=overwrite)
             # Only now, when all that is read is known to be sound, is anything deleted.
             workdir.adopt(valid, overwrite=overwrite, extend=True)
             workdir.record(command)
@@ -122,23 +122,27 @@ def require_folder(folder: str) -> None:
         raise ConfigError("--workdir is missing: where shall the results go?")
 
 
-def require_readable(config: ConfigDict) -> None:
-    """Reads the prior and what the run begins from, before something is deleted.
+def require_readable(configs: Sequence[ConfigDict], folder: Path) -> None:
+    """Reads the stages' priors and what the first begins from, before `folder` goes.
 
     Raises:
-      RunError: if one of them cannot be read.
+      RunError: if one of them cannot be read, or lies in the folder.
     """
-    valid = config_lib.validate(config)
-    source.require(valid)
-    build.build(valid)
-    source.read_beginning(valid)
+    valid = [config_lib.validate(stage) for stage in configs]
+    source.require(valid[0], folder, overwrite=True)
+    source.read_beginning(valid[0])
+    for stage in {(*s.prior.values(), s.score.path): s for s in valid}.values():
+        build.build(stage)
 
 
-def _read(config: Config, workdir: Workdir) -> tuple[build.Run, source.Beginning]:
+def _read(
+    config: Config, workdir: Workdir, *, overwrite: bool
+) -> tuple[build.Run, source.Beginning]:
     """The prior and, where it has made no step, what the run begins from."""
     goes_on = workdir.resumed and checkpoint.list_steps(workdir.checkpoints)
     if not goes_on:
-        source.require(config, workdir.path)
+        config_lib.require_words(config)
+        source.require(config, workdir.path, overwrite=overwrite)
     run = build.build(config)
     target = jax.eval_shape(run.init)
     workdir.require_space(_needed_bytes(config, target))

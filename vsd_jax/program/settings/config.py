@@ -104,7 +104,7 @@ def validate(config: ConfigDict) -> Config:
 
 
 def refuse_idle(config: Mapping[str, Any], given: Iterable[str]) -> None:
-    """Refuses keys that were given but have no meaning, and Bridge without its words.
+    """Refuses keys that were given but have no meaning beside the others.
 
     Args:
       config: validated.
@@ -113,16 +113,23 @@ def refuse_idle(config: Mapping[str, Any], given: Iterable[str]) -> None:
     Raises:
       ConfigError: with one sentence for each.
     """
+    if faults := idle.faults(flatten(config), given):
+        raise ConfigError("\n".join(faults))
+
+
+def require_words(config: Mapping[str, Any]) -> None:
+    """Refuses to begin a run of Bridge without words for how its renders look.
+
+    Raises:
+      ConfigError: with what to give.
+    """
     flat = flatten(config)
-    faults = idle.faults(flat, given)
     if flat["vsd.method"] == "bridge" and not flat["family.source_words"].strip():
-        faults.append(
+        raise ConfigError(
             "vsd.method=bridge leads away from family.source_words, which is empty: say"
             " there how the renders look, such as ', oversaturated, smooth'. The"
             " embedded prior knows no such word; use another method with it."
         )
-    if faults:
-        raise ConfigError("\n".join(faults))
 
 
 def prompt_faults(flat: Mapping[str, Any]) -> Iterator[str]:

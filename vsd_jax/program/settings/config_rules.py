@@ -261,7 +261,7 @@ def _time_faults(flat: Flat) -> Iterator[str]:
             f" {flat['vsd.t_range_late'][0]}; only the upper end is annealed, so give"
             " both the same lower end."
         )
-    if late_high <= low:
+    if flat["vsd.t_schedule"] == "two_stage" and late_high <= low:
         yield f"vsd.t_range_late ends at {late_high}, below its start {low}; raise it."
     method = flat["vsd.method"]
     trains_score = METHODS[method](guidance_scale=1.0).trains_score

@@ -37,10 +37,11 @@ def _trains_score(method: str) -> bool:
     return method not in METHODS or METHODS[method](guidance_scale=1.0).trains_score
 
 
-_GRID = (
+GRID = (
     *("num_levels", "features", "log2_table_size", "min_resolution"),
     *("max_resolution", "smooth", "hidden", "environment"),
 )
+"""Keys of `field` that lay out a NeRF's hash grid and decoder."""
 _RULES = (
     _Rule("camera.adapt", bool, ("camera.adapt_candidates",)),
     _Rule("camera.law", _is("inside"), ("camera.position_radius",)),
@@ -71,7 +72,7 @@ _RULES = (
     _Rule(
         "field.kind",
         _is("nerf", "texture"),
-        tuple(f"field.{name}" for name in _GRID),
+        tuple(f"field.{name}" for name in GRID),
     ),
     _Rule(
         "field.kind",
@@ -101,6 +102,11 @@ def idle(flat: Flat) -> dict[str, str]:
     if flat.get("particles_per_step") == flat.get("num_particles"):
         found["subset"] = "particles_per_step"
     return {key: by for key, by in found.items() if key in flat}
+
+
+def is_unscored(flat: Flat) -> bool:
+    """Whether the method has no score network that is trained."""
+    return not _trains_score(flat.get("vsd.method", "vsd"))
 
 
 def faults(flat: Flat, given: Iterable[str]) -> list[str]:
