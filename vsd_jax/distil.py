@@ -158,8 +158,8 @@ def distil(
         method = Method(method, "sigma_squared", trains_score=score is not None)
     if not method.trains_score:
         score = None
-    shares = {"devices_per_particle": devices.per_particle}
-    shares["axis_name"] = devices.axis_name
+    axis_name = devices.axis_name
+    shares = dict(devices_per_particle=devices.per_particle, axis_name=axis_name)
     mean = functools.partial(mean_shares, **shares)
     residual = bind(method, prior, score, mean_shares=mean)
     step = _make_joint_step(
@@ -173,7 +173,7 @@ def distil(
             tx=tx,
             mean_shares=mean,
         ),
-        make_score_update(score, prior, axis_name=devices.axis_name),
+        make_score_update(score, prior, axis_name=axis_name),
         make_restart(
             scene, tx, patience=population.restart_after, map_particles=over_axis
         ),

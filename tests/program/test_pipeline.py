@@ -13,7 +13,6 @@ from configs import refined, textured_mesh
 from vsd_jax.program.build import build, stages
 from vsd_jax.program.folder import source, writer
 from vsd_jax.program.run import pipeline
-from vsd_jax.program.settings import named
 from vsd_jax.program.terminal.errors import ConfigError, RunError
 
 STAGES = ("nerf", "geometry", "texture")
@@ -249,38 +248,6 @@ def test_overwrite_deletes_nothing_where_the_prior_is_none(
     assert {path for path in trained.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize(
-    ("stages", "word"),
-    [
-        (("geometry", "nerf"), "in that order"),
-        (("nerf", "nerf"), "in that order"),
-        (("prompt",), "some of nerf"),
-        (("nerf", "texture"), "texture goes on with field.kind=geometry, and nerf"),
-    ],
-)
-def test_stages_that_do_not_follow_each_other_are_refused(config, stages, word):
-    config.stages = stages
-    with pytest.raises(ConfigError, match=word):
-        pipeline.linked(config, source.pathlib.Path("x"))
-
-
-@pytest.mark.parametrize(
-    ("key", "word"),
-    [
-        ("texture.mesh.surface_capacity", r"geometry\.mesh\.surface_capacity=2\.0"),
-        ("refine.field.density_scale", r"nerf\.field\.density_scale="),
-        ("texture.field.hidden", r"refine\.field\.hidden="),
-    ],
-)
-def test_stages_that_do_not_fit_are_refused_before_the_first(key, word):
-    config = named.NAMED["textured_mesh"]("smoke")
-    config.stages = ("nerf", "refine", "geometry", "texture")
-    pipeline.linked(config, source.pathlib.Path("x"))
-    config.update_from_flattened_dict({key: 3 if key.endswith("hidden") else 3.0})
-    with pytest.raises(ConfigError, match=word):
-        pipeline.linked(config, source.pathlib.Path("x"))
-
-
 def test_overwrite_keeps_the_run_that_the_first_stage_goes_on_with(trained, config):
     before = {path for path in trained.rglob("*") if path.is_file()}
     config.stages = ("geometry", "texture")
@@ -288,29 +255,6 @@ def test_overwrite_keeps_the_run_that_the_first_stage_goes_on_with(trained, conf
     with pytest.raises(ConfigError, match="lies in the --workdir"):
         start(config, trained, overwrite=True)
     assert {path for path in trained.rglob("*") if path.is_file()} == before
-
-
-def test_stages_have_one_number_of_particles(config):
-    apart = config.copy_and_resolve_references()
-    apart.texture.num_particles = 2
-    with pytest.raises(ConfigError, match=r"texture\.num_particles=2, but geometry"):
-        pipeline.linked(apart, source.pathlib.Path("x"))
-
-
-@pytest.mark.parametrize(
-    ("argument", "word"),
-    [
-        ("--config.geometry.prompt=a blue car", r"give --config\.prompt"),
-        ("--config.refine.num_steps=7", "leaves refine out"),
-        ("--config.texture.mesh.source=x", "goes on with the stage before it"),
-    ],
-)
-def test_settings_of_one_stage_are_not_dropped(argument, word):
-    with pytest.raises(ConfigError, match=word):
-        pipeline.refuse_dropped(STAGES, ["python", argument])
-    pipeline.refuse_dropped(
-        STAGES, ["--config.nerf.mesh.source=x", "--config.geometry.num_steps", "7"]
-    )
 
 
 def test_overwrite_also_replaces_a_finished_stage_of_other_settings(

@@ -12,10 +12,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vsd_jax.diffusion.prompt import NEVER_DEG
-from vsd_jax.methods import METHODS
 from vsd_jax.program.build.stages import STAGES
 from vsd_jax.program.folder import paths
-from vsd_jax.program.settings import sections
+from vsd_jax.program.settings import idle, sections
 from vsd_jax.program.terminal.errors import ConfigError
 from vsd_jax.program.terminal.progress import shorten
 from vsd_jax.spec import UNBOUNDED
@@ -264,8 +263,7 @@ def _time_faults(flat: Flat) -> Iterator[str]:
     if flat["vsd.t_schedule"] == "two_stage" and late_high <= low:
         yield f"vsd.t_range_late ends at {late_high}, below its start {low}; raise it."
     method = flat["vsd.method"]
-    trains_score = METHODS[method](guidance_scale=1.0).trains_score
-    if not trains_score and flat["score.steps_per_step"] != 1:
+    if idle.is_unscored(flat) and flat["score.steps_per_step"] != 1:
         yield (
             f"score.steps_per_step={flat['score.steps_per_step']} has no meaning with"
             f" vsd.method={method}, which has no score network; leave it out."
@@ -274,7 +272,7 @@ def _time_faults(flat: Flat) -> Iterator[str]:
 
 def _score_faults(flat: Flat) -> Iterator[str]:
     method, best = flat["vsd.method"], flat["log.best"]
-    if best.startswith("score/") and not METHODS[method](guidance_scale=1).trains_score:
+    if best.startswith("score/") and idle.is_unscored(flat):
         yield (
             f"log.best={best} is no metric of vsd.method={method}, which has no score"
             " network; give another one."
