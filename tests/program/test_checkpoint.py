@@ -120,7 +120,7 @@ def test_only_the_last_ones_stay(tmp_path):
 def test_what_goes_on_from_before_a_damaged_one_keeps_its_own(tmp_path):
     for step, score in ((3, 0.5), (5, 0.1)):
         checkpoint.save_state(tmp_path, make_state(step), keep=2, score=score)
-    damage_largest_file(tmp_path / "step_000005", flip_byte)
+    damage_largest_file(tmp_path / "step_000005" / "particles", flip_byte)
     checkpoint.save_state(tmp_path, make_state(4), keep=1, score=0.9)
     # 3 is the best sound one; 5, though later and better, says nothing of this run.
     assert checkpoint.list_steps(tmp_path) == [3, 4, 5]
