@@ -267,21 +267,30 @@ SWEEPS = {
         "VSD works at small guidance (default 2, the paper's 7.5).",
         _rows("vsd.guidance_scale", (1.0, 2.0, 7.5, 20.0), "guidance"),
     ),
-    "particles": _sweep(
-        "more particles are different from each other, more than as many starts of SDS"
-        " at its best guidance, and no worse.",
-        (
+    "particles": Experiment(
+        about="What the paper says in passing: more particles are different from each"
+        " other, more than as many starts of SDS at its best guidance, and no worse.",
+        config=_OBJECT,
+        prompts=("a red mushroom", "a mushroom", "a house", "a chair"),
+        seeds=1,
+        settings=_QUIET,
+        rows=(
             *_rows("num_particles", (1, 2, 4, 8), "particles"),
             Row(
-                name="SDS 3, particles 8",
+                name="exact below .5, particles 4",
+                settings={"family.exact_below": 0.5, "num_particles": 4},
+            ),
+            Row(
+                name="SDS 3, particles 4",
                 settings={
                     "vsd.method": "sds",
                     "vsd.guidance_scale": 3.0,
-                    "num_particles": 8,
+                    "num_particles": 4,
                 },
             ),
         ),
-        ("a red mushroom", "a mushroom", "a house", "a chair"),
+        columns=_COLUMNS,
+        smoke=_SMOKE,
     ),
     "score": _sweep(
         "LoRA as score network beats a small U-Net; it needs the camera; its prompt.",
