@@ -2,22 +2,27 @@
 """The pieces of the prior's training against closed forms."""
 
 import json
+import re
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 
 from configs import toybox_prior
 from vsd_jax.program.prior import hub, schedule
-from vsd_jax.toybox import prior_files, sheets, train
+from vsd_jax.program.terminal.errors import ConfigError
+from vsd_jax.toybox import batches, prior_files, sheets, train
 
 
 @pytest.mark.parametrize("power", [1.0, 3.0])
 def test_timesteps_are_stratified_with_the_stated_density(power):
     draws = np.concatenate(
         [
-            train.stratified_t(jax.random.key(seed), 8, 1000, power)
+            batches.stratified_t(jax.random.key(seed), 8, 1000, power)
             for seed in range(200)
         ]
     )
@@ -232,3 +237,24 @@ def test_committed_schedule_is_that_of_a_prior_with_a_head():
         (1 - own[0]) / own[0] / 16, rel=1e-3
     )
     assert refined[-1] == own[-1]
+
+
+_CONFIG = f"--config={Path(toybox_prior.__file__)}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((f"{_CONFIG}:smok",), "there is no variant :smok; there are :smoke, :refine"),
+        ((_CONFIG, "--config.num_stepz=3"), 'Did you mean "num_steps"'),
+        ((_CONFIG, "--config.num_steps=few"), "--config.num_steps=few"),
+        (("--config=nothing.py",), "nothing.py"),
+        (("--wurkdir=here",), "wurkdir"),
+        ((_CONFIG,), "workdir is missing"),
+    ],
+)
+def test_wrong_flags_are_told_in_words(arguments, said, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train", *arguments])  # ml_collections reads it
+    values = train.define(flags.FlagValues())
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        train.parse(sys.argv, values)

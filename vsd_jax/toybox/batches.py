@@ -258,3 +258,14 @@ def _draw_looks(
     weights = jnp.asarray(config["background_weights"])
     background = jax.random.choice(background_key, len(weights), (batch,), p=weights)
     return normal_map, background
+
+
+def stratified_t(key: jax.Array, batch: int, num_t: int, power: float) -> jax.Array:
+    """[B] int32, one timestep from each of B parts of [0, T) of equal probability.
+
+    t / T = u^(1 / power): 1 is uniform, more prefers the noisy end, where alone the
+    text decides (below, the network reads kind and colour from x_t itself).
+    """
+    offsets = jax.random.uniform(key, (batch,))
+    share = ((jnp.arange(batch) + offsets) / batch) ** (1.0 / power)
+    return jnp.clip((share * num_t).astype(jnp.int32), 0, num_t - 1)

@@ -11,7 +11,7 @@ averaged weights, RUN/samples holds sheets, RUN/metrics.jsonl the loss.
 import functools
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from vsd_jax.program.prior import (
     weights,
 )
 from vsd_jax.program.terminal import process
-from vsd_jax.program.terminal.errors import as_sentences
+from vsd_jax.program.terminal.errors import ConfigError, as_sentences
 from vsd_jax.toybox import batches, prior_files, sheets
 from vsd_jax.toybox.text import vocabulary
 from vsd_jax.trees import global_norm
@@ -114,17 +114,6 @@ def relative_x0_loss(
     return jnp.mean(jnp.square(x0_pred - x0) / expected)
 
 
-def stratified_t(key: jax.Array, batch: int, num_t: int, power: float) -> jax.Array:
-    """[B] int32, one timestep from each of B parts of [0, T) of equal probability.
-
-    t / T = u^(1 / power): 1 is uniform, more prefers the noisy end, where alone the
-    text decides (below, the network reads kind and colour from x_t itself).
-    """
-    offsets = jax.random.uniform(key, (batch,))
-    share = ((jnp.arange(batch) + offsets) / batch) ** (1.0 / power)
-    return jnp.clip((share * num_t).astype(jnp.int32), 0, num_t - 1)
-
-
 def trained_part(params: PyTree, train_only: str) -> PyTree:
     """Of `{"unet", "text"}` all (""), or the refining head alone ("refine")."""
     if train_only:
@@ -163,7 +152,7 @@ def make_train_step(config, unet_fn, text_fn, alphas_cumprod):
     def loss_fn(params, x0, ids, camera, key):
         noise_key, t_key = jax.random.split(key)
         noise = jax.random.normal(noise_key, x0.shape)
-        t = stratified_t(t_key, len(x0), len(alphas_cumprod), config["t_power"])
+        t = batches.stratified_t(t_key, len(x0), len(alphas_cumprod), config["t_power"])
         noisy = diffusion.add_noise(x0, noise, t, alphas_cumprod)
         context = {"text": text_fn(params["text"], ids), "camera": camera}
         x0_pred = unet_fn({"unet": params["unet"]}, noisy, t, context)
@@ -371,11 +360,30 @@ def _mean_loss(losses: list[Any], step: int) -> float:
     return loss
 
 
+def define(values: flags.FlagValues) -> flags.FlagValues:
+    """Defines the flags in `values`, and returns it."""
+    about, options = "configs/toybox_prior.py", {"flag_values": values}
+    config_flags.DEFINE_config_file("config", None, about, **options)
+    flags.DEFINE_string("workdir", "", "Folder of the training (resumes).", **options)
+    return values
+
+
+def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """Parses the flags, for `absl.app.run`; whatever is wrong with them in words."""
+    try:
+        rest = values(list(argv))
+        dict(values.config or {})  # a file that is not there fails when it is used
+    except (flags.Error, AttributeError, TypeError, ValueError, OSError) as error:
+        line = str(error).strip().replace("\\n", "\n").splitlines()[-1]
+        raise ConfigError(line.replace("?'", "?")) from error
+    if values.config and values.workdir:
+        return rest
+    raise ConfigError("--config or --workdir is missing; see --help.")
+
+
 def main(argv: list[str]) -> None:
-    """Command line; its flags are defined under `__main__`."""
+    """Command line."""
     del argv
-    if not flags.FLAGS.workdir:
-        raise app.UsageError("--workdir is missing: where to keep the training.")
     process.reuse_freed_memory()
     workdir = paths.expand(flags.FLAGS.workdir, "--workdir")
     workdir.mkdir(parents=True, exist_ok=True)
@@ -384,7 +392,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", "configs/toybox_prior.py")
-    flags.DEFINE_string("workdir", "", "Folder of the training (resumes).")
+    define(flags.FLAGS)
     with as_sentences():
-        app.run(main)
+        app.run(main, flags_parser=parse)
