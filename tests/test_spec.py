@@ -14,6 +14,7 @@ OBJECT = presets.toybox("a red mushroom")
     [
         ({"render.size": 0}, "render", "size=0 is out of range"),
         ({"vsd.t_range": (0.5, 1.5)}, "timesteps", r"t_range=\(0\.5, 1\.5\) is out"),
+        ({"vsd.t_range": (0.98, 0.02)}, "timesteps", r"no range; give \(low, high\)"),
         ({"vsd.method": "nope"}, "method", "method='nope' is unknown; use one of vsd"),
         ({"vsd.guidance_scale": -9.0}, "method", "guidance_scale=-9.0 is out"),
     ],

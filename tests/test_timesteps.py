@@ -64,3 +64,9 @@ def test_dreamtime_falls_and_spends_its_steps_where_the_weight_is():
     for low, high in ((300, 400), (500, 600), (700, 900)):
         share = weight[low:high].sum() / weight.sum()
         assert np.mean((t >= low) & (t < high)) == pytest.approx(share, abs=0.01)
+
+
+def test_only_the_upper_end_of_two_stages_falls():
+    spec = preset("object").replace({"vsd.t_range_late": (0.1, 0.5)}).timesteps
+    with pytest.raises(ValueError, match="must begin where"):
+        timesteps.make_t_range(spec, ABAR)

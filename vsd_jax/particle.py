@@ -203,19 +203,23 @@ def make_particle_update(
         grads = mean_shares(grads)
         updates, opt_state = tx.update(grads, particle.opt_state, particle.params)
         params = optax.apply_updates(particle.params, updates)
-        ok = mean_shares(all_finite((direction, grads)).astype(jnp.float32)) == 1.0
+        # Squares that overflow would stand in Adam's second moment for ever.
+        grad_norm = global_norm(grads)
+        ok = all_finite((direction, grad_norm)).astype(jnp.float32)
+        ok = mean_shares(ok) == 1.0
         skips = jnp.where(ok, 0, particle.skips + 1)
         params, opt_state = select_tree(
             ok, (params, opt_state), (particle.params, particle.opt_state)
         )
         residual_ms = jnp.mean(direction**2, axis=(1, 2, 3))
-        stats = scene.observe(stats, draw.cameras, draw.t, residual_ms)
+        learned = scene.observe(stats, draw.cameras, draw.t, residual_ms)
+        stats = select_tree(ok, learned, stats)
         after = Particles(params=params, opt_state=opt_state, stats=stats, skips=skips)
         report = Report(
             ok=ok,
             residual_ms=residual_ms,
             opacity=mean_shares(jnp.mean(outputs.opacity)),
-            grad_norm=global_norm(grads),
+            grad_norm=grad_norm,
             regularizer=jax.tree.map(jnp.mean, terms),
             render=jax.tree.map(jnp.mean, outputs.extras),
         )

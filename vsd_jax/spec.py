@@ -97,14 +97,15 @@ def check(name: str, value: Any, rule: FieldRule) -> None:
         raise ValueError(f"{name}={value!r} is unknown; use one of {known}.")
     if not isinstance(bounds, Within):
         return
-    numbers = value if rule.is_pair and isinstance(value, tuple) else (value,)
-    for number in numbers:
-        known = isinstance(number, int | float)
-        if known and not bounds.low <= number <= bounds.high:
-            raise ValueError(
-                f"{name}={value!r} is out of range, which is {bounds.low:g} to"
-                f" {bounds.high:g}."
-            )
+    is_pair = rule.is_pair and isinstance(value, tuple)
+    known = [n for n in (value if is_pair else (value,)) if isinstance(n, int | float)]
+    if not all(bounds.low <= number <= bounds.high for number in known):
+        raise ValueError(
+            f"{name}={value!r} is out of range, which is {bounds.low:g} to"
+            f" {bounds.high:g}."
+        )
+    if is_pair and (len(value) != 2 or known != sorted(known)):
+        raise ValueError(f"{name}={value!r} is no range; give (low, high).")
 
 
 def checked(function: Callable[..., Result]) -> Callable[..., Result]:

@@ -169,7 +169,12 @@ def shares_to_range(shares: tuple[float, float], num_t: int) -> tuple[int, int]:
 def _two_stage(spec: "TimestepSpec", alphas_cumprod: np.ndarray) -> TRange:
     num_t = len(alphas_cumprod)
     low, high = shares_to_range(spec.t_range, num_t)
-    _, late = shares_to_range(spec.t_range_late, num_t)
+    late_low, late = shares_to_range(spec.t_range_late, num_t)
+    if late_low != low:
+        raise ValueError(
+            f"t_range_late={spec.t_range_late} must begin where t_range={spec.t_range}"
+            " does: only its upper end falls."
+        )
     return functools.partial(
         two_stage_t_range,
         t_min=low,

@@ -108,3 +108,15 @@ def test_finite_far_away(case):
     params, noisy, t, context = case
     found = exact.make_noise_fn(ALPHAS_CUMPROD)(params, 1e4 * noisy, t, context)
     assert np.isfinite(found).all()
+
+
+def test_restricted_contexts_can_be_mixed(case):
+    params, noisy, t, _ = case
+    texts = [
+        exact.restrict(1, np.arange(NUM) == k)["text"] * weight
+        for k, weight in ((0, 1.0), (1, 0.0))
+    ]
+    context = {"text": jnp.broadcast_to(sum(texts), (BATCH, 1, NUM))}
+    noise_fn = exact.make_noise_fn(ALPHAS_CUMPROD)
+    wanted = noise_fn(params, noisy, t, exact.restrict(BATCH, np.arange(NUM) == 0))
+    np.testing.assert_array_equal(noise_fn(params, noisy, t, context), wanted)

@@ -75,6 +75,8 @@ def test_files_come_from_a_checkpoint(tmp_path):
     ):
         found = load_file(tmp_path / "lora" / file)
         jax.tree.map(np.testing.assert_array_equal, found, expected)
+    _, beside = adapter.tensors_of(params | {"passage": np.arange(4.0)}, 1.0)
+    np.testing.assert_array_equal(beside["passage"], np.arange(4.0))
 
 
 def test_run_without_a_lora_writes_nothing(tmp_path):

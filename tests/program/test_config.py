@@ -54,6 +54,14 @@ def changed(**changes) -> ConfigDict:
             {"camera__adapt": "residual", "num_devices": 2},
             ["camera.adapt=residual", "at most num_particles=1"],
         ),
+        (
+            {"vsd__guidance_rescale": 0.5, "vsd__method": "csd"},
+            ["guidance_rescale=0.5", "csd takes the term"],
+        ),
+        (
+            {"vsd__guidance_rescale": 0.5, "vsd__guidance_t": (0.1, 0.5)},
+            ["guidance_rescale=0.5", "guidance_t=(0.1, 0.5)"],
+        ),
         ({"render__early_size": 64}, ["early_size=64", "render.size=64"]),
         ({"render__background_shares": (0.5, 0.25, 0.5)}, ["sum to 1"]),
         ({"render__background_words": ("",)}, ["same number"]),

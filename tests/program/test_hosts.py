@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 import hosts_run
 import jax
@@ -202,7 +203,7 @@ def test_a_killed_host_stops_all_and_any_number_goes_on(tmp_path, config, alone)
 def test_one_process_is_not_several(config):
     assert hosts.is_first() and not hosts.are_several()
     hosts.wait("here")
-    hosts.check_devices(1, 1)
+    hosts.check_devices(config)
     hosts.agree(config, 7)
     assert hosts.tell_all(5) == 5
     hosts.await_verdict(ValueError("a fault of ours"))
@@ -227,9 +228,15 @@ def second_of_two(monkeypatch):
 
 
 def test_devices_are_counted_over_all(second_of_two):
-    hosts.check_devices(8, 1)
+    hosts.check_devices(_devices(num_devices=8, num_particles=4))
     with pytest.raises(ConfigError, match="num_devices=4, but the 2 processes have 8"):
-        hosts.check_devices(4, 1)
+        hosts.check_devices(_devices(num_devices=4, num_particles=4))
+    with pytest.raises(ConfigError, match="num_particles=1 must be a multiple of the"):
+        hosts.check_devices(_devices(num_devices=8, num_particles=1))
+
+
+def _devices(**changes):
+    return types.SimpleNamespace(num_shards=1, **changes)
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,9 @@ def test_nothing_outside_of_the_folder_is_served(server, target):
 def test_a_page_of_another_origin_reaches_nothing(server):
     report.write_report(server.folder)
     assert ask(server, "/", host="evil.example:80")[0] == 403
+    assert ask(server, "/", host="evil.example")[0] == 403
     assert ask(server, "/", host="localhost:80")[0] == 200
+    assert ask(server, "/", host="127.0.0.1")[0] == 200  # at port 80
     assert ask(server, "/", method="POST")[0] == 501
 
 

@@ -91,13 +91,22 @@ def test_a_fault_that_passes_is_forgotten(metrics):
 def test_lists_without_room_are_a_fault_of_mesh_stages_alone(metrics):
     full = metrics(1, render__overflow=np.float32(3.0))
     nerf = monitor.Alarms(1, empty=True, solid=True)
-    mesh = monitor.Alarms(1, empty=True, solid=True, room="--config.more=2")
+    mesh = monitor.Alarms(1, empty=True, solid=True, room="more=2")
     said = [(nerf.check(step, full), mesh.check(step, full)) for step in range(1, 60)]
     assert not any(text for text, _ in said)
     first = next(step for step, (_, text) in enumerate(said, 1) if text)
-    assert first == monitor.PATIENCE + 1 and "--config.more=2" in said[first - 1][1]
-    assert mesh.check(60, metrics(1, render__overflow=np.float32(0.0))) == ""
-    assert mesh.check(61, full) == ""
+    assert first == monitor.PATIENCE + 1 and "more=2" in said[first - 1][1]
+
+
+@pytest.mark.parametrize(("every", "alarms"), [(3, True), (2, False)])
+def test_lists_that_overflow_from_most_cameras_are_a_fault(metrics, every, alarms):
+    full = metrics(1, render__overflow=np.float32(3.0))
+    mesh = monitor.Alarms(1, empty=True, solid=True, room="more=2")
+    said = [
+        mesh.check(step, full if step % every else metrics(1))
+        for step in range(1, 4 * monitor.PATIENCE)
+    ]
+    assert any(said) == alarms
 
 
 def test_rooms_may_fill_every_view(metrics):

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import tiny_runs
 import trimesh
+from ml_collections import ConfigDict
 
 from configs import refined, textured_mesh
 from vsd_jax.program.build import build, stages
 from vsd_jax.program.folder import source, writer
-from vsd_jax.program.run import pipeline
+from vsd_jax.program.run import pipeline, products
+from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.terminal.errors import ConfigError, RunError
 
 STAGES = ("nerf", "geometry", "texture")
@@ -344,3 +346,23 @@ def test_too_little_room_for_the_mesh_is_an_error_with_the_remedy(trained, confi
     stage.mesh.surface_capacity = 0.05
     with pytest.raises(RunError, match=r"mesh\.surface_capacity=0\.05"):
         source.read_beginning(stage)
+
+
+def test_what_an_evaluation_does_not_know_is_a_dash(trained, config):
+    path = trained / "nerf" / "evaluation.json"
+    found = writer.read_json(path)
+    found["mean"] = {"multi_face_index": None, "opacity": 0.25}
+    writer.write_json(path, found)
+    start(config, trained)
+    page = (trained / "report.html").read_text()
+    assert "multi face index –, opacity 0.250" in page
+
+
+def test_a_geometry_that_overflows_is_not_exported(trained):
+    folder = trained / "geometry"
+    found = source.load(folder, source.read_config(folder))
+    changed = config_lib.flatten(found.config) | {"mesh.surface_capacity": 0.05}
+    narrow = config_lib.validate(ConfigDict(config_lib.nest(changed)))
+    infos = products.save_meshes(folder, narrow, found.particles)
+    assert "mesh.surface_capacity=0.05" in infos[0]["error"]
+    assert not list((folder / "mesh").glob("particle_*"))

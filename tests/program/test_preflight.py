@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Memory and time before anything is loaded."""
 
+import copy
+
 import jax
 import pytest
 
@@ -85,6 +87,17 @@ def test_settings_that_fit_are_found_and_named(nerf_config, monkeypatch, capsys)
     monkeypatch.setattr(preflight, "measure", lambda c: NEEDS._replace(memory=1e9))
     preflight.run(config_lib.validate(nerf_config))
     assert "Looking" not in capsys.readouterr().out
+
+
+def test_every_remedy_is_a_sound_configuration(nerf_config):
+    nerf_config.num_devices, nerf_config.num_particles = 4, 2
+    nerf_config.vsd.views_per_step = 2
+    nerf_config.render.size, nerf_config.render.early_size = 32, 16
+    nerf_config.render.early_steps = 1
+    for changes in preflight.remedies(config_lib.validate(nerf_config)):
+        changed = copy.deepcopy(nerf_config)
+        changed.update_from_flattened_dict(changes)
+        config_lib.validate(changed)
 
 
 def test_a_cpu_shares_its_memory_with_the_program(nerf_config):

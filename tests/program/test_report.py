@@ -132,3 +132,29 @@ def test_a_verdict_is_shown_with_its_hit_rate(folder):
     assert "Verdict: recognised: duck in 60% of the views." in evaluation.judged_line(
         found | {"mean": {}, "verdicts": verdicts[:1]}
     )
+
+
+def _warnings(rows, *, kind, **settings):
+    render = {"size": 8, "num_samples": 3, "num_fine": 1} | settings
+    return report._warnings(rows, [], {"render": render, "field": {"kind": kind}})
+
+
+def test_what_did_not_fit_is_told_by_its_share_of_all_samples():
+    rows = [{"step": step, "render/overflow": 100.0} for step in range(1, 11)]
+    assert "39% of the samples" in _warnings(rows, kind="nerf")  # 1000 / 64 / 4 / 10
+    early = {"early_size": 4, "early_steps": 5}  # 5 steps of 16 rays, 5 of 64
+    assert "62% of the samples" in _warnings(rows, kind="nerf", **early)
+    rows[0]["render/overflow"], rows[9]["render/overflow"] = 0.0, 0.0
+    assert "In 8 of 10 lines" in _warnings(rows, kind="geometry")
+    assert not _warnings([{"step": 1, "render/overflow": 0.0}], kind="geometry")
+
+
+def test_a_mesh_that_failed_is_shown_without_a_number(folder):
+    writer.write_json(folder / "mesh" / "info.json", [{"error": "no surface"}])
+    page = report.write_report(folder).read_text()
+    assert "no surface" in page and "0 triangles" not in page
+
+
+def test_means_are_of_what_is_known():
+    assert evaluation._mean([0.5, float("nan"), 1.0]) == 0.75
+    assert np.isnan(evaluation._mean([float("nan")]))

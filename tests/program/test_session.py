@@ -96,6 +96,13 @@ def test_modes_work_on_the_folder_alone(trained, monkeypatch):
         assert (trained / name).exists()
 
 
+def test_a_failed_export_leaves_no_mesh_of_before(trained, capsys):
+    change("export", trained, "--config.export.level=1e9")
+    assert "No point of the scene reaches" in capsys.readouterr().out
+    assert [path.name for path in (trained / "mesh").iterdir()] == ["info.json"]
+    assert "no point" in (trained / "report.html").read_text().lower()
+
+
 def test_the_prior_is_asked_if_it_is_at_hand(
     trained, nerf_config, monkeypatch, fake_run, capsys
 ):

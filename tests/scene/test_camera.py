@@ -47,13 +47,6 @@ def test_poses_are_rotations_and_look_at_the_target(elevation):
     np.testing.assert_allclose(camera.cam_to_world[3], [0, 0, 0, 1])
 
 
-def test_look_at_agrees_with_orbit():
-    camera = orbit_camera(40.0, 25.0, 2.0, 40.0)
-    position = camera.cam_to_world[:3, 3]
-    pose = run(cameras.look_at, position, np.zeros(3), np.array([0.0, 1.0, 0.0]))
-    np.testing.assert_allclose(pose, camera.cam_to_world, atol=1e-6)
-
-
 def test_pixel_rays_convention():
     camera = orbit_camera(0.0, 0.0, 2.0, 90.0)
     origin, directions = run(cameras.pixel_rays, camera, height=4, width=4)
@@ -115,28 +108,6 @@ def test_area_uniform_share():
     )
 
 
-def test_hemisphere_law():
-    law = dict(
-        radius_range=(1.0, 1.5),
-        fov_range_deg=(40.0, 70.0),
-        polar_range_deg=(0.0, 120.0),
-        azimuth_range_deg=(-180.0, 180.0),
-    )
-
-    def both(key):
-        keys = jax.random.split(key)
-        return tuple(
-            cameras.sample_hemisphere_camera(k, hemisphere_share=share, **law)
-            for k, share in zip(keys, (1.0, 0.0), strict=True)
-        )
-
-    top, polar = draw(both, 2000)
-    assert top.elevation_deg.min() >= 0
-    assert polar.elevation_deg.min() >= -30
-    np.testing.assert_allclose(polar.elevation_deg.mean(), 30, atol=3)
-    assert top.fov_deg.min() >= 40 and top.fov_deg.max() <= 70
-
-
 def test_inside_law_stays_in_its_ball_and_looks_around():
     camera = draw(
         cameras.sample_inside_camera,
@@ -161,6 +132,15 @@ def test_target_jitter_and_a_box_that_keeps_orbits_inside_the_room():
     assert np.abs(pose[:, :3, 3]).max() <= 0.9 + 1e-5
     seen = pose[:, :3, 3] - camera.radius[:, None] * pose[:, :3, 2]
     np.testing.assert_allclose(seen.std(), 0.1, atol=0.01)
+
+
+def test_the_box_holds_whatever_is_looked_at():
+    law = TOYBOX | dict(radius_range=(0.5, 3.0), target=(0.0, -0.6, 0.2))
+    camera = draw(cameras.sample_orbit_camera, 500, box_half_extent=0.9, **law)
+    pose = camera.cam_to_world
+    assert np.abs(pose[:, :3, 3]).max() <= 0.9 + 1e-5
+    seen = pose[:, :3, 3] - camera.radius[:, None] * pose[:, :3, 2]
+    np.testing.assert_allclose(seen, np.tile([0.0, -0.6, 0.2], (500, 1)), atol=1e-5)
 
 
 def test_turntable_and_panorama():

@@ -97,11 +97,11 @@ def test_what_does_not_fit_is_counted(mesh_sizes, raster_sizes):
     assert out.extras["overflow"] > 20
 
 
-def render(scene, params, surface, background=(1.0, 0.5, 0.0)):
+def render(scene, params, surface, background=(1.0, 0.5, 0.0), *, train=True):
     stats = {"surface": surface}
     call = jax.jit(
         lambda params, stats: scene.render(
-            params, stats, CAMERA, jnp.asarray(background), key(), train=True
+            params, stats, CAMERA, jnp.asarray(background), key(), train=train
         )
     )
     return call(params, stats)
@@ -151,6 +151,10 @@ def test_texture_counts_pixels_that_did_not_fit(ball):
     out = render(scene, scene.init(key()), ball)
     covered = int((np.asarray(out.depth) > 0).sum())
     assert out.extras["overflow"] == covered - int(0.1 * SIZE**2) > 0
+    judged = render(scene, scene.init(key()), ball, train=False)
+    assert judged.extras["overflow"] == 0
+    whole = render(make_texture(ball), scene.init(key()), ball)
+    np.testing.assert_allclose(judged.rgb, whole.rgb, atol=1e-6)
 
 
 def test_texture_stands_before_its_environment(ball):

@@ -5,7 +5,6 @@ import pytest
 from jitted import run
 
 from vsd_jax.scene import regularizers
-from vsd_jax.scene.nerf.encoding import hash_grid
 
 
 def test_entropy_by_hand():
@@ -61,18 +60,3 @@ def test_orientation_counts_only_what_faces_away():
     np.testing.assert_allclose(
         run(regularizers.orientation, weights, -towards, directions), 1.0
     )
-
-
-def test_table_variation():
-    layout = dict(
-        num_levels=2, features=1, log2_table_size=6, min_resolution=3, max_resolution=9
-    )
-    grid = hash_grid(**layout)
-    assert run(regularizers.table_variation, np.ones((grid.rows, 1)), grid=grid) == 0
-    x = np.tile(np.arange(4.0), 16)[:, None]
-    table = np.concatenate([x, np.zeros((64, 1))])
-    np.testing.assert_allclose(
-        run(regularizers.table_variation, table, grid=grid), 1 / 3
-    )
-    hashed = hash_grid(**layout, dense_coarse=False)
-    assert run(regularizers.table_variation, table, grid=hashed) == 0

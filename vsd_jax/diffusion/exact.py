@@ -25,6 +25,9 @@ import numpy as np
 from vsd_jax.diffusion.noise import alpha_sigma
 from vsd_jax.types import Context, NoiseFn, NoiseModel, Prior
 
+FORBIDDEN = -1e4
+"""Added to a component's log weight. Finite, so that prompts can be mixed."""
+
 MixtureParams = dict[str, jax.Array]
 """`means` [K, ...], `variances` [K, ...] >= 0, `log_weights` [K] (normalised)."""
 
@@ -91,18 +94,18 @@ def restrict(batch: int, allowed: np.ndarray) -> Context:
       allowed: [K] bool, at least one true.
 
     Returns:
-      Context whose text is 0 for the allowed components and -inf for the others.
+      Context whose text is 0 for the allowed components and `FORBIDDEN` for the others.
 
     Raises:
       ValueError: if no component is allowed.
 
     Examples:
       >>> vsd.exact.restrict(1, np.array([True, False]))["text"].tolist()
-      [[[0.0, -inf]]]
+      [[[0.0, -10000.0]]]
     """
     if not np.any(allowed):
         raise ValueError("At least one component of the mixture must be allowed.")
-    text = jnp.where(jnp.asarray(allowed), 0.0, -jnp.inf)
+    text = jnp.where(jnp.asarray(allowed), 0.0, FORBIDDEN)
     return {"text": jnp.broadcast_to(text, (batch, 1, len(allowed)))}
 
 

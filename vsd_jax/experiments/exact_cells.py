@@ -37,7 +37,6 @@ from vsd_jax.toybox.text import Prompt
 from vsd_jax.types import NoiseModel, Prior, Prompts, PyTree, Score, VSDState
 
 CLASSES = ("wanted", "other", "bad")
-_FORBIDDEN = -1e4  # added to a log weight; finite, so that prompts can be mixed
 # Stable Diffusion's noise levels (arXiv:2112.10752), at every t of 1,000.
 ALPHAS_CUMPROD = np.cumprod(
     1.0 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
@@ -137,7 +136,7 @@ def run(cell: Cell, config: Config) -> np.ndarray:
 def log_weights(world: World, *allowed: str) -> np.ndarray:
     """[1, K]: zero for the components of these classes; for all if there are none."""
     keep = [CLASSES.index(name) for name in allowed] or [*range(len(CLASSES))]
-    return np.where(np.isin(world.classes, keep), 0.0, _FORBIDDEN)[None]
+    return np.where(np.isin(world.classes, keep), 0.0, exact.FORBIDDEN)[None]
 
 
 def _draw(cell: Cell, config: Config, world: World) -> np.ndarray:

@@ -82,7 +82,9 @@ class NoisedViews:
     prior_params: PyTree
     draw: Draw
     weighting: str
-    asked: dict[Any, jax.Array] = dataclasses.field(default_factory=dict, repr=False)
+    asked: dict[Any, tuple[Any, jax.Array]] = dataclasses.field(
+        default_factory=dict, repr=False
+    )
 
     def keys(self, number: int) -> jax.Array:
         """Returns a key [V] of each view for what a method draws, its own `number`."""
@@ -113,9 +115,9 @@ class NoisedViews:
         if at is not None:
             return guided_noise(**self._asked(at), scale=scale, guidance=guidance)
         name = (id(scale) if isinstance(scale, jax.Array) else scale, guidance)
-        if name not in self.asked:
-            self.asked[name] = self._guided(scale, guidance)
-        return self.asked[name]
+        if name not in self.asked:  # with the scale: an array's id is its own alive
+            self.asked[name] = scale, self._guided(scale, guidance)
+        return self.asked[name][1]
 
     def _guided(self, scale: float, guidance: Guidance) -> jax.Array:
         if not guidance.is_decoupled:
@@ -127,6 +129,7 @@ class NoisedViews:
             self.alphas_cumprod,
             limit=guidance.x0_limit,
         )
+        _refuse_rescale(guidance)
         at, share = self._at_own_t(guidance)
         pair = guide_away(**self._asked(at), scale=scale, guidance=guidance)
         return text + share * (pair.noise - pair.text)
@@ -137,7 +140,11 @@ class NoisedViews:
         """Returns the guidance term s (eps(y) - eps(against)), clipped if asked for.
 
         With `guidance.guidance_t` at a t' of its own, times w(t') / w(t).
+
+        Raises:
+          ValueError: for `guidance.guidance_rescale`.
         """
+        _refuse_rescale(guidance)
         at, share = None, 1.0
         if guidance.is_decoupled:
             at, share = self._at_own_t(guidance)
@@ -340,6 +347,15 @@ def make_own_gradient(
         return mean_shares(jax.grad(loss)(*given))
 
     return gradient
+
+
+def _refuse_rescale(guidance: Guidance) -> None:
+    if guidance.guidance_rescale:
+        raise ValueError(
+            f"guidance_rescale={guidance.guidance_rescale} rescales a whole prediction;"
+            " where the term of guidance stands alone (CSD, NFSD, Bridge, guidance_t),"
+            " leave it 0."
+        )
 
 
 def _distance(views: NoisedViews, scale: float, guidance: Guidance) -> jax.Array:

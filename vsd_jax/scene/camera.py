@@ -85,17 +85,17 @@ def make_camera_sampler(spec: CameraSpec) -> Callable[[jax.Array], Camera]:
         return functools.partial(
             sample_inside_camera, position_radius=spec.position_radius, **ranges
         )
-    sample = functools.partial(
+    return functools.partial(
         sample_orbit_camera,
         radius_range=spec.radius,
         area_uniform_share=spec.area_uniform_share,
         overhead_share=spec.overhead_share,
         overhead_range_deg=spec.overhead_deg,
+        target=spec.target,
         target_std=spec.target_std,
         box_half_extent=spec.box_half_extent or None,
         **ranges,
     )
-    return lambda key: shift_camera(sample(key), spec.target)
 
 
 def shift_camera(cameras: Camera, offset: tuple[float, float, float]) -> Camera:
@@ -176,23 +176,6 @@ def orbit_camera(azimuth_deg, elevation_deg, radius, fov_deg, target=None) -> Ca
     return camera_at(position, azimuth_deg, elevation_deg, fov_deg, radius)
 
 
-def look_at(position: jax.Array, target: jax.Array, up: jax.Array) -> jax.Array:
-    """`cam_to_world` of a camera at `position` that looks at `target`.
-
-    Args:
-      position: [..., 3].
-      target: [..., 3], not equal to `position`.
-      up: [..., 3], not parallel to the line of sight (use `orbit_camera` at a pole).
-
-    Returns:
-      [..., 4, 4], right-handed (determinant +1).
-    """
-    chex.assert_equal_shape([position, target, up])
-    back = _unit(position - target)
-    right = _unit(jnp.cross(up, back))
-    return _pose(right, jnp.cross(back, right), back, position)
-
-
 def _unit(vector):
     return vector / jnp.linalg.norm(vector, axis=-1, keepdims=True)
 
@@ -259,10 +242,11 @@ def sample_orbit_camera(
     area_uniform_share: float,
     overhead_share: float = 0.0,
     overhead_range_deg: Range = (90.0, 90.0),
+    target: tuple[float, float, float] = (0.0, 0.0, 0.0),
     target_std: float = 0.0,
     box_half_extent: float | None = None,
 ) -> Camera:
-    """A camera that looks at the origin, around an object or in a scene.
+    """A camera that looks at a target, around an object or in a scene.
 
     Objects: radius U(1, 1.5), fov U(40, 70), elevation [-10, 45] with half of the
     draws uniform in area, any azimuth. Scenes: the same with radius U(.1, 2.3), so
@@ -278,6 +262,7 @@ def sample_orbit_camera(
       area_uniform_share: probability in [0, 1].
       overhead_share: probability in [0, 1].
       overhead_range_deg: elevations of the overhead share.
+      target: point in world coordinates.
       target_std: standard deviation of a Gaussian shift of target and camera
         together, scene units.
       box_half_extent: if given, cameras stay in the cube of this half size: the
@@ -293,43 +278,14 @@ def sample_orbit_camera(
     )
     azimuth = _uniform(keys[1], azimuth_range_deg)
     radius = _uniform(keys[2], radius_range)
-    target = target_std * jax.random.normal(keys[3], (3,))
+    seen = jnp.array(target) + target_std * jax.random.normal(keys[3], (3,))
     if box_half_extent is not None:
-        target = jnp.clip(target, -box_half_extent, box_half_extent)
-        inside = box_half_extent - jnp.sign(back_axis(azimuth, elevation)) * target
+        seen = jnp.clip(seen, -box_half_extent, box_half_extent)
+        inside = box_half_extent - jnp.sign(back_axis(azimuth, elevation)) * seen
         reach = inside / jnp.maximum(jnp.abs(back_axis(azimuth, elevation)), 1e-6)
         radius = jnp.minimum(radius, jnp.min(reach))
     fov = _uniform(keys[4], fov_range_deg)
-    return orbit_camera(azimuth, elevation, radius, fov, target)
-
-
-def sample_hemisphere_camera(
-    key: jax.Array,
-    *,
-    radius_range: Range,
-    fov_range_deg: Range,
-    polar_range_deg: Range,
-    azimuth_range_deg: Range,
-    hemisphere_share: float,
-) -> Camera:
-    """A camera as the paper's published code draws it. key: consumed.
-
-    With probability `hemisphere_share` the direction is a normalised draw from the box
-    [-1, 1] x [0, 1] x [-1, 1]; otherwise the polar angle from +Y and the azimuth are
-    uniform. Its settings: radius U(1, 1.5), fov U(40, 70), polar U(0, 120), share .5.
-    """
-    keys = jax.random.split(key, 6)
-    low = jnp.array([-1.0, 0.0, -1.0])
-    box = jax.random.uniform(keys[0], (3,), minval=low, maxval=jnp.ones(3))
-    box_elevation = jnp.rad2deg(jnp.arctan2(box[1], jnp.hypot(box[0], box[2])))
-    box_azimuth = jnp.rad2deg(jnp.arctan2(box[0], box[2]))
-    use_box = jax.random.bernoulli(keys[1], hemisphere_share)
-    elevation = jnp.where(
-        use_box, box_elevation, 90.0 - _uniform(keys[2], polar_range_deg)
-    )
-    azimuth = jnp.where(use_box, box_azimuth, _uniform(keys[3], azimuth_range_deg))
-    radius, fov = _uniform(keys[4], radius_range), _uniform(keys[5], fov_range_deg)
-    return orbit_camera(azimuth, elevation, radius, fov)
+    return orbit_camera(azimuth, elevation, radius, fov, seen)
 
 
 def sample_inside_camera(

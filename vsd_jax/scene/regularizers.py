@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vsd_jax.scene.nerf.encoding import HashGrid
 from vsd_jax.spec import Within
 from vsd_jax.types import Regularizer, RenderOutput
 
@@ -168,18 +167,3 @@ def orientation(
     )
     facing_away = jnp.maximum(cosine, 0)
     return jnp.mean(jnp.sum(lax.stop_gradient(weights) * facing_away**2, axis=-1))
-
-
-def table_variation(table: jax.Array, grid: HashGrid) -> jax.Array:
-    """Mean squared difference of neighbouring vertices, over the dense levels.
-
-    Hashed levels have no neighbours in memory and are left out; 0 if all are hashed.
-    """
-    total = jnp.zeros(())
-    layout = zip(grid.resolutions, grid.offsets, grid.dense, strict=True)
-    dense = [(r, o) for r, o, is_dense in layout if is_dense]
-    for resolution, offset in dense:
-        side = resolution + 1
-        level = table[offset : offset + side**3].reshape(side, side, side, -1)
-        total += sum(jnp.mean(jnp.diff(level, axis=axis) ** 2) for axis in range(3))
-    return total / max(3 * len(dense), 1)

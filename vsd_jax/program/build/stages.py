@@ -51,7 +51,7 @@ class Stage(NamedTuple):
       same_mesh: keys of `mesh` that must be those of that run.
       start: `(config, source) -> [Start] of all particles`, from that run.
       save_mesh: `(folder, config, particles, index) -> numbers` of the mesh files.
-      room: what makes room in it, for the sentence about lists that overflow.
+      room: keys that make room in its lists, where it is a fault that they overflow.
       may_change: keys that may differ when a run is resumed, which elsewhere shape the
         state or the result.
       faults: `(flat configuration) -> sentences` about settings without a meaning.
@@ -66,7 +66,7 @@ class Stage(NamedTuple):
     same_mesh: tuple[str, ...] = ()
     start: Callable[[Config, Any], list[Start]] | None = None
     save_mesh: Callable[[Path, Config, Particles, int], dict] | None = None
-    room: str = ""
+    room: tuple[str, ...] = ()
     may_change: tuple[str, ...] = ()
     faults: Callable[[stage_rules.Flat], Iterator[str]] = lambda flat: iter(())
 
@@ -179,7 +179,7 @@ STAGES = {
         goes_on_with="nerf",
         start=_start_geometry,
         save_mesh=_save_shape,
-        room="--config.mesh.surface_capacity=2 --config.mesh.raster_capacity=2",
+        room=("mesh.surface_capacity", "mesh.raster_capacity"),
         may_change=("mesh.surface_capacity",),
         faults=stage_rules.geometry_faults,
     ),
@@ -189,7 +189,7 @@ STAGES = {
         same_mesh=("resolution", "surface_capacity"),
         start=_start_texture,
         save_mesh=_save_textured,
-        room="--config.render.capacity=1 --config.mesh.raster_capacity=2",
+        room=("render.capacity", "mesh.raster_capacity"),
         may_change=("render.capacity",),
         faults=stage_rules.texture_faults,
     ),
@@ -199,6 +199,18 @@ STAGES = {
     ),
 }
 """Every value of `field.kind`."""
+
+
+def more_room(config: Config) -> str:
+    """Settings that make more room in a stage's lists: "mesh.raster_capacity=2"; or "".
+
+    A share of the pixels is 1 at most.
+    """
+    keys = [key.split(".") for key in stage_of(config).room]
+    more = {f"{part}.{name}": 2 * config[part][name] for part, name in keys}
+    if "render.capacity" in more:
+        more["render.capacity"] = min(1.0, more["render.capacity"])
+    return ", ".join(f"{key}={value:g}" for key, value in more.items())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ import numpy as np
 from jax._src import distributed
 from jax.experimental import multihost_utils
 
+from vsd_jax.program import Config
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.terminal.errors import ConfigError, RunError
 
@@ -131,12 +132,13 @@ def tell_all(value: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
-def check_devices(num_devices: int, num_shards: int) -> None:
+def check_devices(config: Config) -> None:
     """The devices of all processes must be those that the configuration counts.
 
     Raises:
       ConfigError: if they are not.
     """
+    num_devices, num_shards = config.num_devices, config.num_shards
     if num_shards > 1 and are_several():
         raise ConfigError(
             f"num_shards={num_shards} is for one process; give num_shards=1, or leave"
@@ -155,6 +157,11 @@ def check_devices(num_devices: int, num_shards: int) -> None:
             f"num_devices={num_devices}, but the {jax.process_count()} processes have"
             f" {jax.device_count()} devices together; give"
             f" --config.num_devices={jax.device_count()}, and as many to each process."
+        )
+    if config.num_particles % jax.process_count():
+        raise ConfigError(
+            f"num_particles={config.num_particles} must be a multiple of the"
+            f" {jax.process_count()} processes: each particle stays in one."
         )
 
 

@@ -171,9 +171,11 @@ def describe(config: Config, needs: Needs) -> str:
             line += f"   has no {dtype}: prior.dtype={device.dtypes[0]}"
         lines.append(line)
     lines.append(
-        "\nParameters and arithmetic are exact. Everything in the table is an estimate:"
-        f" memory as compiled here (in 16 bits a {jax.default_backend()} may need more"
-        f" than an accelerator), times as {EFFICIENCY:.0%} of the nominal peaks."
+        "\nParameters are exact. Arithmetic and traffic count the body of a loop once:"
+        " those of a render in several chunks and of a method that asks the prior in a"
+        " loop are higher. The table is an estimate: memory as compiled here (in 16"
+        f" bits a {jax.default_backend()} may need more than an accelerator), times as"
+        f" {EFFICIENCY:.0%} of the nominal peaks."
     )
     return "\n".join(lines)
 
@@ -189,7 +191,12 @@ def remedies(config: Config) -> Iterator[dict[str, object]]:
     smaller = half | {"render.max_rays": min(config.render.max_rays, 4096)}
     if config.render.max_rays > 4096:
         yield smaller
-    fewer = smaller | {"vsd.views_per_step": 1, "render.size": config.render.size // 2}
+    # Devices that share a particle need a view each.
+    views = max(1, config.num_devices // config.num_particles)
+    size = config.render.size // 2
+    fewer = smaller | {"vsd.views_per_step": views, "render.size": size}
+    if config.render.early_size >= size:
+        fewer |= {"render.early_size": 0}
     if config.num_devices == 1:
         fewer |= {"particles_per_step": 1}
     yield fewer

@@ -4,7 +4,8 @@
 `lora/pytorch_lora_weights.safetensors` is a LoRA of the U-Net under PEFT's names:
 `pipeline.load_lora_weights("RUN/lora")` adds it to the checkpoint of `score.path` (or
 of `prior.path`). The camera's MLP has no counterpart there and lies beside it:
-`camera_embedding.safetensors`, to be added to the output of `time_embedding`.
+`camera_embedding.safetensors`, to be added to the output of `time_embedding`. With
+`score.pass_through` that file holds `passage` too, as `diffusion/lora.py` reads it.
 """
 
 from collections.abc import Mapping
@@ -25,13 +26,13 @@ def tensors_of(params: Mapping, scale: float) -> tuple[dict, dict]:
     """What the two files hold.
 
     Args:
-      params: {"lora": ..., "camera": ...} of `diffusion/lora.py`.
+      params: {"lora": ..., "camera": ...} of `diffusion/lora.py`, perhaps "passage".
       scale: of the LoRA update; becomes part of its second factor, because the file
         says none and diffusers then takes 1.
 
     Returns:
       ({module.lora_A.weight [rank, in], module.lora_B.weight [out, rank]},
-      {layer.weight [out, in], layer.bias [out]}), float32.
+      {layer.weight [out, in], layer.bias [out], perhaps passage [c]}), float32.
     """
     adapters = {}
 
@@ -55,6 +56,8 @@ def tensors_of(params: Mapping, scale: float) -> tuple[dict, dict]:
         for layer, leaves in params["camera"].items()
         for name, value in leaves.items()
     }
+    if "passage" in params:
+        camera["passage"] = np.asarray(params["passage"], np.float32)
     return adapters, camera
 
 

@@ -144,7 +144,7 @@ def extract_mesh(
       The mesh, faces counter-clockwise seen from outside.
 
     Raises:
-      RunError: if nothing reaches the level.
+      RunError: if nothing reaches the level, or all of an open scene.
     """
     from skimage import measure
 
@@ -155,6 +155,11 @@ def extract_mesh(
         raise RunError(
             f"No point of the scene reaches the density {level:.3g}, so the mesh would"
             " be empty. Set --config.export.level to a lower one, or to 0 (automatic)."
+        )
+    if not closed and volume.min() >= 0:
+        raise RunError(
+            f"All of the scene is denser than {level:.3g}: there is no surface. Set"
+            " --config.export.level to a higher one, or to 0 (automatic)."
         )
     pad = 1 if closed else 0
     volume = np.pad(volume, pad, constant_values=-np.log1p(level))

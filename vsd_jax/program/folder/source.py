@@ -28,8 +28,7 @@ from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.settings import idle
 from vsd_jax.program.terminal import progress
 from vsd_jax.program.terminal.errors import ConfigError, RunError
-from vsd_jax.scene.mesh import capacity, tet_grid
-from vsd_jax.scene.mesh.surface import MeshSizes
+from vsd_jax.scene.mesh import tet_grid
 from vsd_jax.types import Particles, PyTree
 
 
@@ -241,7 +240,12 @@ def level_sets(config: Config, source: Source) -> list[Start]:
 
 def _distances(config: Config, source: Source, index: int) -> Start:
     """theta of the geometry stage from the NeRF of one particle."""
-    found = products.find_level(source.config, source.particles, index)
+    found = products.find_level(
+        source.config,
+        source.particles,
+        index,
+        resolution=config.export.resolution,
+    )
     density, level, overlap = found
     level = config.export.level or level
     distance = sdf.signed_distance(
@@ -255,29 +259,12 @@ def _distances(config: Config, source: Source, index: int) -> Start:
         "sdf": jnp.asarray(sdf.sample_grid(distance, positions)),
         "offsets": jnp.zeros(positions.shape),
     }
-    _march(config, params)
+    products.whole_mesh(config, params)
     progress.say(
         f"Particle {index}: surface at density {level:.3g}; the best level's silhouette"
         f" agrees with the NeRF's in {overlap:.0%}."
     )
     return params, {}
-
-
-def _march(config: Config, params: PyTree):
-    """The mesh of one particle, all of it."""
-    found = stages.march(config, params)
-    sizes = Settings(config).mesh.mesh_sizes()
-    counts = MeshSizes(*map(int, found.counts))
-    if counts.faces == 0:
-        raise RunError("The mesh to start from has no faces: its scene is empty.")
-    if capacity.grow(counts, sizes) != sizes:
-        now = config.mesh.surface_capacity
-        needed = now * max(c / s for c, s in zip(counts, sizes, strict=True))
-        raise RunError(
-            f"The mesh has {counts.faces:,} faces, more than there is room for with"
-            f" mesh.surface_capacity={now:g}. Set it to {1.5 * needed:.1f}."
-        )
-    return found
 
 
 def frozen_meshes(config: Config, source: Source) -> list[Start]:
@@ -286,7 +273,7 @@ def frozen_meshes(config: Config, source: Source) -> list[Start]:
     starts = []
     for i in range(config.num_particles):
         shape = jax.tree.map(lambda leaf, i=i: leaf[i], source.particles.params)
-        found = _march(source.config, shape)
+        found = products.whole_mesh(source.config, shape)
         own = jax.tree.map(lambda leaf, i=i: leaf[i], params)
         starts.append((own, {"surface": found}))
     return starts

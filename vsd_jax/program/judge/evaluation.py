@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from vsd_jax.diffusion import prompt as prompt_lib
+from vsd_jax.particle import fit_images
 from vsd_jax.program import Config
 from vsd_jax.program.build.build import Run
 from vsd_jax.program.build.stages import stage_of
@@ -78,11 +79,15 @@ def evaluate(
         shares = [row["strict_precision"] for row in rows]
         report["verdicts"] = [verdict.judge(share, config.prompt) for share in shares]
     numbers = sorted({name for row in rows for name in row})
-    report["mean"] = {
-        name: float(np.mean([row[name] for row in rows])) for name in numbers
-    }
+    report["mean"] = {name: _mean([row[name] for row in rows]) for name in numbers}
     writer.write_json(folder / "evaluation.json", report)
     return report
+
+
+def _mean(values: list[float]) -> float:
+    """Of those that are known: who shows nothing has no saturation, for one."""
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.mean(known)) if known else float("nan")
 
 
 class _NoJudgeError(Exception):
@@ -102,7 +107,10 @@ def _judge(config: Config, rgb: np.ndarray, cameras, rows: list[dict]) -> dict:
             raise _NoJudgeError(f"its weights are absent ({weights}).")
     wanted = text.parse(config.prompt)
     n, num_views = rgb.shape[:2]
-    found = strict_judge.judge(np.clip(rgb.reshape(-1, *rgb.shape[2:]), 0, 1))
+    # A picture has the size that it is made with, whatever the judge reads.
+    images = fit_images(rgb.reshape(-1, *rgb.shape[2:]), JUDGED_SIZE)
+    images = np.clip(np.asarray(images), 0.0, 1.0)
+    found = strict_judge.judge(images)
     true_views = prompt_lib.view_index(
         cameras.azimuth_deg,
         cameras.elevation_deg,
@@ -113,7 +121,7 @@ def _judge(config: Config, rgb: np.ndarray, cameras, rows: list[dict]) -> dict:
         own = slice(i * num_views, (i + 1) * num_views)
         row |= metrics.score_images(
             {name: values[own] for name, values in found.items()},
-            rgb[i],
+            images[own],
             kind=wanted.kind,
             colour=wanted.colour,
             views=np.asarray(true_views),

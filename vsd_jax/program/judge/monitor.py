@@ -91,15 +91,15 @@ class Alarms:
           solid: whether a scene that fills every view is one (not for rooms).
           restart: whether a particle that is not finite starts anew after `PATIENCE`
             steps; the run then stops only if that did not help any of them.
-          room: flags that make room for entries of lists that did not fit, where that
-            is a fault; "" for a NeRF, which thins its samples and stays unbiased.
+          room: settings that make room for entries of lists that did not fit, where
+            that is a fault; "" for a NeRF, which thins its samples, unbiased.
         """
         self._watch = {"empty": empty, "solid": solid}
         self._since = {
             name: np.full(num_particles, -1)
             for name in ("empty", "solid", "not finite")
         }
-        self._lasting = {"overflow": -1, "score": -1}
+        self._score_since, self._short = -1, 0
         self._restart, self._room = restart, room
 
     def check(self, step: int, metrics: Metrics) -> str:
@@ -124,15 +124,18 @@ class Alarms:
             patience = 2 * PATIENCE if self._restarts(name) else PATIENCE
             if first >= 0 and step - first >= patience:
                 return _EXPLANATION[name].format(step=first)
-        shared = {
-            "overflow": bool(self._room) and metrics.get("render/overflow", 0) > 0,
-            "score": metrics.get("score/skipped", 0) > 0,
-        }
-        for name, now in shared.items():
-            since = self._lasting[name]
-            self._lasting[name] = since = (step if since < 0 else since) if now else -1
-            if now and step - since >= PATIENCE:
-                return _EXPLANATION[name].format(step=since, room=self._room)
+        return self._shared_fault(step, metrics)
+
+    def _shared_fault(self, step: int, metrics: Metrics) -> str:
+        # Whether lists overflow depends on the camera: most steps, not all in a row.
+        short = self._room and metrics.get("render/overflow", 0) > 0
+        self._short = max(0, self._short + (1 if short else -1))
+        if self._short > PATIENCE:
+            return _EXPLANATION["overflow"].format(room=self._room)
+        since, now = self._score_since, metrics.get("score/skipped", 0) > 0
+        self._score_since = since = (step if since < 0 else since) if now else -1
+        if now and step - since >= PATIENCE:
+            return _EXPLANATION["score"].format(step=since)
         return ""
 
     def _restarts(self, name: str) -> bool:
@@ -163,9 +166,10 @@ _EXPLANATION = {
         " lower vsd.guidance_scale, or on_not_finite=restart."
     ),
     "overflow": (
-        "Since step {step} the mesh has more faces, or covers more pixels, than there"
-        " is room for, and pieces are missing from its renders. Give more with {room}"
-        " and run the command again: it goes on from the last checkpoint."
+        "In most steps the mesh has more faces, or covers more pixels, than there is"
+        " room for, and pieces are missing from its renders. Give more with {room} (of"
+        " this stage; of the texture's too where it is surface_capacity) and run the"
+        " command again: it goes on from the last checkpoint."
     ),
     "score": (
         "The score network's gradient is not finite since step {step}. Try"

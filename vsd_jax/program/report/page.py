@@ -69,6 +69,11 @@ def template(name: str) -> str:
     return (files / name).read_text(encoding="utf-8")
 
 
+def number(value: Any) -> str:
+    """A number as it is shown; a dash where there is none."""
+    return f"{value:.3f}" if isinstance(value, int | float) else "–"
+
+
 def escape(value: Any) -> str:
     """Text as HTML."""
     return html.escape(str(value))

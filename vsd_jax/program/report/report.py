@@ -106,22 +106,39 @@ def _warnings(rows: list[dict], infos: list[dict], settings: dict) -> str:
         texts.append(
             f"{skipped:.0f} particle update(s) were not finite and were left out."
         )
-    share = _overflow_share(rows, settings)
-    if share > 0.01:
-        texts.append(
-            f"{share:.0%} of the samples were above render.capacity and were thinned at"
-            " random. A higher --config.render.capacity avoids it."
-        )
+    texts += _overflow(rows, settings)
     return "".join(f'<p class="warning">{page.escape(text)}</p>' for text in texts)
 
 
-def _overflow_share(rows: list[dict], settings: dict) -> float:
-    """Share of all samples that did not fit; a log line holds the sum of its steps."""
-    render = settings.get("render", {})
+def _overflow(rows: list[dict], settings: dict) -> list[str]:
+    """What did not fit, in words; a log line holds the sum of its steps."""
+    found = [row.get("render/overflow") or 0 for row in rows]
+    lines = sum("render/overflow" in row for row in rows)
+    short = sum(number > 0 for number in found)
+    if not short:
+        return []
+    if settings.get("field", {}).get("kind") != "nerf":
+        return [
+            f"In {short} of {lines} lines of the log lists of the mesh were full: parts"
+            " of it were missing from renders that it was trained on. More room:"
+            " mesh.surface_capacity, mesh.raster_capacity, render.capacity."
+        ]
+    share = sum(found) / max(_num_samples(rows, settings["render"]), 1)
+    if share < 0.01:
+        return []
+    return [
+        f"{share:.0%} of the samples were above render.capacity and were thinned at"
+        " random. A higher --config.render.capacity avoids it."
+    ]
+
+
+def _num_samples(rows: list[dict], render: dict) -> int:
+    """Samples along the rays of one view of each step, both passes."""
     steps = max((row["step"] for row in rows), default=0)
-    samples = render.get("size", 0) ** 2 * render.get("num_samples", 0) * steps
-    overflow = sum(row.get("render/overflow") or 0 for row in rows)
-    return overflow / samples if samples else 0.0
+    early = min(steps, render.get("early_steps", 0)) if render.get("early_size") else 0
+    rays = early * render.get("early_size", 0) ** 2
+    rays += (steps - early) * render["size"] ** 2
+    return rays * (render["num_samples"] + render["num_fine"])
 
 
 def _films(folder: Path) -> str:
@@ -153,11 +170,12 @@ def _mesh_cards(folder: Path, settings: dict, infos: list[dict]) -> tuple[str, s
         scripts.append(f'<script type="text/plain" id="{name}">{data}</script>')
         info = infos[number] if number < len(infos) else {}
         data = f'data-mesh="{name}" data-open="{str(is_open).lower()}"'
+        faces = f": {info['faces']:,} triangles" if "faces" in info else ""
         cards.append(
             f'<figure class="card"><canvas class="stage" tabindex="0" {data}'
             f' aria-label="mesh of particle {number}, turn it by dragging"></canvas>'
             "<figcaption><span>Mesh, particle"
-            f" {number}: {info.get('faces', 0):,} triangles.{_baked(info)}"
+            f" {number}{faces}.{_baked(info)}"
             " Drag to turn.</span>"
             '<button type="button">show shape</button></figcaption></figure>'
         )
@@ -192,7 +210,9 @@ def _evaluation(folder: Path) -> str:
     head = "".join(f"<th>particle {i}</th>" for i in range(len(particles)))
     lines = "".join(
         f"<tr><th>{_SCORE_NAMES[name]}</th>"
-        + "".join(f'<td class="num">{_number(row.get(name))}</td>' for row in particles)
+        + "".join(
+            f'<td class="num">{page.number(row.get(name))}</td>' for row in particles
+        )
         + "</tr>"
         for name in names
     )
@@ -214,10 +234,6 @@ def _evaluation(folder: Path) -> str:
     text = "".join(f'<p class="note">{page.escape(note)}</p>' for note in notes)
     table = f"<table><tr><th></th>{head}</tr>{lines}</table>"
     return f'<div class="scroll">{table}</div>{text}'
-
-
-def _number(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, int | float) else "–"
 
 
 def _sheets(folder: Path, *, newest_first: bool) -> str:

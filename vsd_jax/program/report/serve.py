@@ -9,6 +9,7 @@ folder, neither hidden ones nor what a link leads to outside of it.
 import contextlib
 import http.server
 import pathlib
+import re
 import threading
 import time
 import urllib.parse
@@ -81,7 +82,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._answer(with_body=False)
 
     def _answer(self, *, with_body: bool) -> None:
-        name = self.headers.get("Host", "").rpartition(":")[0]
+        # Browsers leave the port out where it is 80.
+        name = re.sub(r":\d+$", "", self.headers.get("Host", ""))
         if name not in _NAMES:
             self._send(403, b"", "text/plain", 0.0)
             return

@@ -306,7 +306,7 @@ def _state(folder: Path, name: str, now: str) -> str:
         found = writer.read_json(folder / name / "evaluation.json")
     except (OSError, ValueError):
         return "not yet"
-    numbers = {key: f"{value:.3f}" for key, value in found["mean"].items()}
+    numbers = {key: page.number(value) for key, value in found["mean"].items()}
     return ", ".join(f"{key.replace('_', ' ')} {n}" for key, n in numbers.items())
 
 

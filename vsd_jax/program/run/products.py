@@ -8,6 +8,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from vsd_jax.presets import Settings
 from vsd_jax.program import Config
 from vsd_jax.program.build import stages
 from vsd_jax.program.export import export, fidelity, textured
@@ -16,7 +17,9 @@ from vsd_jax.program.run import renders
 from vsd_jax.program.terminal import progress
 from vsd_jax.program.terminal.errors import RunError
 from vsd_jax.scene.camera import pixel_rays
-from vsd_jax.types import Mesh, Particles
+from vsd_jax.scene.mesh import capacity
+from vsd_jax.scene.mesh.surface import MeshSizes, Surface
+from vsd_jax.types import Mesh, Particles, PyTree
 
 Path = pathlib.Path
 LEVEL_VIEWS = 6
@@ -80,13 +83,23 @@ def save_meshes(folder: Path, config: Config, particles: Particles) -> list[dict
     n = jax.tree.leaves(particles.params)[0].shape[0]
     infos = []
     for i in progress.track(range(n), "exporting the mesh", n):
+        before = _written(folder, i)
         try:
             infos.append(stage.save_mesh(folder, config, particles, i))
         except RunError as error:
             infos.append({"error": str(error)})
+            for path in _written(folder, i).keys() & before.keys():
+                if path.stat().st_mtime_ns == before[path]:
+                    path.unlink()  # of an earlier export: it would pass for this one's
             progress.say(f"Particle {i}: {error}")
     writer.write_json(folder / "mesh" / "info.json", infos)
     return infos
+
+
+def _written(folder: Path, index: int) -> dict[Path, int]:
+    """The mesh files of a particle, and when each was written."""
+    paths = (folder / "mesh").glob(f"particle_{index:02d}.*")
+    return {path: path.stat().st_mtime_ns for path in paths}
 
 
 def save_level_set(
@@ -159,8 +172,7 @@ def _save_files(
 def save_shape(folder: Path, config: Config, particles: Particles, index: int) -> dict:
     """The mesh files of one geometry stage, coloured by its normals."""
     params = jax.tree.map(lambda leaf: leaf[index], particles.params)
-    found = stages.march(config, params)
-    vertices, faces = _without_floaters(config, found)
+    vertices, faces = _without_floaters(config, whole_mesh(config, params))
     name = folder / "mesh" / f"particle_{index:02d}"
     colors = 0.5 + 0.5 * textured.vertex_normals(vertices, faces)
     mesh = Mesh(vertices=vertices, faces=faces, colors=colors.astype(np.float32))
@@ -191,6 +203,27 @@ def save_textured(
     return _save_files(name, config, mesh, color, double_sided=False, compare=compare)
 
 
+def whole_mesh(config: Config, params: PyTree) -> Surface:
+    """The mesh of one particle of the geometry stage, all of it.
+
+    Raises:
+      RunError: if it has no faces, or more than there is room for.
+    """
+    found = stages.march(config, params)
+    sizes = Settings(config).mesh.mesh_sizes()
+    counts = MeshSizes(*map(int, found.counts))
+    if counts.faces == 0:
+        raise RunError("The mesh has no faces: its scene is empty.")
+    if capacity.grow(counts, sizes) != sizes:
+        now = config.mesh.surface_capacity
+        needed = now * max(c / s for c, s in zip(counts, sizes, strict=True))
+        raise RunError(
+            f"The mesh has {counts.faces:,} faces, more than there is room for with"
+            f" mesh.surface_capacity={now:g}. Set it to {1.5 * needed:.1f}."
+        )
+    return found
+
+
 def _without_floaters(config: Config, surface) -> tuple[np.ndarray, np.ndarray]:
     vertices, faces = stages.as_arrays(surface)
     return export.drop_floaters(vertices, faces, config.export.min_component)
@@ -211,7 +244,12 @@ def _make_comparison(config: Config, particles: Particles, index: int):
 
 
 def find_level(
-    config: Config, particles: Particles, index: int, *, given: float = 0.0
+    config: Config,
+    particles: Particles,
+    index: int,
+    *,
+    given: float = 0.0,
+    resolution: int = 0,
 ) -> tuple[np.ndarray, float, float]:
     """The density of a NeRF on a grid, and the level that agrees with its renders.
 
@@ -220,6 +258,7 @@ def find_level(
       particles: of all.
       index: which one.
       given: the level; 0 = the one that agrees best.
+      resolution: R of the grid; 0 = that of the run.
 
     Returns:
       density [R, R, R] over [-1, 1]^3; the level; the overlap of its silhouette with
@@ -232,7 +271,7 @@ def find_level(
     field = stages.make_field(config)
     grid = export.density_grid(
         lambda points: field(params, points)[0],
-        resolution=config.export.resolution,
+        resolution=resolution or config.export.resolution,
         chunk=config.export.chunk,
     )
     rays = _rays(config, particles, index, grid)

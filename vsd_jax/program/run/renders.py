@@ -10,6 +10,7 @@ import numpy as np
 
 from vsd_jax.program import Config
 from vsd_jax.program.build import stages
+from vsd_jax.program.terminal import progress
 from vsd_jax.scene import camera as camera_lib
 from vsd_jax.types import Camera, DecodeFn, Particles, Scene
 
@@ -38,12 +39,21 @@ def make_renderer(
     """
     background = jnp.asarray(config.eval.background, jnp.float32)
     is_latent = stages.stage_of(config).is_latent
+    said: list[str] = []
 
     def show(particles: Particles, index: int, camera: Camera):
         shape = particles.params["pixels"].shape[1:] if is_latent else (0, 0, 0)
         scene = stages.make_scene(config, size=size, latent_shape=shape)
         render = _jitted_render(scene)
         out = render(particles, jnp.int32(index), camera, background)
+        lost = out.pop("overflow")
+        if lost > 0 and not said:
+            said.append(
+                f"Pictures of {size} x {size} pixels lack parts of the mesh"
+                f" ({lost:.0f} entries of lists that are full). Give"
+                f" {stages.more_room(config)}."
+            )
+            progress.say(said[0])
         if is_latent:
             rgb = out["rgb"]
             out["rgb"] = decode(rgb) if decode else 0.5 + 0.25 * rgb[..., :3]
@@ -64,7 +74,8 @@ def _jitted_render(scene: Scene) -> Callable:
         out = scene.render(
             params, stats, camera, background, jax.random.key(0), train=False
         )
-        return {"rgb": out.rgb, "opacity": out.opacity, "depth": out.depth}
+        shown = {"rgb": out.rgb, "opacity": out.opacity, "depth": out.depth}
+        return shown | {"overflow": out.extras.get("overflow", jnp.zeros(()))}
 
     return render
 

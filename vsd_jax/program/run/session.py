@@ -88,7 +88,7 @@ def start(
         preflight.run(valid)
         return
     if mode == "train":
-        hosts.check_devices(valid.num_devices, valid.num_shards)
+        hosts.check_devices(valid)
     workdir = Workdir(folder, create=mode == "train")
     try:
         if mode == "train":

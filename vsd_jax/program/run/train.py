@@ -109,7 +109,7 @@ class Loop:
             empty=spatial,
             solid=spatial and config.field.init == "object",
             restart=config.on_not_finite == "restart",
-            room=stages.stage_of(config).room,
+            room=stages.more_room(config),
         )
         self._window = monitor.Window(config.num_particles)
         keep = config.log.keep_checkpoints
@@ -200,7 +200,8 @@ class Loop:
                 f" started anew after step {step}."
             )
         alarm = self._alarms.check(step, metrics)
-        if alarm or step % self._config.log.metrics_every == 0:
+        last = step == self._config.num_steps
+        if alarm or last or step % self._config.log.metrics_every == 0:
             self._log(step, self._window.flush())
         note = (
             f"residual {metrics['residual/rms']:.3f}, opacity {metrics['opacity']:.2f}"

@@ -11,6 +11,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vsd_jax.diffusion.guidance import Guidance
 from vsd_jax.diffusion.prompt import NEVER_DEG
 from vsd_jax.program.build.stages import STAGES
 from vsd_jax.program.folder import paths
@@ -22,6 +23,8 @@ from vsd_jax.spec import UNBOUNDED
 Flat = Mapping[str, Any]
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """What could rewrite a terminal, break a line or turn the direction of what follows."""
+_OF_THE_TERM = ("csd", "nfsd", "bridge")
+"""Methods in which the term of guidance stands alone."""
 
 
 def _is_number(value: Any) -> bool:
@@ -182,6 +185,7 @@ def combination_faults(flat: Flat) -> Iterator[str]:
     yield from _restart_faults(flat)
     yield from _background_faults(flat)
     yield from _time_faults(flat)
+    yield from _guidance_faults(flat)
     yield from _score_faults(flat)
     yield from _scene_faults(flat)
     yield from _camera_faults(flat)
@@ -267,6 +271,17 @@ def _time_faults(flat: Flat) -> Iterator[str]:
         yield (
             f"score.steps_per_step={flat['score.steps_per_step']} has no meaning with"
             f" vsd.method={method}, which has no score network; leave it out."
+        )
+
+
+def _guidance_faults(flat: Flat) -> Iterator[str]:
+    rescale, own_t = flat["vsd.guidance_rescale"], flat["vsd.guidance_t"]
+    decoupled = Guidance(guidance_t=own_t).is_decoupled
+    if rescale and (decoupled or flat["vsd.method"] in _OF_THE_TERM):
+        which = f"vsd.guidance_t={own_t}" if decoupled else flat["vsd.method"]
+        yield (
+            f"vsd.guidance_rescale={rescale} rescales a whole prediction, and {which}"
+            " takes the term of guidance alone; set it to 0."
         )
 
 

@@ -79,7 +79,13 @@ _RULES = (
         _is("nerf"),
         ("render.num_samples", "render.num_fine", "field.density_scale"),
     ),
-    _Rule("field.kind", _is("nerf", "geometry", "texture"), ("export.resolution",)),
+    _Rule("field.kind", _is("nerf", "geometry"), ("export.resolution",)),
+    _Rule(
+        "field.kind",
+        _is("nerf", "texture"),
+        ("export.texture_size", "export.max_faces"),
+    ),
+    _Rule("field.kind", _is("texture"), ("export.check_size",)),
 )
 
 

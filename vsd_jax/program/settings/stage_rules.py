@@ -19,6 +19,11 @@ def geometry_faults(flat: Flat) -> Iterator[str]:
     """Of the geometry stage."""
     yield from _mesh_faults(flat)
     yield from _factor_faults(flat, allowed=("normal_consistency", "laplacian"))
+    if flat["render.environment_share"]:
+        yield (
+            f"render.environment_share={flat['render.environment_share']} takes a"
+            " learned background, which field.kind=geometry has none of; set it to 0."
+        )
 
 
 def texture_faults(flat: Flat) -> Iterator[str]:
@@ -60,6 +65,11 @@ def _mesh_faults(flat: Flat) -> Iterator[str]:
         yield (
             f"field.kind={flat['field.kind']} is for an object seen from outside; set"
             " camera.law=orbit and field.init=object."
+        )
+    if not flat["render.near"]:
+        yield (
+            f"render.near=0 with field.kind={flat['field.kind']}: no face can be seen"
+            " at depth 0; give a little more, such as 0.01."
         )
 
 

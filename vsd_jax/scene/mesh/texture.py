@@ -89,21 +89,23 @@ def make_texture(
       behind: `(theta, directions [R, 3], background [3]) -> [R or 1, 3]`, such as
         `field.background_color`.
       near: least depth, scene units.
-      capacity: share of the pixels that the mesh covers at most, in (0, 1].
+      capacity: share of the pixels that the mesh covers at most in training, in (0,
+        1].
       empty: a mesh whose arrays have the right shapes.
       raster_sizes: static capacities of a view.
     """
     num_colored = max(int(capacity * image_size**2), 1)
 
     def render(params, stats, camera, background, key, *, train):
-        del key, train
+        del key
+        limit = num_colored if train else image_size**2  # none is left out of a picture
         _, directions = pixel_rays(camera, image_size, image_size)
         far = behind(params, directions.reshape(-1, 3), background).T
 
         def shade(seen: Seen) -> jax.Array:
-            index, place, _ = compact(seen.hit, num_colored)
+            index, place, _ = compact(seen.hit, limit)
             found = color(params, seen.position[:, index].T).T
-            colored = seen.hit & (place < num_colored)
+            colored = seen.hit & (place < limit)
             rgb = found[:, jnp.where(colored, place, 0)]
             return jnp.where(colored[None], rgb, far)
 
@@ -118,7 +120,7 @@ def make_texture(
         )
         # The depth is 0 at empty pixels and nowhere else.
         num_hit = jnp.sum(out.depth > 0, dtype=jnp.int32)
-        lost = jnp.maximum(num_hit - num_colored, 0).astype(jnp.float32)
+        lost = jnp.maximum(num_hit - limit, 0).astype(jnp.float32)
         return out.replace(
             extras={"overflow": lost + overflow_count(counts, raster_sizes)}
         )
