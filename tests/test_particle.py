@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Helpers of the particle update; the update itself is tested in test_step.py."""
+"""Helpers of the particle update; the update itself is tested in test_distil.py."""
 
 import jax
 import jax.numpy as jnp

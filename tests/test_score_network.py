@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training of phi by itself; inside the step it is tested in test_step.py."""
+"""The training of phi by itself; inside the step it is tested in test_distil.py."""
 
 import jax
 import jax.numpy as jnp

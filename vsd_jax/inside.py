@@ -4,8 +4,9 @@
 VSD follows the difference of two denoisers at the same x_t (arXiv:2305.16213, Sec.
 3.2). As pictures of x_0 both can be seen: the prior's, with its guidance, is where the
 particle is drawn to; the score network's is what it takes the particles to look like.
-Where both are the same, the residual is zero. The networks are asked as in
-training; methods that reach x_t by inversion (`ism`, `sdi`) see another one.
+Where both are the same, VSD's residual is zero. Other methods take other baselines than
+the score network, VSD itself the noise at t < `exact_below`; those that reach x_t by
+inversion (`ism`, `sdi`) see another one.
 """
 
 from collections.abc import Callable

@@ -105,7 +105,7 @@ class RenderOutput:
 
     Attributes:
       rgb: [H, W, 3] in [0, 1], composited over the background. A scene whose theta is
-        a latent stores the latent [h, w, c] here.
+        a picture may leave that range; one of a latent stores it [h, w, c] here.
       opacity: [H, W] in [0, 1], accumulated weight.
       depth: [H, W] expected distance along the ray, scene units (0 where empty).
       normal: [H, W, 3] world space, unit or zero (zero where empty or not asked for).
@@ -325,7 +325,7 @@ class Score(NamedTuple):
       model: over `(score_params, prior_params)`; its context has the camera as well.
       init: `(key, prior_params) -> score_params`; reads shapes alone. key: consumed.
       tx: optimizer.
-      updates: of phi in a step, K >= 1, each with fresh t and noise.
+      updates: of phi in a step, each with fresh t and noise; 0 = it is not trained.
       t_range: (low, high) of its training, shares of the number of timesteps.
       camera_dropout: probability that it does not see a view's camera, in [0, 1].
       sigma_floor: see `score_network.score_errors`.
