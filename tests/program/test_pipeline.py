@@ -358,11 +358,25 @@ def test_what_an_evaluation_does_not_know_is_a_dash(trained, config):
     assert "multi face index –, opacity 0.250" in page
 
 
+def _changed(folder, **changes):
+    """A stage's run, with other settings."""
+    found = source.load(folder, source.read_config(folder))
+    flat = config_lib.flatten(found.config) | changes
+    return config_lib.validate(ConfigDict(config_lib.nest(flat))), found.particles
+
+
 def test_a_geometry_that_overflows_is_not_exported(trained):
     folder = trained / "geometry"
-    found = source.load(folder, source.read_config(folder))
-    changed = config_lib.flatten(found.config) | {"mesh.surface_capacity": 0.05}
-    narrow = config_lib.validate(ConfigDict(config_lib.nest(changed)))
-    infos = products.save_meshes(folder, narrow, found.particles)
+    infos = products.save_meshes(
+        folder, *_changed(folder, **{"mesh.surface_capacity": 0.05})
+    )
     assert "mesh.surface_capacity=0.05" in infos[0]["error"]
     assert not list((folder / "mesh").glob("particle_*"))
+
+
+def test_there_is_no_density_where_nothing_was_drawn(trained):
+    run = _changed(trained / "nerf", **{"render.half_extent": 0.5})
+    grid, _, _ = products.find_level(*run, 0, given=1.0)
+    x = np.abs(np.linspace(-1, 1, len(grid)))
+    outside = np.maximum(np.maximum(x[:, None, None], x[:, None]), x) > 0.5
+    assert not grid[outside].any() and (grid[~outside] > 0).all()

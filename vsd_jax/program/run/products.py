@@ -274,6 +274,9 @@ def find_level(
         resolution=resolution or config.export.resolution,
         chunk=config.export.chunk,
     )
+    # Beyond it nothing was ever drawn, whatever the field says there.
+    drawn = np.abs(np.linspace(-1.0, 1.0, len(grid))) <= config.render.half_extent
+    grid = grid * (drawn[:, None, None] & drawn[:, None] & drawn)
     rays = _rays(config, particles, index, grid)
     return grid, *export.choose_level(*rays, level=given)
 
