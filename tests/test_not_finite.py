@@ -19,7 +19,7 @@ from test_distil import MODEL, PHI, SCORE, TXS, latents
 
 @cache
 def bad_step(restart_after=0):
-    """A step of three particles that renders NaN for those that carry a mark."""
+    """A step of three particles: mark 1 renders NaN, mark 2 has a gradient of 1e25."""
     good = make_scene()
 
     def init(key):
@@ -27,8 +27,10 @@ def bad_step(restart_after=0):
 
     def render(params, stats, camera, background, key, *, train):
         out = good.render(params, stats, camera, background, key, train=train)
-        broken = jnp.where(params["mark"] > 0, jnp.nan, 1.0)
-        return out.replace(rgb=out.rgb * broken)
+        broken = jnp.where(params["mark"] == 1, jnp.nan, 1.0)
+        steep = jnp.where(params["mark"] == 2, 1e25, 0.0)
+        nothing = out.rgb - jax.lax.stop_gradient(out.rgb)
+        return out.replace(rgb=out.rgb * broken + steep * nothing)
 
     scene = good._replace(init=init, render=render)
     prior = make_prior(MODEL)
@@ -44,6 +46,16 @@ def bad_state(mark, **options):
     params = {**state.particles.params, "mark": jnp.asarray(mark)}
     state = state.replace(particles=state.particles.replace(params=params))
     return state, lambda state: step(state, mixture(), make_contexts(2))
+
+
+def test_a_gradient_whose_square_is_not_finite_is_skipped_too():
+    state, run = bad_state([0.0, 2.0, 0.0])
+    before = latents(state)
+    state, metrics = run(state)
+    np.testing.assert_array_equal(metrics["particle/skipped"], [0, 1, 0])
+    np.testing.assert_array_equal(latents(state)[1], before[1])
+    moments = jax.tree.leaves(state.particles.opt_state)
+    assert all(np.isfinite(leaf).all() for leaf in moments)
 
 
 def test_a_particle_that_is_not_finite_is_skipped_and_counted():

@@ -389,6 +389,13 @@ def test_guidance_has_a_t_of_its_own(name):
     close(found, there - here, 1e-4)
 
 
+def test_a_term_of_guidance_is_not_rescaled():
+    half, own_t = {"guidance_rescale": 0.5}, {"guidance_t": (0.1, 0.5)}
+    for make, options in ((methods.csd, half), (methods.vsd, half | own_t)):
+        with pytest.raises(ValueError, match=r"guidance_rescale=0\.5"):
+            residual_of(make(guidance_scale=7.5, guidance=Guidance(**options)))
+
+
 def test_the_guidance_of_another_t_has_the_weight_of_that_t():
     own = Guidance(guidance_t=(0.1, 0.5))
     found = residual_of(methods.csd(guidance_scale=1.0, guidance=own))
