@@ -142,6 +142,12 @@ def test_no_background_is_left_and_calls_have_one_size():
     assert sizes == {999}
 
 
+def test_texels_are_the_same_in_parts(monkeypatch):
+    whole = bake(SHAPES["box"]).texture
+    monkeypatch.setattr(atlas, "_AT_ONCE", 1000)
+    np.testing.assert_array_equal(bake(SHAPES["box"]).texture, whole)
+
+
 def test_texels_hold_the_mean_of_their_samples():
     def stripes(points):  # far finer than a texel
         return np.repeat(np.floor(points.sum(axis=1, keepdims=True) * 999) % 2, 3, 1)

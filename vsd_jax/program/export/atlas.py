@@ -26,6 +26,9 @@ _EXTENT = 100.0
 _FARTHEST = 3.0
 """How far a point beside a triangle may be from its middle, in barycentric weights."""
 
+_AT_ONCE = 2**22
+"""Samples whose points are held at once; each takes some hundred bytes."""
+
 _REMEDY = (
     " Look at the renders: if they show an object, set --config.export.level to a lower"
     " density, or --config.export.texture_size=0 to leave the texture out."
@@ -195,12 +198,14 @@ def bake(
         owner < 0, return_indices=True
     )
     owner = owner[row, column]
-    i, j = np.nonzero(distance <= REACH * samples_per_axis)
-    weights = _barycentric(corners[owner[i, j]], j, i)
-    positions = np.asarray(vertices)[atlas.vertex_map[atlas.faces[owner[i, j]]]]
-    points = np.einsum("nc,ncd->nd", weights, positions).astype(np.float32)
+    near = np.nonzero(distance <= REACH * samples_per_axis)
     image = np.zeros((*owner.shape, 3), np.float32)
-    image[i, j] = np.clip(export.query(field, points, chunk=chunk), 0, 1)
+    for begin in range(0, len(near[0]), _AT_ONCE):
+        i, j = (index[begin : begin + _AT_ONCE] for index in near)
+        weights = _barycentric(corners[owner[i, j]], j, i)
+        positions = np.asarray(vertices)[atlas.vertex_map[atlas.faces[owner[i, j]]]]
+        points = np.einsum("nc,ncd->nd", weights, positions).astype(np.float32)
+        image[i, j] = np.clip(export.query(field, points, chunk=chunk), 0, 1)
     far = distance > REACH * samples_per_axis
     image[far] = image[row[far], column[far]]
     blocks = (atlas.height, samples_per_axis, atlas.width, samples_per_axis, 3)
