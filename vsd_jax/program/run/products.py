@@ -88,9 +88,9 @@ def save_meshes(folder: Path, config: Config, particles: Particles) -> list[dict
             infos.append(stage.save_mesh(folder, config, particles, i))
         except RunError as error:
             infos.append({"error": str(error)})
-            for path in _written(folder, i).keys() & before.keys():
-                if path.stat().st_mtime_ns == before[path]:
-                    path.unlink()  # of an earlier export: it would pass for this one's
+            # Of an earlier export: they would pass for this one's.
+            for path, _ in before.items() & _written(folder, i).items():
+                path.unlink()
             progress.say(f"Particle {i}: {error}")
     writer.write_json(folder / "mesh" / "info.json", infos)
     return infos
