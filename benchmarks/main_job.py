@@ -31,7 +31,9 @@ import numpy as np
 from benchmarks.measure import table
 from vsd_jax.experiments import scores, together, truth
 from vsd_jax.program.folder import writer
+from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.settings import named
+from vsd_jax.program.terminal.errors import RunError, as_sentences
 from vsd_jax.program.terminal.overrides import set_values
 from vsd_jax.toybox import metrics, text
 
@@ -102,13 +104,32 @@ def train_at_once(
     options: Sequence[str],
 ) -> None:
     """Trains the runs of a method that have not begun; the program makes the rest."""
-    runs = []
-    for job in jobs:
-        config = named.NAMED[METHODS[name].config]("")
-        set_values(config, overrides(name, *job, options))
-        runs.append(together.stages_of(config, run_folder(out, name, *job)))
+    runs = [stages_of(name, *job, run_folder(out, name, *job), options) for job in jobs]
     command = shlex.join(["python", "-m", "benchmarks.main_job", *sys.argv[1:]])
     together.train_stages(runs, name, command=command)
+
+
+def stages_of(
+    name: str, prompt: text.Prompt, seed: int, folder: Path, options: Sequence[str]
+) -> dict[str, together.Job]:
+    """The stages of a run, as the program would be asked for them."""
+    config = named.NAMED[METHODS[name].config]("")
+    set_values(config, overrides(name, prompt, seed, options))
+    return together.stages_of(config, folder)
+
+
+def refuse_another(job: together.Job) -> None:
+    """A finished run may only be judged as what is asked for.
+
+    Raises:
+      RunError: naming the first key that differs.
+    """
+    stored = writer.read_json(job.folder / "config.json")
+    for key, (old, new) in config_lib.differing_keys(stored, job.config).items():
+        raise RunError(
+            f"{job.folder} is finished with {key}={old!r}, not {new!r}. Give another"
+            " --out, or delete that folder."
+        )
 
 
 def run_program(
@@ -118,6 +139,7 @@ def run_program(
     method = METHODS[name]
     judged = folder / method.judged
     if (judged / "report.html").exists() and (judged / "evaluation.png").exists():
+        refuse_another(stages_of(name, prompt, seed, folder, options)[method.judged])
         return
     command = [sys.executable, "-m", "vsd_jax.main", f"--config={method.config}"]
     command += [*overrides(name, prompt, seed, options), f"--workdir={folder}"]
@@ -303,4 +325,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_sentences():
+        main()

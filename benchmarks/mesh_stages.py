@@ -32,9 +32,7 @@ from vsd_jax.toybox import metrics, text
 
 
 def run_program(prompt: text.Prompt, folder: Path, options: list[str]) -> None:
-    """Runs, resumes or (when it is finished) leaves a run of the program."""
-    if (folder / "report.html").exists():
-        return
+    """Runs or resumes the program, which leaves a finished run as it is."""
     command = [sys.executable, "-m", "vsd_jax.main"]
     command += ["--config=configs/textured_mesh.py"]
     command += [f"--config.prompt={prompt.text()}", f"--workdir={folder}", *options]

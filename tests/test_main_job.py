@@ -8,7 +8,9 @@ import pytest
 
 from benchmarks import main_job
 from vsd_jax.experiments import together
-from vsd_jax.program.terminal.errors import ConfigError
+from vsd_jax.program.folder import writer
+from vsd_jax.program.settings import config as config_lib
+from vsd_jax.program.terminal.errors import ConfigError, RunError
 
 OPTIONS = ["num_steps=3", "vsd.guidance_scale=5"]
 
@@ -47,6 +49,18 @@ def test_runs_differ_in_prompt_and_seed_and_have_the_methods_settings(trained):
     assert (config.vsd.method, config.vsd.x0_limit) == ("sds", 0.0)
     assert not config.log.inside
     assert trained("VSD 7.5", [])[0][""].config.family.exact_below == 0.0  # the paper's
+
+
+def test_a_finished_run_is_not_judged_as_one_of_other_settings(tmp_path):
+    asked = ("VSD, refined", main_job.PROMPTS[0], 0, tmp_path)
+    for job in main_job.stages_of(*asked, ()).values():
+        for name in ("report.html", "evaluation.png"):
+            writer.write_bytes(job.folder / name, b"done")
+        flat = config_lib.flatten(job.config)
+        writer.write_json(job.folder / "config.json", config_lib.nest(flat))
+    main_job.run_program(*asked, ())
+    with pytest.raises(RunError, match=r"vsd\.guidance_scale=2\.0, not 3\.0"):
+        main_job.run_program(*asked, ("vsd.guidance_scale=3.0",))
 
 
 def test_both_stages_are_trained_where_the_program_looks_for_them(trained):

@@ -53,6 +53,15 @@ def test_a_budget_replaces_numbers_of_all_rows():
     assert config.vsd.guidance_scale == 1.0
 
 
+@pytest.mark.parametrize(("name", "budget"), [("steps", "steps"), ("particles",) * 2])
+def test_a_budget_is_refused_where_rows_differ_in_it(name, budget):
+    asked = Budget(**{budget: 4})
+    with pytest.raises(ConfigError, match=f"--{budget}=4: rows of this table differ"):
+        plan.cells(EXPERIMENTS[name], asked)
+    one = plan.chosen_rows(EXPERIMENTS[name], Budget())[0].name
+    assert plan.cells(EXPERIMENTS[name], Budget(**{budget: 4}, rows=(one,)))
+
+
 def test_stages_have_steps_of_their_own_and_share_the_particles():
     budget = Budget(steps=7, particles=2, rows=("Fantasia3D",), prompts=1)
     (cell,) = plan.cells(EXPERIMENTS["presets"], budget)

@@ -156,16 +156,21 @@ def hit_rate(runs: Sequence[Run], name: str, error: str) -> tuple[float, float]:
       runs: those that report `name`.
       name: the quantity.
       error: what is to be told, see `BAD`.
+
+    Returns:
+      NaN for the first where all runs are of one prompt.
     """
     x = np.array([run.said[name] for run in runs])
     bad = np.array([run.errors[error] > BAD[error] for run in runs])
     prompts = np.array([run.prompt for run in runs])
+    share = bad.mean()
+    if len(set(prompts)) < 2:
+        return float("nan"), float(max(share, 1.0 - share))
     hits = np.zeros(len(runs), bool)
     for prompt in set(prompts):
         own = prompts == prompt
         cut, above = best_threshold(x[~own], bad[~own])
         hits[own] = ((x[own] > cut) == above) == bad[own]
-    share = bad.mean()
     return float(np.mean(hits)), float(max(share, 1.0 - share))
 
 

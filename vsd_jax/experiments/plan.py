@@ -182,7 +182,13 @@ def num_seeds(experiment: Experiment, budget: Budget) -> int:
 
 
 def cells(experiment: Experiment, budget: Budget) -> list[Cell]:
-    """All cells, those of the first seed first, so that the table fills evenly."""
+    """All cells, those of the first seed first, so that the table fills evenly.
+
+    Raises:
+      ConfigError: for a budget that rows of this table differ in, or one of `chosen_*`.
+    """
+    rows = chosen_rows(experiment, budget)
+    _refuse_what_varies(rows, budget)
     return [
         Cell(
             row=row,
@@ -193,8 +199,20 @@ def cells(experiment: Experiment, budget: Budget) -> list[Cell]:
         )
         for seed in range(num_seeds(experiment, budget))
         for prompt in chosen_prompts(experiment, budget)
-        for row in chosen_rows(experiment, budget)
+        for row in rows
     ]
+
+
+def _refuse_what_varies(rows: Sequence[Row], budget: Budget) -> None:
+    """A budget for all rows would make those alike that the table is about."""
+    for flag, key in (("steps", "num_steps"), ("particles", "num_particles")):
+        varied = {row.settings[key] for row in rows if key in row.settings}
+        given = getattr(budget, flag)
+        if given is not None and len(varied) > 1 and not budget.smoke:
+            raise ConfigError(
+                f"--{flag}={given}: rows of this table differ in it"
+                f" ({', '.join(map(str, sorted(varied)))}); choose some with --rows."
+            )
 
 
 def _settings(experiment: Experiment, row: Row, budget: Budget) -> dict[str, Any]:
