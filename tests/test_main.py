@@ -77,6 +77,13 @@ def test_mistakes_are_sentences(fault, argument, words):
     assert "Traceback" not in text
 
 
+def test_one_misspelt_key_does_not_deny_the_others(fault):
+    text = fault("--config", "object:smoke", "--config.promt=x", "--config.seed=1")
+    assert "Did you mean prompt" in text and "seed" not in text
+    text = fault("--config=object", "--config.promt=x", "--workdir=runs/config.1")
+    assert "workdir" not in text
+
+
 def test_a_missing_file_is_named(fault):
     assert "objekt.py" in fault("--config=configs/objekt.py", "--workdir=x")
 
@@ -93,6 +100,7 @@ def test_without_config_for_a_finished_run(parse):
 
 def test_changes_to_a_finished_run_need_no_config(parse, fault, tmp_path):
     changes = ("--config.eval.turntable_frames=6", "--config.export.chunk", "128")
+    changes += ("--config.eval.elevation_deg", "-20")
     found = parse("--mode=render", *changes, "--workdir=x")
     assert found["config"] is None and found["overrides"] == changes
     flags_file = tmp_path / "flags"
@@ -107,9 +115,11 @@ def test_what_a_finished_run_takes():
         base,
         [
             *("--config.eval.turntable_frames=6", "--config.export.chunk", "128"),
+            *("--config.eval.elevation_deg", "-20"),
             "--config.eval.background=(0.0, 0.5, 1.0)",
         ],
     )
+    assert found.eval.elevation_deg == -20.0
     assert found.eval.turntable_frames == 6 and found.export.chunk == 128
     assert found.eval.background == (0.0, 0.5, 1.0)
     assert config_lib.differing_keys(base, found) == {}
@@ -191,6 +201,7 @@ def test_presets_are_found_by_name_from_any_folder(name, parse, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").mkdir()  # another package of that name
     (tmp_path / "configs" / "__init__.py").touch()
+    (tmp_path / name).mkdir()  # such as the stage of a run
     found = parse(f"--config={name}:smoke")["config"]
     assert found.prompt and found.to_dict() == named.NAMED[name]("smoke").to_dict()
 

@@ -23,7 +23,9 @@ def main(argv: list[str]) -> None:
         command = [sys.executable, *sys.orig_argv[1:]]
         sys.exit(supervisor.supervise(command, arguments["folder"]))
     process.prepare()
-    arguments["command"] = ["python", "-m", "vsd_jax.main", *sys.argv[1:]]
+    # With what files of flags held, which may change.
+    given = flags.FLAGS.read_flags_from_files(sys.argv[1:], force_gnu=False)
+    arguments["command"] = ["python", "-m", "vsd_jax.main", *given]
     if place is None:
         pipeline.start(**arguments)
     else:

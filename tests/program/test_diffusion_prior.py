@@ -129,6 +129,8 @@ def test_image_size_is_that_of_the_settings_or_another(folder):
     assert prior.latent_shape == (8, 8, 48) and prior.image_size == 32
     with pytest.raises(weights.WeightsError, match="image_size=30.*multiple of 4"):
         diffusion_prior.load_prior(folder[0], image_size=30)
+    with pytest.raises(weights.WeightsError, match="image_size=40.*multiple of 16"):
+        diffusion_prior.load_prior(folder[0], image_size=40)
 
 
 def test_missing_embedded_prior_says_what_to_do(tmp_path, monkeypatch):

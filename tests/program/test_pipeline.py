@@ -3,6 +3,7 @@
 
 import shutil
 
+import imageio.v3 as imageio
 import jax
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 
 from configs import refined, textured_mesh
 from vsd_jax.program.build import build, stages
-from vsd_jax.program.folder import source, writer
+from vsd_jax.program.folder import origin, source, workdir, writer
 from vsd_jax.program.run import pipeline, products
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.terminal.errors import ConfigError, RunError
@@ -198,6 +199,49 @@ def test_more_steps_of_a_stage_start_the_later_ones_anew(trained, config, capsys
     config.geometry.num_steps = 2
     with pytest.raises(ConfigError, match="has made 4 steps of 4"):
         start(config, folder)
+
+
+def test_a_stage_that_is_in_use_is_not_set_aside(trained, config):
+    writer.write_json(trained / "texture" / origin.RECORD, {"step": 1, "manifest": ""})
+    stage = pipeline.linked(config, trained)["texture"]
+    user = workdir.Workdir(trained / "texture", create=False)
+    try:
+        with pytest.raises(RunError, match="Another run is using"):
+            pipeline.set_aside(trained / "texture", stage)
+    finally:
+        user.close()
+    pipeline.set_aside(trained / "texture", stage)
+    assert not (trained / "texture").exists()
+
+
+def test_a_stage_whose_source_is_gone_or_damaged_stays(trained, config):
+    shutil.rmtree(trained / "nerf" / "checkpoints" / "step_000001", ignore_errors=True)
+    stage = pipeline.linked(config, trained)["geometry"]
+    newest = sorted((trained / "nerf" / "checkpoints").glob("step_*"))[-1]
+    known = origin.state_of(trained / "nerf")
+    damaged = shutil.copytree(newest, newest.with_name("step_000009"))
+    (damaged / "manifest.json").write_text("{}")
+    assert origin.state_of(trained / "nerf") == known
+    pipeline.set_aside(trained / "geometry", stage)
+    shutil.rmtree(trained / "nerf")
+    pipeline.set_aside(trained / "geometry", stage)
+    assert (trained / "geometry").exists()
+
+
+@pytest.mark.filterwarnings("ignore:os.fork")
+def test_products_are_made_anew_where_others_are_asked_for(trained, config, capsys):
+    config.texture.eval.turntable_frames = 3
+    start(config, trained)
+    assert capsys.readouterr().out.count("Finished before.") == 2
+    film = imageio.imread(trained / "texture" / "turntable_00.mp4")
+    assert len(film) == 3
+
+
+def test_a_texture_takes_no_other_hash_grid(trained, config):
+    stage = pipeline.linked(config, trained)["texture"]
+    stage.field.smooth = not stage.field.smooth
+    with pytest.raises(ConfigError, match="another hash grid"):
+        source.read_beginning(stage)
 
 
 @pytest.mark.parametrize(

@@ -75,8 +75,12 @@ def state_of(source: str | Path, *, best: bool = False) -> dict[str, Any]:
     steps = checkpoint.list_steps(checkpoints)
     if not steps:
         return {}
-    step = checkpoint.find_best(checkpoints) if best else None
-    return _describe(checkpoints, steps[-1] if step is None else step)
+    first = checkpoint.find_best(checkpoints) if best else None
+    order = sorted(steps, key=lambda step: (step == first, step), reverse=True)
+    paths = {step: checkpoints / f"step_{step:06d}" for step in order}
+    # A damaged one is passed over, as where particles are read.
+    sound = (step for step, path in paths.items() if not checkpoint.find_damage(path))
+    return _describe(checkpoints, next(sound, order[0]))
 
 
 def note(folder: Path, source: str, step: int) -> None:

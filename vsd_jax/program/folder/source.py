@@ -286,11 +286,13 @@ def _inherited(config: Config, folder: str) -> PyTree:
     fresh = jax.vmap(scene.init)(keys)
     if not folder:
         return fresh
-    found = load(folder, read_config(folder)).particles.params
-    if jax.tree.map(jnp.shape, found) != jax.tree.map(jnp.shape, fresh):
+    theirs = read_config(folder)
+    found = load(folder, theirs).particles.params
+    same = all(config.field[key] == theirs.field[key] for key in idle.GRID)
+    if not same or jax.tree.map(jnp.shape, found) != jax.tree.map(jnp.shape, fresh):
         raise ConfigError(
             f"The NeRF in {folder!r}, whose colours the texture goes on with, has"
             " another hash grid. Give the texture the same field.num_levels, features,"
-            " log2_table_size, min_ and max_resolution, hidden and environment."
+            " log2_table_size, min_ and max_resolution, smooth, hidden and environment."
         )
     return found

@@ -365,6 +365,12 @@ def _read_prior(
             f"prior.image_size={image_size} must be a multiple of {factor}, the pixels"
             " along a side of one latent of this prior."
         )
+    halvings = len(unet.block_out_channels) - 1
+    if image_size % (factor * 2**halvings):
+        raise WeightsError(
+            f"prior.image_size={image_size} must be a multiple of"
+            f" {factor * 2**halvings}: its latents are halved {halvings} times."
+        )
     pixels = image_size or pixels
     size = pixels // factor
     prior = Prior(

@@ -70,7 +70,8 @@ def start(
             _start_stages(mode, config, folder, **options)
             return
         replaces = overwrite and mode == "train"
-        if (Path(folder or ".") / "stages.json").exists() and not replaces:
+        staged = folder and (Path(folder) / "stages.json").exists()
+        if staged and mode != "preflight" and not replaces:
             raise RunError(
                 f"--workdir={folder} holds several stages; give the folder of one, for"
                 f" example {Path(folder) / 'texture'}. (A run of one stage in their"
@@ -218,7 +219,7 @@ def refuse_dropped(names: tuple[str, ...], command: Sequence[str]) -> None:
 
 
 def is_finished(folder: Path, config: ConfigDict) -> bool:
-    """Whether a stage is trained to its end and its products are made.
+    """Whether a stage is trained to its end and its products are made as is asked.
 
     Raises:
       ConfigError: if it is finished, but with other settings or more steps.
@@ -229,7 +230,14 @@ def is_finished(folder: Path, config: ConfigDict) -> bool:
         return False
     held, _ = history.hold_schedules(config, folder)
     old = workdir.read_config(folder)
-    return not workdir.check_same_run(folder, old, held, extend=True)
+    before, after = (config_lib.flatten(each) for each in (old, held))
+    remade = any(
+        after[key] != before.get(key, after[key])
+        for key in after
+        if key.startswith(("eval.", "export."))
+    )
+    same = not workdir.check_same_run(folder, old, held, extend=True)
+    return same and not remade
 
 
 def set_aside(folder: Path, config: ConfigDict) -> None:
@@ -238,7 +246,9 @@ def set_aside(folder: Path, config: ConfigDict) -> None:
     It was made on what the source was before, and stays as it is under another name.
     """
     known = origin.noted(folder)
-    if not known or not config.mesh.source:
+    # A source that is gone is not needed to go on.
+    source_folder = Path(config.mesh.source).expanduser()
+    if not known or not (source_folder / "config.json").is_file():
         return
     best = source.read_config(config.mesh.source).eval.checkpoint == "best"
     if known == origin.state_of(config.mesh.source, best=best):
@@ -248,7 +258,11 @@ def set_aside(folder: Path, config: ConfigDict) -> None:
     while aside.exists():
         aside = folder.with_name(f"{folder.name}_of_step_{known['step']:06d}_{number}")
         number += 1
-    os.replace(folder, aside)
+    held = workdir.Workdir(folder, create=False)  # not while another run uses it
+    try:
+        os.replace(folder, aside)
+    finally:
+        held.close()
     progress.say(
         f"{Path(config.mesh.source).name} has changed since this stage began from its"
         f" step {known['step']:,}: this stage starts anew. What it was is kept in"

@@ -171,7 +171,7 @@ def _expand(argv: Sequence[str]) -> list[str]:
 
 def _config_path(value: str) -> str:
     name, _, variant = value.partition(":")
-    if name in named.NAMED and not os.path.exists(name):
+    if name in named.NAMED and not os.path.isfile(name):
         return f"{from_package.__file__}:{value}"
     return str(paths.expand(value, "--config")) if value.startswith("~") else value
 
@@ -260,8 +260,7 @@ def _explain(argv: Sequence[str], error: Exception) -> str:
         known = config_lib.flatten(_load(argv))
     except (AttributeError, KeyError):  # the file itself is at fault
         return _file_fault(error)
-    overrides = [a.lstrip("-").partition("=")[0] for a in argv if "config." in a]
-    keys = [name.removeprefix("config.") for name in overrides]
+    keys = overrides.keys(argv)
     sections = {key.rpartition(".")[0] for key in known}
     unknown = [key for key in keys if key not in known and key not in sections]
     if not unknown:
@@ -270,8 +269,9 @@ def _explain(argv: Sequence[str], error: Exception) -> str:
 
 
 def _load(argv: Sequence[str]) -> Any:
-    for argument in argv:
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
         name, _, path = argument.lstrip("-").partition("=")
+        path = path or following
         if name == "config" and path:
             return config_flags.ConfigFileFlagParser("config").parse(path)
     return {}

@@ -17,6 +17,7 @@ from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.settings import config_rules
 from vsd_jax.program.terminal.errors import ConfigError
 
+_NEGATIVE = re.compile(r"-[\d.]+(e[+-]?\d+)?")
 _KEY = re.compile(r"--?(?:no)?config\.([^=]+)(=?)")
 
 
@@ -31,7 +32,8 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     rest, found, is_value = [], [], False
     for argument in argv:
         match = _KEY.match(argument)
-        if match or (is_value and not argument.startswith("-")):
+        is_flag = argument.startswith("-") and not _NEGATIVE.fullmatch(argument)
+        if match or (is_value and not is_flag):
             found.append(argument)
         else:
             rest.append(argument)
