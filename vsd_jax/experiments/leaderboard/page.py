@@ -30,8 +30,9 @@ _RULE = (
     " For each prompt and seed the methods are ranked by how far they are from truth, 1"
     " being the best; what failed shares the last places. A block is a prompt, with the"
     " means of its seeds' ranks, or a seed where all have one prompt. Beside the mean"
-    " rank stands its 95 % interval, over blocks drawn with replacement. Methods under"
-    " one red bar are not told apart (Nemenyi, 5 %)."
+    " rank stands the middle 95 % of its means over blocks drawn with replacement: of"
+    " three blocks that is their range, of few it covers the true rank less often than"
+    " 95 %. Methods under one red bar are not told apart (Nemenyi, 5 %)."
 )
 # A click on a heading sorts by it; numbers by `data-value`, which is what they are.
 _SORT = """

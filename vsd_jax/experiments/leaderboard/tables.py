@@ -23,7 +23,7 @@ def world_table(board: Board, world: str) -> Table:
     ranking = board["ranking"]["worlds"][world]
     main = board["worlds"][world]["main"]
     columns = [name for name in board["worlds"][world]["scores"] if name in ranking]
-    heads = ["method", "mean rank", "95 %", *(present.HEADS[n][0] for n in columns)]
+    heads = ["method", "mean rank", "over blocks", *(present.HEADS[n][0] for n in columns)]
     heads += ["failed", "steps", "processor seconds", *_more_heads(board)]
     by_method = {
         name: {row["method"]: row for row in ranking[name]["methods"]}
@@ -81,7 +81,7 @@ def comparisons(board: Board) -> dict[str, Table]:
 
 def between_table(board: Board) -> Table:
     """How far each two worlds agree, by each score that both have."""
-    heads = ["worlds", "ranked by", "methods", "Spearman's rho", "p", "95 %"]
+    heads = ["worlds", "ranked by", "methods", "Spearman's rho", "p", "over blocks"]
     rows = []
     for found in board["ranking"]["between"]:
         worlds = " and ".join(found["worlds"])
