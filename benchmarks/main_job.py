@@ -178,16 +178,17 @@ def summary(rows: list[dict]) -> dict[str, float]:
     return {**means, "empty": sum(row["covered"] < 0.01 for row in rows)}
 
 
-def floor(orbit: truth.Orbit, prompts, true_features: np.ndarray) -> list[float]:
-    """Frechet distances of one true object a prompt, as a run is judged."""
-    found = []
+def floor(orbit: truth.Orbit, prompts, true_features: np.ndarray) -> dict:
+    """Distances of one true object a prompt, as a run is judged: a list of each."""
+    found = {"frechet": [], "kernel": []}
     for draw in range(FLOOR_DRAWS):
         one = [
             truth.orbit_images(p.text(), orbit, 1, OTHER_SEED + 50 + draw)
             for p in prompts
         ]
         features = score(np.stack(one), orbit)[1]
-        found.append(metrics.frechet_distance(features, true_features))
+        found["frechet"].append(metrics.frechet_distance(features, true_features))
+        found["kernel"].append(metrics.kernel_distance(features, true_features))
     return found
 
 
@@ -241,10 +242,11 @@ def markdown(found: dict) -> str:
         for method, numbers in found.items()
     ]
     draws = found["truth"]["one_object_a_prompt"]
-    lowest = (
-        f"One true object a prompt: Frechet distance {np.mean(draws):.1f}"
-        f" ({min(draws):.1f} to {max(draws):.1f}, {len(draws)} draws).\n"
-    )
+    said = [
+        f"{name} distance {np.mean(of):.1f} ({min(of):.1f} to {max(of):.1f})"
+        for name, of in draws.items()
+    ]
+    lowest = f"One true object a prompt, {FLOOR_DRAWS} draws: {', '.join(said)}.\n"
     rows = []
     for i, row in enumerate(found["truth"]["rows"]):
         cells = [row["prompt"]]
