@@ -93,6 +93,9 @@ def test_runs_at_once_are_the_runs_one_by_one(tmp_path, monkeypatch, capsys):
     assert len(found[1]["chamfer"]["values"]) == 2
     runs = [path.parent for path in (tmp_path / "once").glob("**/metrics.jsonl")]
     assert len(runs) == 4  # two stages of each
+    for path in (tmp_path / "once").glob("**/cell.json"):
+        trained = writer.read_json(path.with_name(cells.TRAINED))
+        assert writer.read_json(path)["cpu_seconds"] > trained["cpu_seconds"] > 0
     for run in runs:
         (line,) = writer.read_metrics(run / "metrics.jsonl")[-1:]
         assert line["step"] == writer.read_json(run / "config.json")["num_steps"]

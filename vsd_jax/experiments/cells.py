@@ -35,6 +35,8 @@ from vsd_jax.toybox import classifier
 
 Path = pathlib.Path
 SIZE = 64
+TRAINED = "trained.json"
+"""In a cell's folder: its share of the seconds of a training with others at once."""
 _BATCH = 32
 _WEIGHTS = classifier.WEIGHTS.parent / "unet"
 
@@ -64,6 +66,21 @@ def make_config(cell: Cell) -> ConfigDict:
     return config
 
 
+class Stopwatch:
+    """Seconds since it was made: of the wall clock and of this process."""
+
+    def __init__(self):
+        self._began = time.monotonic(), time.process_time()
+
+    def spent(self) -> dict[str, float]:
+        """Returns `seconds` and `cpu_seconds`."""
+        begin, worked = self._began
+        return {
+            "seconds": time.monotonic() - begin,
+            "cpu_seconds": time.process_time() - worked,
+        }
+
+
 def run_cell(cell: Cell, out: Path) -> Path:
     """Runs a cell, goes on with it, or finds it finished.
 
@@ -79,10 +96,11 @@ def run_cell(cell: Cell, out: Path) -> Path:
     if (folder / "cell.json").exists():
         refuse_another(writer.read_json(folder / "cell.json"), record, folder)
         return folder
-    begin, worked = time.monotonic(), time.process_time()
+    watch = Stopwatch()
     _KINDS[cell.row.kind](cell, folder)
-    record["seconds"] = time.monotonic() - begin
-    record["cpu_seconds"] = time.process_time() - worked
+    before = folder / TRAINED
+    trained = writer.read_json(before) if before.exists() else {}
+    record |= {key: s + trained.get(key, 0.0) for key, s in watch.spent().items()}
     record["environment"] = workdir.describe_environment()
     writer.write_json(folder / "cell.json", record)
     if not cell.row.kind.startswith("exact"):

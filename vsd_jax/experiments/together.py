@@ -18,7 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vsd_jax.distil import many_runs
-from vsd_jax.experiments.cells import make_config
+from vsd_jax.experiments.cells import TRAINED, Stopwatch, make_config
 from vsd_jax.experiments.plan import Cell
 from vsd_jax.program import Config
 from vsd_jax.program.build import build, texts
@@ -57,13 +57,23 @@ def train_cells(todo: Sequence[Cell], out: Path, *, command: str) -> None:
     Raises:
       RunError: as `train`.
     """
-    rows: dict[str, list[dict[str, Job]]] = {}
+    rows: dict[str, dict[Path, dict[str, Job]]] = {}
     for cell in todo:
         if cell.row.kind == "run":
-            stages = stages_of(make_config(cell), out / cell.folder)
-            rows.setdefault(cell.row.name, []).append(stages)
+            folder = out / cell.folder
+            stages = stages_of(make_config(cell), folder)
+            rows.setdefault(cell.row.name, {})[folder] = stages
     for name, runs in rows.items():
-        train_stages(runs, name, command=command)
+        fresh = [f for f, stages in runs.items() if not _have_begun(stages)]
+        watch = Stopwatch()
+        train_stages([*runs.values()], name, command=command)
+        for folder in filter(Path.exists, fresh):
+            share = {key: spent / len(fresh) for key, spent in watch.spent().items()}
+            writer.write_json(folder / TRAINED, share)
+
+
+def _have_begun(stages: dict[str, Job]) -> bool:
+    return any(has_begun(job.folder) for job in stages.values())
 
 
 def stages_of(config: ConfigDict, folder: Path) -> dict[str, Job]:

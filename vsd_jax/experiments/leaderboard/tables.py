@@ -23,7 +23,12 @@ def world_table(board: Board, world: str) -> Table:
     ranking = board["ranking"]["worlds"][world]
     main = board["worlds"][world]["main"]
     columns = [name for name in board["worlds"][world]["scores"] if name in ranking]
-    heads = ["method", "mean rank", "over blocks", *(present.HEADS[n][0] for n in columns)]
+    heads = [
+        "method",
+        "mean rank",
+        "over blocks",
+        *(present.HEADS[n][0] for n in columns),
+    ]
     heads += ["failed", "steps", "processor seconds", *_more_heads(board)]
     by_method = {
         name: {row["method"]: row for row in ranking[name]["methods"]}
