@@ -15,18 +15,8 @@ from vsd_jax.toybox import refining
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """The settings.
-
-    Args:
-      variant: "", "refine" or "smoke".
-
-    Raises:
-      ValueError: if there is no such variant.
-    """
-    if variant not in refining.SETTINGS:
-        names = ", ".join(f":{name}" for name in refining.SETTINGS if name)
-        raise ValueError(f"there is no variant :{variant}; there are {names}.")
-    config = ml_collections.ConfigDict(refining.SETTINGS[variant])
+    """The settings; `variant` is "", "refine" or "smoke"."""
+    config = ml_collections.ConfigDict(refining.settings(variant))
     config.data = ""  # folder made by vsd_jax.toybox.dataset
     config.init_from = ""  # diffusers-format folder to start from ("" = random)
     config.seed = 0

@@ -6,6 +6,8 @@ training without a head; its variant "refine" goes on from trained weights
 (docs/model_card.md).
 """
 
+from typing import Any
+
 _PLAIN = dict(
     # The head (vsd_jax/diffusion/refine.py); 0 channels = none.
     refine_channels=0,
@@ -31,5 +33,16 @@ _PLAIN = dict(
 
 _REFINE = dict(refine_channels=48, height_dropout=0.4, unet_rate=0.2, text_rate=0.4)
 
-SETTINGS = {"": _PLAIN, "smoke": _PLAIN, "refine": _PLAIN | _REFINE}
-"""Variant of the configuration: the settings."""
+_VARIANTS = {"": _PLAIN, "smoke": _PLAIN, "refine": _PLAIN | _REFINE}
+
+
+def settings(variant: str) -> dict[str, Any]:
+    """Those of a variant of the configuration.
+
+    Raises:
+      ValueError: if there is no such variant.
+    """
+    if variant not in _VARIANTS:
+        names = ", ".join(f":{name}" for name in _VARIANTS if name)
+        raise ValueError(f"there is no variant :{variant}; there are {names}.")
+    return _VARIANTS[variant]
