@@ -30,10 +30,9 @@ import numpy as np
 
 from benchmarks.measure import table
 from vsd_jax.experiments import scores, together, truth
-from vsd_jax.program.folder import writer
-from vsd_jax.program.settings import config as config_lib
+from vsd_jax.program.folder import workdir, writer
 from vsd_jax.program.settings import named
-from vsd_jax.program.terminal.errors import RunError, as_sentences
+from vsd_jax.program.terminal.errors import as_sentences
 from vsd_jax.program.terminal.overrides import set_values
 from vsd_jax.toybox import metrics, text
 
@@ -118,20 +117,6 @@ def stages_of(
     return together.stages_of(config, folder)
 
 
-def refuse_another(job: together.Job) -> None:
-    """A finished run may only be judged as what is asked for.
-
-    Raises:
-      RunError: naming the first key that differs.
-    """
-    stored = writer.read_json(job.folder / "config.json")
-    for key, (old, new) in config_lib.differing_keys(stored, job.config).items():
-        raise RunError(
-            f"{job.folder} is finished with {key}={old!r}, not {new!r}. Give another"
-            " --out, or delete that folder."
-        )
-
-
 def run_program(
     name: str, prompt: text.Prompt, seed: int, folder: Path, options: Sequence[str]
 ) -> None:
@@ -139,7 +124,9 @@ def run_program(
     method = METHODS[name]
     judged = folder / method.judged
     if (judged / "report.html").exists() and (judged / "evaluation.png").exists():
-        refuse_another(stages_of(name, prompt, seed, folder, options)[method.judged])
+        asked = stages_of(name, prompt, seed, folder, options)[method.judged].config
+        stored = workdir.read_config(judged)
+        workdir.check_same_run(judged, stored, asked, extend=False)
         return
     command = [sys.executable, "-m", "vsd_jax.main", f"--config={method.config}"]
     command += [*overrides(name, prompt, seed, options), f"--workdir={folder}"]

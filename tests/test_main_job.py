@@ -10,7 +10,7 @@ from benchmarks import main_job
 from vsd_jax.experiments import together
 from vsd_jax.program.folder import writer
 from vsd_jax.program.settings import config as config_lib
-from vsd_jax.program.terminal.errors import ConfigError, RunError
+from vsd_jax.program.terminal.errors import ConfigError
 
 OPTIONS = ["num_steps=3", "vsd.guidance_scale=5"]
 
@@ -59,7 +59,7 @@ def test_a_finished_run_is_not_judged_as_one_of_other_settings(tmp_path):
         flat = config_lib.flatten(job.config)
         writer.write_json(job.folder / "config.json", config_lib.nest(flat))
     main_job.run_program(*asked, ())
-    with pytest.raises(RunError, match=r"vsd\.guidance_scale=2\.0, not 3\.0"):
+    with pytest.raises(ConfigError, match=r"guidance_scale: 2\.0 there, 3\.0 now"):
         main_job.run_program(*asked, ("vsd.guidance_scale=3.0",))
 
 
