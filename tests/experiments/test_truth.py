@@ -22,15 +22,55 @@ def test_what_lies_inside_is_not_seen():
     assert seen[:12].all() and not seen[12:].any()
 
 
-def test_chamfer_distance_is_to_the_nearest_true_object(tmp_path, monkeypatch):
-    ball = trimesh.creation.icosphere(3, radius=0.5)
-    small, large = (ball.copy().apply_scale(scale) for scale in (0.9, 2.0))
-    surfaces = tuple(truth.sample_surface(mesh, 0) for mesh in (small, large))
+BALL = trimesh.creation.icosphere(3, radius=0.5)
+
+
+@pytest.fixture
+def two_balls(monkeypatch):
+    """Truth: balls with a radius of 0.45 and of 1."""
+    meshes = (BALL.copy().apply_scale(scale) for scale in (0.9, 2.0))
+    surfaces = tuple(truth.sample_surface(mesh, 0) for mesh in meshes)
     monkeypatch.setattr(truth, "true_surfaces", lambda prompt: surfaces)
-    ball.export(tmp_path / "a.ply")
+
+
+def test_chamfer_distance_is_to_the_nearest_true_object(tmp_path, two_balls):
+    BALL.export(tmp_path / "a.ply")
     # The radii differ by 0.05; the gaps between 4,000 points add a little.
     assert 0.04 < truth.chamfer(tmp_path / "a.ply", "a red mushroom") < 0.08
     assert np.isnan(truth.chamfer(tmp_path / "b.ply", "a red mushroom"))
+    assert np.isnan(truth.chamfer(tmp_path / "a.ply", "a red room"))
+
+
+def test_what_a_mesh_has_inside_does_not_count(tmp_path, two_balls):
+    BALL.export(tmp_path / "a.ply")
+    inside = trimesh.creation.box((0.3, 0.3, 0.3))
+    trimesh.util.concatenate([BALL, inside]).export(tmp_path / "b.ply")
+    empty, full = (
+        truth.chamfer(tmp_path / f"{name}.ply", "a red mushroom") for name in "ab"
+    )
+    assert full == pytest.approx(empty, rel=0.05)
+
+
+def test_particles_are_right_one_by_one_or_as_a_set(tmp_path, two_balls):
+    scales = {"small": 0.9, "large": 2.0}
+    for name, scale in scales.items():
+        BALL.copy().apply_scale(scale).export(tmp_path / f"{name}.ply")
+    small, large, none = (tmp_path / f"{n}.ply" for n in ("small", "large", "none"))
+    both = truth.shape_scores([small, large], "a red mushroom")
+    same = truth.shape_scores([small, small], "a red mushroom")
+    assert max(*both.values(), same["chamfer"]) < 0.03  # the gaps between points
+    assert same["mmd"] == pytest.approx(0.55 / 2, abs=0.03)  # the larger is far
+    assert truth.shape_scores([small, none], "a red mushroom") == pytest.approx(same)
+    assert "mmd" not in truth.shape_scores([small], "a red mushroom")
+    assert np.isnan([*truth.shape_scores([none] * 2, "a red mushroom").values()]).all()
+
+
+def test_other_true_objects_are_the_floor():
+    found = truth.true_shape_scores("a red mushroom", 4, seed=0)
+    assert 0.01 < found["chamfer"] < found["mmd"] < 0.06
+    assert found != truth.true_shape_scores("a red mushroom", 4, seed=1)
+    assert "mmd" not in truth.true_shape_scores("a red mushroom", 1, seed=0)
+    assert np.isnan([*truth.true_shape_scores("a red room", 2, seed=0).values()]).all()
 
 
 @pytest.mark.parametrize("what", ["object.py", "scene.py:room", "scene.py:object"])

@@ -28,14 +28,18 @@ def judged(tmp_path, monkeypatch):
     def judge(images, prompt, views):
         return {"objects": len(images)}, images[..., 0, 0, 0], images
 
+    def shapes(prompt, number, seed):
+        return {"shapes": number}
+
     monkeypatch.setattr(scores.truth, "orbit_images", draw)
+    monkeypatch.setattr(scores.truth, "true_shape_scores", shapes)
     monkeypatch.setattr(scores, "judge", judge)
     return cell, tmp_path
 
 
 def test_its_numbers_are_of_many_objects_its_distances_of_as_many_as_a_run_has(judged):
     numbers, features, _ = scores.score_truth(*judged)
-    assert numbers == {"objects": 8} and len(features) == 8
+    assert numbers == {"objects": 8, "shapes": 2} and len(features) == 8
     other, few, images = scores.score_truth(*judged, seed=1)
-    assert other == {"objects": 8} and len(few) == len(images) == 2
+    assert other == numbers and len(few) == len(images) == 2
     assert few[0, 0] != features[0, 0]  # another set

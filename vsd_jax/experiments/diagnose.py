@@ -66,7 +66,8 @@ def read_run(folder: Path) -> Run | None:
     errors = {name: float(error(mean)) for name, error in ERRORS.items()}
     if errors["kind wrong"] > BAD["kind wrong"]:
         del errors["second fronts"]  # of what is no such thing nobody knows the front
-    shape = _chamfer(folder, config["prompt"])
+    meshes = sorted((folder / "mesh").glob("particle_*.ply"))
+    shape = truth.shape_scores(meshes, config["prompt"])["chamfer"]
     if np.isfinite(shape):
         errors[SHAPE] = shape
     said = summarize(rows) if len(rows) >= _LEAST_ROWS else {}
@@ -74,13 +75,6 @@ def read_run(folder: Path) -> Run | None:
     if not said:
         return None
     return Run(config["prompt"], method, said, errors)
-
-
-def _chamfer(folder: Path, prompt: str) -> float:
-    """Of the run's meshes to true objects, on average; NaN if there is none."""
-    meshes = sorted((folder / "mesh").glob("particle_*.ply"))
-    found = [truth.chamfer(mesh, prompt) for mesh in meshes]
-    return float(np.mean(found)) if found else float("nan")
 
 
 def distinct(runs: Sequence[Run]) -> list[Run]:

@@ -23,6 +23,7 @@ HEADS = {
     "diversity": ("diversity", ".2f"),
     "covered": ("covered", "%"),
     "chamfer": ("Chamfer distance", ".4f"),
+    "mmd": ("of truth to the nearest (MMD)", ".4f"),
     "frechet_truth": ("Fréchet to truth", ".3g"),
     "kernel_truth": ("kernel to truth", ".3g"),
     "frechet_reference": ("Fréchet to {reference}", ".3g"),

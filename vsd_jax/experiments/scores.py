@@ -79,21 +79,8 @@ def score_cell(cell: Cell, folder: Path) -> Scored:
     numbers, features, images = judge_cell(cell, folder)
     if _orbit(folder) is None:
         return numbers, features, images
-    shapes = [
-        truth.chamfer(folder / "mesh" / f"particle_{i:02d}.ply", cell.prompt)
-        for i in range(len(images))
-    ]
-    return (
-        numbers | {"chamfer": _mean_of_known(shapes)},
-        features,
-        images,
-    )
-
-
-def _mean_of_known(values: Sequence[float]) -> float:
-    """The mean without those that are not a number; that if there is no other."""
-    known = [value for value in values if not np.isnan(value)]
-    return float(np.mean(known)) if known else np.nan
+    meshes = [folder / "mesh" / f"particle_{i:02d}.ply" for i in range(len(images))]
+    return numbers | truth.shape_scores(meshes, cell.prompt), features, images
 
 
 def judge_cell(cell: Cell, folder: Path) -> Scored:
@@ -127,6 +114,7 @@ def score_truth(cell: Cell, folder: Path, seed: int | None = None) -> Scored:
     own = writer.read_json(folder / "config.json")["num_particles"]
     images = truth.orbit_images(cell.prompt, orbit, max(_OBJECTS, own), first)
     numbers, features, images = judge(images, cell.prompt, orbit.view_words)
+    numbers |= truth.true_shape_scores(cell.prompt, own, seed or 0)
     shown = slice(None if seed is None else own)
     return numbers, features[shown], images[shown]
 

@@ -19,15 +19,8 @@ _VSD = {"vsd.guidance_scale": 7.5, **_LEARNED}  # the program's default is 2
 _NEVER = {"vsd.t_range_late": (0.02, 0.98)}  # no annealing of t
 _COLUMNS = (
     *("kind_precision", "strict_precision", "colour_precision", "multi_face_index"),
-    *(
-        "saturation",
-        "frechet_truth",
-        "kernel_truth",
-        "chamfer",
-        "diversity",
-        "covered",
-        "seconds",
-    ),
+    *("saturation", "frechet_truth", "kernel_truth", "chamfer", "mmd"),
+    *("diversity", "covered", "seconds"),
 )
 _SMOKE = {"num_steps": 2, "eval.num_views": 4}
 PROMPTS = (

@@ -3,7 +3,7 @@
 
 import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -12,6 +12,7 @@ from vsd_jax.toybox import batches, dataset, metrics, objects, render, text
 
 Path = pathlib.Path
 OBJECTS, POINTS = 16, 4000
+_SEED, _OTHER_SEED = 7, 100  # of true objects, and of others in a cell's place
 DIRECTIONS = 32  # from which a point of truth may be seen
 SIZE = 64
 
@@ -89,27 +90,31 @@ class Sampled(NamedTuple):
 
 
 def sample_surface(mesh, seed: int) -> Sampled:
-    """`POINTS` points of a trimesh."""
+    """`POINTS` points of a trimesh, without those that are not seen from outside.
+
+    A true object is a soup of parts that reach into each other, and the inside of a
+    density field is nobody's choice: what no camera sees would count against a mesh,
+    and against a true object, though no picture tells it from another.
+    """
     import trimesh
 
     points, faces = trimesh.sample.sample_surface(mesh, POINTS, seed=seed)
-    return Sampled(np.asarray(points), mesh.face_normals[faces])
+    points = np.asarray(points)
+    seen = seen_from_outside(mesh, points)
+    return Sampled(points[seen], mesh.face_normals[faces][seen])
 
 
 @functools.lru_cache(maxsize=64)
-def true_surfaces(prompt: str) -> tuple[Sampled, ...]:
-    """Points of `OBJECTS` true objects of a prompt, of what is seen of them.
-
-    An object is a soup of parts that reach into each other: what is inside would count
-    against every mesh, the more the better it is.
-    """
+def true_surfaces(
+    prompt: str, number: int = OBJECTS, seed: int = _SEED
+) -> tuple[Sampled, ...]:
+    """Points of true objects of a prompt; other seeds are other objects."""
+    wanted = text.parse(prompt)
     found = []
-    for index in range(OBJECTS):
-        rng = np.random.default_rng([7, index])
-        mesh = objects.to_trimesh(objects.make_object(rng, text.parse(prompt)))
-        points, normals = sample_surface(mesh, index)
-        seen = seen_from_outside(mesh, points)
-        found.append(Sampled(points[seen], normals[seen]))
+    for index in range(number):
+        rng = np.random.default_rng([seed, index])
+        mesh = objects.to_trimesh(objects.make_object(rng, wanted))
+        found.append(sample_surface(mesh, index))
     return tuple(found)
 
 
@@ -137,9 +142,49 @@ def chamfer(path: Path, prompt: str) -> float:
     NaN if there is no mesh, as of a run without a surface, and for rooms, of which
     nothing is seen from outside.
     """
+    return shape_scores([path], prompt)["chamfer"]
+
+
+def shape_scores(paths: Sequence[Path], prompt: str) -> dict[str, float]:
+    """Distances of a run's meshes to `OBJECTS` true objects, scene units.
+
+    Args:
+      paths: of the particles' meshes; one that is not there, as of a particle without a
+        surface, is left out.
+      prompt: of a room there are no distances: nothing is seen from outside.
+
+    Returns:
+      "chamfer": Chamfer distance of a particle to the nearest true object, their mean;
+      of several particles also "mmd": of a true object to the nearest particle, their
+      mean (PointFlow's minimum matching distance, arXiv:1906.12320, Sec. 5.1). The
+      first asks whether each is right, the second whether all kinds are there. NaN if
+      there is no mesh.
+    """
     import trimesh
 
-    if not path.exists() or text.parse(prompt).room:
-        return float("nan")
-    points, _ = sample_surface(trimesh.load(path, process=False), seed=0)
-    return min(metrics.chamfer(points, other) for other, _ in true_surfaces(prompt))
+    there = [path for path in paths if path.exists()]
+    if not there or text.parse(prompt).room:
+        return _shape_scores([], (), len(paths))
+    meshes = (trimesh.load(path, process=False) for path in there)
+    surfaces = [sample_surface(mesh, seed=0) for mesh in meshes]
+    return _shape_scores(surfaces, true_surfaces(prompt), len(paths))
+
+
+def true_shape_scores(prompt: str, number: int, seed: int) -> dict[str, float]:
+    """`shape_scores` of so many other true objects in the run's place: the floor."""
+    if text.parse(prompt).room:
+        return _shape_scores([], (), number)
+    others = true_surfaces(prompt, number, _OTHER_SEED + seed)
+    return _shape_scores(others, true_surfaces(prompt), number)
+
+
+def _shape_scores(
+    made: Sequence[Sampled], true: Sequence[Sampled], number: int
+) -> dict[str, float]:
+    table = np.array(
+        [[metrics.chamfer(one.points, other.points) for other in true] for one in made]
+    )
+    found = {"chamfer": float(table.min(1).mean()) if len(made) else float("nan")}
+    if number > 1:
+        found["mmd"] = float(table.min(0).mean()) if len(made) else float("nan")
+    return found

@@ -7,7 +7,7 @@ these are not comparable with distances in Inception features. All functions are
 NumPy: they run once, at the end.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from scipy import linalg
@@ -166,39 +166,3 @@ def chamfer(points_a: np.ndarray, points_b: np.ndarray) -> float:
     to_b = cKDTree(points_b).query(points_a)[0]
     to_a = cKDTree(points_a).query(points_b)[0]
     return float(0.5 * (to_a.mean() + to_b.mean()))
-
-
-def _chamfer_table(
-    sets_a: Sequence[np.ndarray], sets_b: Sequence[np.ndarray]
-) -> np.ndarray:
-    return np.array([[chamfer(a, b) for b in sets_b] for a in sets_a])
-
-
-def shape_scores(
-    made: Sequence[np.ndarray], truth: Sequence[np.ndarray]
-) -> dict[str, float]:
-    """1-NNA, coverage and MMD of point sets (PointFlow, arXiv:1906.12320, Sec. 5.1).
-
-    Args:
-      made: point sets [N, 3] sampled from generated meshes.
-      truth: as many point sets of truth meshes.
-
-    Returns:
-      "one_nna" in [0, 1] (0.5 = indistinguishable), "coverage" in [0, 1],
-      "mmd" in scene units.
-    """
-    between = _chamfer_table(made, truth)
-    everything = np.block(
-        [
-            [_chamfer_table(made, made), between],
-            [between.T, _chamfer_table(truth, truth)],
-        ]
-    )
-    np.fill_diagonal(everything, np.inf)
-    is_made = np.arange(len(everything)) < len(made)
-    same = is_made[everything.argmin(1)] == is_made
-    return {
-        "one_nna": float(same.mean()),
-        "coverage": len(set(between.argmin(1).tolist())) / len(truth),
-        "mmd": float(between.min(0).mean()),
-    }
