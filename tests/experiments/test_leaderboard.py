@@ -117,6 +117,31 @@ def test_it_goes_on_where_it_stopped(plane, capsys, monkeypatch):
         start(plane, "--quick", "--worlds", "plane")
 
 
+def test_what_is_finished_of_a_world_is_ranked(tmp_path, monkeypatch):
+    def draw(cell, folder):
+        if cell.row.name == "VSD" and cell.seed and not (tmp_path / "on").exists():
+            raise RunError("The machine went away.")
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / "samples.npy", 0.5 + np.eye(8)[:, None, None, :2])
+
+    monkeypatch.setattr(cells, "_KINDS", dict.fromkeys(cells._KINDS, draw))
+    monkeypatch.setattr(board.processes, "tasks", lambda todo: [[s] for s in todo])
+    terms = board.Terms(form="smoke")
+    with pytest.raises(RunError, match="went away"):
+        board.run(terms, ["plane"], tmp_path, jobs=1, command="")
+    found = records.read(tmp_path / "leaderboard.json")
+    assert [cell["seed"] for cell in found["cells"]] == [0] * len(FEW)
+    assert found["worlds"]["plane"]["unfinished"] == 1
+    assert "Not run yet: 1 more" in (tmp_path / "leaderboard.md").read_text()
+    with pytest.raises(ConfigError, match="plane is not finished"):
+        submit.choose_worlds(["plane"], found)
+    (tmp_path / "on").touch()
+    text = board.run(terms, ["plane"], tmp_path, jobs=1, command="")
+    assert "Not run yet" not in text
+    found = records.read(tmp_path / "leaderboard.json")
+    assert len(found["cells"]) == 6 and "unfinished" not in found["worlds"]["plane"]
+
+
 def test_two_processes_give_the_same(plane, tmp_path, capsys):
     start(plane, "--smoke", "--worlds", "plane")
     start(tmp_path, "--smoke", "--worlds", "plane", "--jobs=2")

@@ -59,7 +59,7 @@ def run(
     command: str,
     stored: Mapping[str, Any] | None = None,
 ) -> str:
-    """Runs the worlds of these names, and writes all files after each of them.
+    """Runs the worlds of these names; writes all files after each block of a world.
 
     Args:
       terms: how much, and with which settings.
@@ -84,12 +84,17 @@ def run(
     text = ""
     for done in run_worlds(todo, out, jobs):
         starts, results = zip(*done, strict=True)
+        begun = {start.world for start in starts}
+        unfinished = collections.Counter(
+            world for world, *_ in _blocks(todo) - _blocks(starts) if world in begun
+        )
         found = records.collect(
             results,
             names=list(dict.fromkeys(start.world for start in starts)),
             command=command,
             terms=terms.record(),
             times=times,
+            unfinished=unfinished,
             between_seeds=seeds.between_seeds(done, out),
             stored=stored,
         )
@@ -126,7 +131,8 @@ def run_worlds(
     """Runs what is not finished, world after world, and says the time left.
 
     Yields:
-      After each world the cells of it and of those before it, with their results.
+      After each block of a world (`block`), and at the end of the world, the cells of
+      all finished blocks of it and of the worlds before it, with their results.
     """
     results = {key(start): work.result_of(start, out) for start in todo}
     missing = [start for start in todo if results[key(start)] is None]
@@ -136,15 +142,29 @@ def run_worlds(
     say_left(len(todo), missing, seconds, jobs)
     names = list(dict.fromkeys(start.world for start in todo))
     for number, name in enumerate(names, 1):
+        of = [start for start in todo if start.world in names[:number]]
         own = [start for start in missing if start.world == name]
         for task in processes.run(processes.tasks(own), out, jobs):
+            before = _blocks(missing)
             for start in task:
                 results[key(start)] = result = work.result_of(start, out)
                 seconds[name].append(result["seconds"])
                 missing.remove(start)
             say_left(len(todo), missing, seconds, jobs)
-        done = [start for start in todo if start.world in names[:number]]
-        yield [(start, results[key(start)]) for start in done]
+            left = _blocks(missing)
+            if left != before and any(start.world == name for start in missing):
+                done = [start for start in of if block(start) not in left]
+                yield [(start, results[key(start)]) for start in done]
+        yield [(start, results[key(start)]) for start in of]
+
+
+def block(start: Start) -> tuple[str, str, int]:
+    """What all methods of a world are ranked in: a prompt and a seed."""
+    return start.world, start.cell.prompt, start.cell.seed
+
+
+def _blocks(starts: Sequence[Start]) -> set[tuple[str, str, int]]:
+    return {block(start) for start in starts}
 
 
 def key(start: Start) -> tuple[str, str]:

@@ -256,6 +256,8 @@ def _about(board: Board, world: str) -> str:
             f" {best['blocks']} blocks; Friedman's p {p}, critical difference of mean"
             f" ranks {difference}."
         )
+    if "unfinished" in about:
+        text += f" Not run yet: {about['unfinished']} more, each a prompt and a seed."
     return text[0].upper() + text[1:]
 
 

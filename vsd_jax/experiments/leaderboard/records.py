@@ -48,6 +48,7 @@ def collect(
     command: str,
     terms: Mapping[str, Any],
     times: Mapping[str, Mapping[str, Any]] | None = None,
+    unfinished: Mapping[str, int] | None = None,
     between_seeds: Sequence[Mapping[str, Any]] = (),
     stored: Board | None = None,
 ) -> dict[str, Any]:
@@ -59,6 +60,7 @@ def collect(
       command: for the record.
       terms: `form`, and what `board.Terms` says beside it.
       times: at equal time, world -> budget and steps in seconds.
+      unfinished: world -> how many of its blocks are not there yet.
       between_seeds: from `seeds.between_seeds`.
       stored: what a leaderboard on other terms than the default ones is compared with,
         if it has the same form.
@@ -71,6 +73,7 @@ def collect(
         if cell["truth"]
     }
     form, timed = terms["form"], times or {}
+    left = {name: {"unfinished": n} for name, n in (unfinished or {}).items() if n}
     found = {
         "version": VERSION,
         "command": command,
@@ -78,7 +81,8 @@ def collect(
         **own,
         "schema": SCHEMA,
         "worlds": {
-            name: describe_world(name, form) | timed.get(name, {}) for name in names
+            name: describe_world(name, form) | timed.get(name, {}) | left.get(name, {})
+            for name in names
         },
         "not_run": [name for name in worlds.WORLDS if name not in names],
         "truth": [

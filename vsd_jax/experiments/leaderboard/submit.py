@@ -95,6 +95,11 @@ def choose_worlds(names: Sequence[str], stored: Board) -> list[str]:
             )
     chosen = [n for n in exact if n in (names or stored["worlds"])]
     for name in chosen:
+        if "unfinished" in stored["worlds"][name]:
+            raise ConfigError(
+                f"The leaderboard's world {name} is not finished; run"
+                " --name=leaderboard with its --out again, which goes on."
+            )
         if stored["worlds"][name] != records.describe_world(name, stored["form"]):
             raise ConfigError(
                 f"The stored leaderboard's world {name} has another budget or other"

@@ -256,7 +256,7 @@ class Start(NamedTuple):
 
 @functools.lru_cache(maxsize=16)
 def starts(name: str, form: str) -> tuple[Start, ...]:
-    """All cells of a world: each entry, prompt and seed, those of seed 0 first."""
+    """All cells of a world: each entry, prompt and seed, a block after the other."""
     return all_starts(name, form, rows(WORLDS[name]))
 
 
@@ -266,7 +266,9 @@ def all_starts(
     rows: Sequence[Row],
     steps: Mapping[str, int] | None = None,
 ) -> tuple[Start, ...]:
-    """The cells of these rows, those of seed 0 first.
+    """The cells of these rows, a block after the other: all prompts of seed 0 first.
+
+    So what is finished of a world that takes long ranks all methods on some prompts.
 
     Args:
       name: of the world.
@@ -280,7 +282,9 @@ def all_starts(
         for row in rows
         for each in starts_of(name, form, row, steps=given.get(row.name))
     ]
-    return tuple(sorted(found, key=lambda start: start.cell.seed))
+    prompts = WORLDS[name].prompts
+    of = {prompt: number for number, prompt in enumerate(prompts)}
+    return tuple(sorted(found, key=lambda s: (s.cell.seed, of[s.cell.prompt])))
 
 
 def tuning_starts(name: str, form: str, row: Row) -> list[Start]:
