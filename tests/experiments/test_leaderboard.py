@@ -117,6 +117,24 @@ def test_it_goes_on_where_it_stopped(plane, capsys, monkeypatch):
         start(plane, "--quick", "--worlds", "plane")
 
 
+def test_it_goes_on_where_only_its_data_came_along(plane, tmp_path, monkeypatch):
+    start(plane, "--smoke", "--worlds", "plane")
+    data = (plane / "leaderboard.json").read_bytes()
+    (tmp_path / "leaderboard.json").write_bytes(data)
+
+    def fail(cell, folder):
+        raise AssertionError(f"{cell.folder} was finished")
+
+    monkeypatch.setattr(cells, "_KINDS", dict.fromkeys(cells._KINDS, fail))
+    start(tmp_path, "--smoke", "--worlds", "plane")
+    old, new = (records.read(p / "leaderboard.json") for p in (plane, tmp_path))
+    assert {**new, "command": ""} == {**old, "command": ""}
+    start_of = worlds.starts("plane", "smoke")[0]
+    other = dataclasses.replace(start_of.cell, seed=7)
+    known = records.known_runs(tmp_path)
+    assert work.result_of(start_of._replace(cell=other), tmp_path, known) is None
+
+
 def test_what_is_finished_of_a_world_is_ranked(tmp_path, monkeypatch):
     def draw(cell, folder):
         if cell.row.name == "VSD" and cell.seed and not (tmp_path / "on").exists():

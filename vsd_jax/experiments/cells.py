@@ -7,6 +7,8 @@ particle and a column a view.
 """
 
 import dataclasses
+import hashlib
+import json
 import pathlib
 import time
 from collections.abc import Callable
@@ -121,6 +123,12 @@ def describe(cell: Cell) -> dict:
         "settings": settings,
         "prior": prior_fingerprint() if not cell.row.kind.startswith("exact") else "",
     }
+
+
+def fingerprint(cell: Cell) -> str:
+    """Of all that `describe` says: the same one is the same run."""
+    text = json.dumps(_as_stored(describe(cell)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def prior_fingerprint() -> str:

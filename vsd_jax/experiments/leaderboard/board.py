@@ -134,7 +134,8 @@ def run_worlds(
       After each block of a world (`block`), and at the end of the world, the cells of
       all finished blocks of it and of the worlds before it, with their results.
     """
-    results = {key(start): work.result_of(start, out) for start in todo}
+    known = records.known_runs(out)
+    results = {key(start): work.result_of(start, out, known) for start in todo}
     missing = [start for start in todo if results[key(start)] is None]
     seconds: dict[str, list[float]] = collections.defaultdict(list)
     for result in filter(None, results.values()):

@@ -33,12 +33,14 @@ SCHEMA = {
     "prior": "fingerprint of the prior's weights; empty = in closed form",
     "commit": "of the code; +changes = edited since",
     "machine": "processor, cores, devices of JAX",
+    "run": "fingerprint of its settings and prior: the same one is not run again",
 }
 """Columns of `leaderboard.csv`, one line for each cell and score; a leaderboard of
 before has its own."""
 _OF_CELL = tuple(name for name in SCHEMA if name not in ("score", "value", "best"))
 _OF_BOARD = {"equal": "passes", "settings_of": "authors"}
 """What holds for all cells but where one says otherwise, and was meant before."""
+_OF_OLD = {"run": ""}
 
 
 def collect(
@@ -89,7 +91,10 @@ def collect(
             {"world": world, "prompt": prompt, "seed": seed, "scores": scores}
             for (world, prompt, seed), scores in true.items()
         ],
-        "cells": [{name: {**own, **cell}[name] for name in kept} for cell in results],
+        "cells": [
+            {name: {**_OF_OLD, **own, **cell}[name] for name in kept}
+            for cell in results
+        ],
         "between_seeds": list(between_seeds),
     }
     found["ranking"] = ranking.rank_board(found)
@@ -114,16 +119,39 @@ def describe_world(name: str, form: str) -> dict[str, Any]:
 
 def lines(board: Board) -> Iterator[dict[str, Any]]:
     """The lines of `leaderboard.csv`."""
+    for cell in with_truth(board):
+        for score, best in board["worlds"][cell["world"]]["scores"].items():
+            line = {"score": score, "value": cell["scores"].get(score)}
+            line |= {"best": best, "truth": cell["truth"].get(score)}
+            yield {name: {**cell, **line}[name] for name in board["schema"]}
+
+
+def with_truth(board: Board) -> list[dict[str, Any]]:
+    """The cells, each with the scores of truth in its block: what `collect` takes."""
     true = {
         (block["world"], block["prompt"], block["seed"]): block["scores"]
         for block in board["truth"]
     }
-    for cell in board["cells"]:
-        there = true.get((cell["world"], cell["prompt"], cell["seed"]), {})
-        for score, best in board["worlds"][cell["world"]]["scores"].items():
-            line = {"score": score, "value": cell["scores"].get(score)}
-            line |= {"best": best, "truth": there.get(score)}
-            yield {name: {**cell, **line}[name] for name in board["schema"]}
+    return [
+        {**cell, "truth": true.get((cell["world"], cell["prompt"], cell["seed"]), {})}
+        for cell in board["cells"]
+    ]
+
+
+def known_runs(out: Path) -> dict[str, dict[str, Any]]:
+    """The runs of a folder's `leaderboard.json` by their `run`; {} without one.
+
+    So a leaderboard goes on where nothing but that file came along.
+    """
+    path = out / "leaderboard.json"
+    if not path.exists():
+        return {}
+    found = {}
+    for cell in with_truth(read(path)):
+        if cell.get("run"):
+            own = {name: cell[name] for name in cell if name not in _OF_BOARD}
+            found[cell["run"]] = own
+    return found
 
 
 def csv_text(board: Board) -> str:

@@ -23,8 +23,8 @@ def between_seeds(
     by view, of each two runs (`metrics.diversity`).
 
     Args:
-      pairs: finished cells and their results; those of several particles and those
-        that failed are left out.
+      pairs: finished cells and their results; those of several particles, those that
+        failed and those without pictures in `out` are left out.
       out: the leaderboard's folder.
 
     Returns:
@@ -33,7 +33,8 @@ def between_seeds(
     """
     groups: dict[tuple[str, str, str], list[Start]] = {}
     for start, result in pairs:
-        if is_single(start) and not result["failed"]:
+        here = (_folder(start, out) / "evaluation.png").exists()
+        if is_single(start) and here and not result["failed"]:
             key = (start.world, start.cell.row.name, start.cell.prompt)
             groups.setdefault(key, []).append(start)
     true: dict[tuple[str, str], float] = {}

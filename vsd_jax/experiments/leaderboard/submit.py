@@ -127,15 +127,7 @@ def join(
     stored: Board, results: Sequence[Board], chosen: Sequence[str], *, command: str
 ) -> dict[str, Any]:
     """The stored leaderboard of these worlds with the new cells, ranked anew."""
-    truth = {
-        (block["world"], block["prompt"], block["seed"]): block["scores"]
-        for block in stored["truth"]
-    }
-    old = [
-        {**cell, "truth": truth[cell["world"], cell["prompt"], cell["seed"]]}
-        for cell in stored["cells"]
-        if cell["world"] in chosen
-    ]
+    old = [cell for cell in records.with_truth(stored) if cell["world"] in chosen]
     terms = {name: stored[name] for name in _TERMS if name in stored}
     new = [{**result, "settings_of": "own"} for result in results]
     return records.collect([*old, *new], names=chosen, command=command, terms=terms)

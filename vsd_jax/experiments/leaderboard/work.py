@@ -20,18 +20,26 @@ from vsd_jax.toybox import metrics
 Path = pathlib.Path
 
 
-def result_of(start: Start, out: Path) -> dict[str, Any] | None:
+def result_of(
+    start: Start, out: Path, known: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, Any] | None:
     """What is stored of a cell; None if it is not finished.
+
+    Args:
+      start: the cell.
+      out: the leaderboard's folder, with the cell's own in it.
+      known: results by their `run`, for cells without a folder (`records.known_runs`).
 
     Raises:
       RunError: if it is finished with other settings or another prior.
     """
+    mark = cells.fingerprint(start.cell)
     path = _folder(start, out) / "score.json"
     if not path.exists():
-        return None
+        return dict(known[mark]) if known and mark in known else None
     found = writer.read_json(path)
     cells.refuse_another(found, cells.describe(start.cell), path.parent)
-    return found
+    return found | {"run": mark}
 
 
 def run(start: Start, out: Path) -> None:
