@@ -73,7 +73,7 @@ def test_the_files_of_a_world(plane, capsys):
     assert re.search(r"\[4 of 6 cells are finished, about \d+ s left\]", said)
     found = records.read(plane / "leaderboard.json")
     assert found["form"] == "smoke" and found["not_run"] == [
-        *("images", "image2d", "objects"),
+        *("images", "image2d", "objects", "objects_by_text"),
     ]
     cell = found["cells"][0]
     assert cell["passes"] == 2 * cell["steps"] and cell["machine"].count("cores") == 1
@@ -95,7 +95,7 @@ def test_the_page_holds_all_that_it_shows(plane):
     assert not re.search(r"(src|href)=\"(?!data:)", text)
     assert text.count("<tr>") == 1 + len(FEW) + 1  # heading, methods, truth
     markdown = (plane / "leaderboard.md").read_text()
-    assert "Not run: images, image2d, objects." in markdown
+    assert "Not run: images, image2d, objects, objects_by_text." in markdown
     assert (
         "its numbers mean nothing" in markdown
         and "network passes for each, as" not in (markdown)

@@ -147,6 +147,22 @@ _OBJECT_PROMPTS = (
     *("a green car", "an orange mug", "a brown bear", "a red house"),
     *("a purple donut", "an orange table", "a blue snowman", "a pink cake"),
 )
+_OBJECTS = World(
+    about="objects in 3D on the embedded prior, which is told the camera",
+    table=spatial_tables.FAMILY_OBJECTS,
+    column="spatial",
+    prompts=_OBJECT_PROMPTS,
+    forms={
+        "full": Form(vsd_moves=450, seeds=3, prompts=16, particles=1),
+        "quick": Form(vsd_moves=225, seeds=1, prompts=2, particles=1),
+    },
+    scores=_DISTANCES
+    | dict.fromkeys(("strict_precision", "colour_precision"), "high")
+    | {"chamfer": "low"}
+    | dict.fromkeys(("multi_face_index", "saturation", "covered"), "truth"),
+    tuning=(("an orange boat", {}), ("a green lamp", {})),
+    rates=("optim.table_lr", "optim.decoder_lr"),
+)
 WORLDS: Mapping[str, World] = {
     "plane": World(
         about="points in the plane; three of eight modes are wanted",
@@ -197,21 +213,15 @@ WORLDS: Mapping[str, World] = {
         tuning=(("a red boat", {}), ("a green lamp", {})),
         settings={"particles_per_step": 2},
     ),
-    "objects": World(
-        about="objects in 3D on the embedded prior",
-        table=spatial_tables.FAMILY_OBJECTS,
-        column="spatial",
-        prompts=_OBJECT_PROMPTS,
+    "objects": _OBJECTS,
+    "objects_by_text": dataclasses.replace(
+        _OBJECTS,
+        about="objects in 3D on the embedded prior, told the view in words alone",
         forms={
-            "full": Form(vsd_moves=450, seeds=3, prompts=16, particles=1),
-            "quick": Form(vsd_moves=225, seeds=1, prompts=2, particles=1),
+            "full": Form(vsd_moves=450, seeds=3, prompts=4, particles=1),
+            "quick": Form(vsd_moves=225, seeds=1, prompts=1, particles=1),
         },
-        scores=_DISTANCES
-        | dict.fromkeys(("strict_precision", "colour_precision"), "high")
-        | {"chamfer": "low"}
-        | dict.fromkeys(("multi_face_index", "saturation", "covered"), "truth"),
-        tuning=(("an orange boat", {}), ("a green lamp", {})),
-        rates=("optim.table_lr", "optim.decoder_lr"),
+        settings={"prior.tell_camera": False},
     ),
 }
 FORMS = ("full", "quick", "smoke")
