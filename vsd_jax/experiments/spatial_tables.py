@@ -32,7 +32,7 @@ ABLATION = Experiment(
     about=(
         "The ablation (arXiv:2305.16213, Fig. 5) at the Toybox's scale: each of"
         " resolution, annealed t and VSD makes the result better. Low resolution is 16"
-        " pixels here, high 64."
+        " pixels here, high 64. VSD has the paper's guidance, then this prior's."
     ),
     config=_OBJECT,
     prompts=PROMPTS,
@@ -43,6 +43,7 @@ ABLATION = Experiment(
         Row(name="+ 64 pixels", settings={**_SDS, **_NEVER}),
         Row(name="+ annealed t", settings=_SDS),
         Row(name="+ VSD", settings=_VSD),
+        Row(name="+ VSD, this program's default", settings={}),
     ),
     columns=_COLUMNS,
     smoke=_SMOKE,
