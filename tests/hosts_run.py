@@ -31,7 +31,7 @@ from vsd_jax.types import NoiseModel  # noqa: E402
 SHAPE = (8, 8, 3)
 
 
-def make_run(config) -> build.Run:
+def make_run(config, *_) -> build.Run:
     """As `build.build`, of the smallest parts that train theta and phi."""
     # Late: it makes arrays, which must not be before the processes have joined.
     import simple_scene

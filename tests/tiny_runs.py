@@ -93,7 +93,7 @@ def nerf_config() -> ConfigDict:
     return config
 
 
-def make_run(config, *, step=None) -> build.Run:
+def make_run(config, method=None, *, step=None) -> build.Run:
     """A run whose step adds 1e-3 to theta and to phi; `step` may replace it."""
     if not isinstance(config, FrozenConfigDict):
         config = config_lib.validate(config)

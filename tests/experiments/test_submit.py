@@ -5,11 +5,13 @@ import pathlib
 import re
 
 import pytest
+import tiny_runs
 
 import vsd_jax
 from vsd_jax.experiments import __main__ as program
 from vsd_jax.experiments import cells, own_method
 from vsd_jax.experiments.leaderboard import records, submit
+from vsd_jax.program.build import build
 from vsd_jax.program.folder import writer
 from vsd_jax.program.terminal.errors import ConfigError
 
@@ -155,9 +157,30 @@ def test_a_name_that_is_taken_is_told_apart(stored, tmp_path, capsys):
     assert names == ["SDS", "VSD", "CSD", "SDS (submitted)"]
 
 
+def test_the_program_trains_with_it_on_the_embedded_prior(tmp_path, monkeypatch):
+    trained = []
+
+    def make_run(config, method=None):
+        trained.append((config.vsd.method, method))
+        return tiny_runs.make_run(config)
+
+    monkeypatch.setattr(build, "build", make_run)
+    start(tmp_path, "--smoke", "--worlds", "image2d")
+    assert [method for _, method in trained] == [None] * 3
+    for name, text in {"sds": AS_SDS, "vsd": AS_VSD}.items():
+        path = write(tmp_path / name, text)
+        start(tmp_path, f"--submit={path}", "--worlds", "image2d")
+        kind, method = trained.pop()
+        assert kind == name and method is own_method.read(path).method
+        found = cells_of(folder_of(tmp_path, path) / "leaderboard.json")
+        assert list(found) == ["SDS", "VSD", "CSD", "mine"]
+        (mine,), (same,) = found["mine"], found[name.upper()]
+        assert mine["passes"] == same["passes"] and mine["prior"] == same["prior"]
+
+
 def test_worlds_that_cannot_be(stored, tmp_path):
     path = write(tmp_path, AS_SDS)
-    with pytest.raises(ConfigError, match="--worlds=objects.*vsd_jax/methods/"):
+    with pytest.raises(ConfigError, match="objects is not on the stored.*plane"):
         start(stored, f"--submit={path}", "--worlds", "objects")
     with pytest.raises(ConfigError, match="images is not on the stored.*plane"):
         start(stored, f"--submit={path}", "--worlds", "images")

@@ -117,7 +117,7 @@ def test_a_refinement_goes_on_with_the_nerf_before_it(tmp_path):
 
 
 def test_the_same_command_does_nothing_twice(trained, config, monkeypatch, capsys):
-    monkeypatch.setattr(build, "build", lambda config: pytest.fail("trains again"))
+    monkeypatch.setattr(build, "build", lambda config, *_: pytest.fail("trains again"))
     start(config, trained)
     assert capsys.readouterr().out.count("Finished before.") == 3
 
@@ -151,7 +151,9 @@ def test_a_moved_folder_goes_on(trained, config, monkeypatch, tmp_path, capsys):
         read = source.read_config(moved / "texture")
         assert read.mesh.source == str((moved / "geometry").resolve())
         with monkeypatch.context() as patch:
-            patch.setattr(build, "build", lambda config: pytest.fail("trains again"))
+            patch.setattr(
+                build, "build", lambda config, *_: pytest.fail("trains again")
+            )
             start(config, moved)
         assert capsys.readouterr().out.count("Finished before.") == 3
         shutil.rmtree(moved / "texture")  # as if it had stopped before this stage
@@ -284,7 +286,7 @@ def test_a_run_of_one_stage_gives_way_to_several_and_back(
 def test_overwrite_deletes_nothing_where_the_prior_is_none(
     trained, config, monkeypatch
 ):
-    def refuse(config):
+    def refuse(config, *_):
         raise ConfigError("prior.path is no folder")
 
     monkeypatch.setattr(build, "build", refuse)

@@ -87,7 +87,9 @@ def test_evaluation_says_why_there_is_no_judge(trained):
 
 
 def test_modes_work_on_the_folder_alone(trained, monkeypatch):
-    monkeypatch.setattr(build, "build", lambda config: pytest.fail("loads the prior"))
+    monkeypatch.setattr(
+        build, "build", lambda config, *_: pytest.fail("loads the prior")
+    )
     for name in ("mesh/particle_00.glb", "evaluation.json", "report.html"):
         (trained / name).unlink()
     start("export", None, trained)
@@ -190,7 +192,7 @@ def test_training_again_finds_it_finished(trained, nerf_config, capsys):
 def test_another_configuration_is_refused_before_the_prior(
     trained, nerf_config, monkeypatch
 ):
-    monkeypatch.setattr(build, "build", lambda config: pytest.fail("too late"))
+    monkeypatch.setattr(build, "build", lambda config, *_: pytest.fail("too late"))
     nerf_config.vsd.guidance_scale = 100.0
     with pytest.raises(ConfigError, match=r"vsd\.guidance_scale"):
         start("train", nerf_config, trained)
@@ -214,7 +216,7 @@ def test_overwrite_starts_anew(tmp_path, flat_config):
     assert writer.read_json(tmp_path / "config.json")["seed"] == 3
 
 
-def refuse(config):
+def refuse(config, *_):
     raise ConfigError(f"prior.path={config.prior.path!r} is no folder")
 
 
@@ -269,7 +271,7 @@ def test_a_refinement_of_nothing_is_refused(tmp_path):
 def test_overwrite_leaves_nothing_of_a_run_of_another_kind(
     tmp_path, nerf_config, flat_config, monkeypatch, fake_run
 ):
-    monkeypatch.setattr(build, "build", lambda config: with_lora(fake_run(config)))
+    monkeypatch.setattr(build, "build", lambda config, *_: with_lora(fake_run(config)))
     start("train", nerf_config, tmp_path)
     of_another = files(tmp_path)
     for name in ("lora", "mesh", "turntable_00.gif"):
@@ -312,7 +314,7 @@ def test_all_that_is_written_has_the_mode_of_the_umask(
 
     for name in ("chmod", "fchmod"):  # a disk without modes is no fault either
         monkeypatch.setattr(os, name, refuse)
-    monkeypatch.setattr(build, "build", lambda config: with_lora(fake_run(config)))
+    monkeypatch.setattr(build, "build", lambda config, *_: with_lora(fake_run(config)))
     before = os.umask(mask)
     try:
         start("train", nerf_config, tmp_path / "run")

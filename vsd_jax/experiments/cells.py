@@ -21,7 +21,7 @@ from ml_collections.config_flags import config_flags
 
 from vsd_jax.diffusion.noise import as_noise_fn
 from vsd_jax.diffusion.sampler import ddim_sample
-from vsd_jax.experiments import exact_cells
+from vsd_jax.experiments import exact_cells, own_method
 from vsd_jax.experiments.plan import Cell
 from vsd_jax.presets import Settings
 from vsd_jax.program import Config
@@ -157,7 +157,8 @@ def _run(cell: Cell, folder: Path) -> None:
     config = make_config(cell)
     name = f"{cell.row.name}: {cell.prompt}, seed {cell.seed}"
     command = ["python", "-m", "vsd_jax.experiments", f"# {name}"]
-    pipeline.start("train", config, str(folder), overwrite=False, command=command)
+    options = {"command": command, "method": own_method.of(cell.settings)}
+    pipeline.start("train", config, str(folder), overwrite=False, **options)
 
 
 def _sample(cell: Cell, folder: Path) -> None:

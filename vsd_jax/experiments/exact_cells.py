@@ -12,7 +12,6 @@ exact score of the particles themselves, each a Gaussian of width `exact.bandwid
 """
 
 import functools
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -30,7 +29,6 @@ from vsd_jax.presets import Settings
 from vsd_jax.program import Config
 from vsd_jax.program.build import build
 from vsd_jax.program.build.stages import make_scene
-from vsd_jax.program.terminal.errors import RunError
 from vsd_jax.score_network import fixed_score, make_score
 from vsd_jax.toybox import dataset
 from vsd_jax.toybox.text import Prompt
@@ -176,7 +174,7 @@ def start(
 ) -> tuple[VSDState, Callable[[VSDState], VSDState]]:
     """The state of a cell before its first step, and what a step does with it."""
     kind, width = cell.settings["exact.score"], cell.settings.get("exact.bandwidth", 0)
-    method = _submitted(cell)
+    method = own_method.of(cell.settings)
     # What the text asks for is an argument, so that all texts share one program.
     base = cell.settings["exact.world"].partition(":")[0]
     init, step = _make_run(_without_numbers(config), base, kind, method)
@@ -188,17 +186,6 @@ def start(
         return step(state, {"target": world.mixture, "own": own}, prompts, numbers)
 
     return init(jax.random.key(cell.seed), world.mixture), move
-
-
-def _submitted(cell: Cell) -> Method | None:
-    """The method of the user's file that a cell names; None if it names none."""
-    if "exact.method" not in cell.settings:
-        return None
-    path = pathlib.Path(cell.settings["exact.method"])
-    found = own_method.read(path)
-    if found.source != cell.settings["exact.source"]:
-        raise RunError(f"{path} was changed while it was run; run the command again.")
-    return found.method
 
 
 def _without_numbers(config: Config) -> Config:

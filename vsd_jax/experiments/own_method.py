@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from vsd_jax.experiments.leaderboard import passes
 from vsd_jax.methods import Method, NoisedViews
 from vsd_jax.methods.protocol import SIGMA_SQUARED
-from vsd_jax.program.terminal.errors import ConfigError
+from vsd_jax.program.terminal.errors import ConfigError, RunError
 
 Path = pathlib.Path
 MAY_SET = (
@@ -60,6 +60,21 @@ def read(path: Path) -> OwnMethod:
         raise ConfigError(f"--submit={path} cannot be read: {error}") from error
     source = hashlib.sha256(content).hexdigest()[:12]
     return _read(path.resolve(), source)
+
+
+def of(settings: Mapping[str, Any]) -> Method | None:
+    """The method of the user's file that a cell's settings name; None without one.
+
+    Raises:
+      RunError: the file is another one by now.
+    """
+    if "exact.method" not in settings:
+        return None
+    path = Path(settings["exact.method"])
+    found = read(path)
+    if found.source != settings["exact.source"]:
+        raise RunError(f"{path} was changed while it was run; run the command again.")
+    return found.method
 
 
 @functools.lru_cache(maxsize=8)

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A method of the user's beside the leaderboard's stored rows, in the same worlds."""
+"""A method of the user's beside the leaderboard's stored rows, in the same worlds.
+
+On the embedded prior a run of the program trains with it; the run's own report names
+the method whose score network it has, VSD or SDS.
+"""
 
 import pathlib
 from collections.abc import Sequence
@@ -77,23 +81,18 @@ def choose_worlds(names: Sequence[str], stored: Board) -> list[str]:
     """The worlds where the method is run.
 
     Raises:
-      ConfigError: if one is not stored, not in closed form, or was made with another
-        budget than the code has now.
+      ConfigError: if one is not stored, not finished, or was made with another budget
+        than the code has now.
     """
-    exact = [name for name, world in worlds.WORLDS.items() if world.is_exact]
     for name in worlds.find(names) if names else ():
-        if name not in exact:
-            raise ConfigError(
-                f"--worlds={name}: a submitted method runs in {', '.join(exact)}. On"
-                " the embedded prior a method must have a name: put its file into"
-                " vsd_jax/methods/, then --config.vsd.method=NAME."
-            )
         if name not in stored["worlds"]:
             raise ConfigError(
                 f"--worlds={name} is not on the stored leaderboard, which has"
                 f" {', '.join(stored['worlds'])}."
             )
-    chosen = [n for n in exact if n in (names or stored["worlds"])]
+    exact = [name for name, world in worlds.WORLDS.items() if world.is_exact]
+    chosen = [name for name in worlds.WORLDS if name in names]
+    chosen = chosen or [name for name in exact if name in stored["worlds"]]
     for name in chosen:
         if "unfinished" in stored["worlds"][name]:
             raise ConfigError(
@@ -112,14 +111,17 @@ def starts(
     world: str, form: str, own: OwnMethod, path: Path, *, label: str
 ) -> list[Start]:
     """The cells of the method in a world."""
-    trained = {"exact.score": "mixture", "score.steps_per_step": 1}
+    is_exact, trains = worlds.WORLDS[world].is_exact, own.method.trains_score
     settings = {
         **own.settings,
         "exact.method": str(path.resolve()),
         "exact.source": own.source,
-        **(trained if own.method.trains_score else {}),
     }
-    row = Row(name=label, kind="exact", settings=settings)
+    if not is_exact:  # whose method it takes the place of decides the score network
+        settings["vsd.method"] = "vsd" if trains else "sds"
+    elif trains:
+        settings |= {"exact.score": "mixture", "score.steps_per_step": 1}
+    row = Row(name=label, kind="exact" if is_exact else "run", settings=settings)
     return worlds.starts_of(world, form, row, own.method)
 
 

@@ -85,11 +85,15 @@ def prior_fingerprint(config: Config) -> str:
         raise RunError(str(error)) from error
 
 
-def build(config: Config, *, load_weights: bool = True) -> Run:
+def build(
+    config: Config, method: Method | None = None, *, load_weights: bool = True
+) -> Run:
     """Loads the prior and makes everything that training needs.
 
     Args:
       config: validated.
+      method: in the place of the one that `vsd.method` names, and with a score network
+        if that one has one.
       load_weights: false leaves shapes where the weights would stand, enough to lower
         and compile the step.
 
@@ -106,11 +110,11 @@ def build(config: Config, *, load_weights: bool = True) -> Run:
         identity = lambda params, latents, key: latents  # noqa: E731
         size = prior.latent_shape[0]
         step_prior = prior._replace(encode=identity, image_size=size)
-    run = join(config, scene, step_prior, score)
+    run = join(config, scene, step_prior, score, method)
     early_step = None
     if config.render.early_size:
         small = make_scene(config, size=config.render.early_size)
-        early_step = join(config, small, step_prior, score).step
+        early_step = join(config, small, step_prior, score, method).step
 
     def init(
         start: tuple[PyTree, PyTree] | None = None, key: jax.Array | None = None
@@ -125,7 +129,7 @@ def build(config: Config, *, load_weights: bool = True) -> Run:
     return Run(
         step=run.step,
         prior_params=prior_params,
-        prompts=texts.make_prompts(config, encode_text),
+        prompts=texts.make_prompts(config, encode_text, method),
         init=jax.jit(init),
         prior=prior,
         early_step=early_step,

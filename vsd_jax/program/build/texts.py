@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vsd_jax.diffusion import prompt
+from vsd_jax.methods import Method
 from vsd_jax.presets import Settings
 from vsd_jax.program import Config
 from vsd_jax.program.build.stages import stage_of
@@ -18,14 +19,18 @@ from vsd_jax.types import Prompts
 
 
 def make_prompts(
-    config: Config, encode_text: Callable, *, say: Callable = progress.say
+    config: Config,
+    encode_text: Callable,
+    method: Method | None = None,
+    *,
+    say: Callable = progress.say,
 ) -> Prompts:
     """The embedded prompts of a run, leaves [V, G, L, D].
 
     A prompt that is too long for the prior is shortened (`fitting`), and it is said.
     """
     spec = fitting(config, encode_text, say=say)
-    extra = Settings(config).method.texts
+    extra = (method or Settings(config).method).texts
     return prompt.encode_prompts(encode_text, spec, extra=extra)
 
 

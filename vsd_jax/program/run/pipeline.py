@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
+from vsd_jax.methods import Method
 from vsd_jax.program.build import stages as scenes
 from vsd_jax.program.devices import hosts
 from vsd_jax.program.folder import (
@@ -48,12 +49,14 @@ def start(
     command: Sequence[str],
     overrides: Sequence[str] = (),
     serve: int | None = None,
+    method: Method | None = None,
 ) -> None:
     """Runs the program, one stage or several; arguments as in `session.start`.
 
     Args:
       serve: port on this machine where the report is shown while it trains; None =
         nowhere.
+      method: as in `session.start`, of all stages.
 
     Raises:
       RunError: whatever the user can put right, in words.
@@ -63,7 +66,7 @@ def start(
             f"--serve shows a run while it trains; with --mode={mode} leave it out and"
             " open report.html in a browser."
         )
-    options = {"overwrite": overwrite, "command": command}
+    options = {"overwrite": overwrite, "command": command, "method": method}
     folder = folder and str(paths.expand(folder, "--workdir"))
     with serving(folder, serve if hosts.is_first() and folder else None):
         if config is not None and "stages" in config:

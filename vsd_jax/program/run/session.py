@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import jax
 from ml_collections import ConfigDict
 
+from vsd_jax.methods import Method
 from vsd_jax.program import Config
 from vsd_jax.program.build import build, stages, texts
 from vsd_jax.program.devices import hosts, preflight
@@ -51,6 +52,7 @@ def start(
     overwrite: bool,
     command: Sequence[str],
     overrides: Sequence[str] = (),
+    method: Method | None = None,
 ) -> None:
     """Runs the program.
 
@@ -62,6 +64,8 @@ def start(
       command: the command line, for the record.
       overrides: without `config`: what to change in the folder's own, as arguments
         `--config.eval.KEY=VALUE` (`terminal/overrides.py`); not for train.
+      method: to train with, in the place of the one that the configuration names
+        (`build.build`).
 
     Raises:
       RunError: whatever the user can put right, in words.
@@ -93,7 +97,7 @@ def start(
     try:
         if mode == "train":
             workdir.check(valid, overwrite=overwrite, extend=True)
-            found = _read(valid, workdir, overwrite=overwrite)
+            found = _read(valid, workdir, method, overwrite=overwrite)
             # Only now, when all that is read is known to be sound, is anything deleted.
             workdir.adopt(valid, overwrite=overwrite, extend=True)
             workdir.record(command)
@@ -136,14 +140,14 @@ def require_readable(configs: Sequence[ConfigDict], folder: Path) -> None:
 
 
 def _read(
-    config: Config, workdir: Workdir, *, overwrite: bool
+    config: Config, workdir: Workdir, method: Method | None, *, overwrite: bool
 ) -> tuple[build.Run, source.Beginning]:
     """The prior and, where it has made no step, what the run begins from."""
     goes_on = workdir.resumed and checkpoint.list_steps(workdir.checkpoints)
     if not goes_on:
         config_lib.require_words(config)
         source.require(config, workdir.path, overwrite=overwrite)
-    run = build.build(config)
+    run = build.build(config, method)
     target = jax.eval_shape(run.init)
     workdir.require_space(_needed_bytes(config, target))
     return run, source.NOTHING if goes_on else source.read_beginning(config)
