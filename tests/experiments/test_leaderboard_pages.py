@@ -90,3 +90,14 @@ def test_what_is_said_of_the_quick_form_follows_from_its_data():
     text = (FOLDER / "README.md").read_text()
     assert f"first {', '.join(first)}, last {last} ({found[last]:.0f}) of 17" in text
     assert f"SDS {found['SDS']:.0f}" in text
+
+
+def test_the_quick_form_s_data_take_a_method_of_one_s_own():
+    found = records.read(FOLDER / "quick" / "leaderboard.json")
+    assert submit.choose_worlds(["objects"], found) == ["objects"]
+    text = (FOLDER / "quick" / "leaderboard.csv").read_text()
+    assert text == records.csv_text(found)
+    assert (FOLDER / "quick" / "leaderboard.md").read_text() == page.markdown(found)
+    said = page.summary(found).splitlines()
+    (objects,) = (line for line in said if line.startswith("- **objects**"))
+    assert objects in (FOLDER / "README.md").read_text()
