@@ -10,7 +10,8 @@ import pytest
 import tiny_runs
 
 from vsd_jax.experiments import __main__ as program
-from vsd_jax.experiments import cells, together
+from vsd_jax.experiments import cells, plan, together
+from vsd_jax.experiments.catalogue import EXPERIMENTS
 from vsd_jax.program.build import build
 from vsd_jax.program.folder import writer
 from vsd_jax.program.settings import config as config_lib
@@ -57,6 +58,24 @@ def test_it_goes_on_where_it_stopped(plane, capsys, monkeypatch):
     assert "6 cells, 6 of them finished" in capsys.readouterr().out
     with pytest.raises(RunError, match="another settings"):
         start(plane, "plane", "--seeds=1", "--steps=2", *ROWS)
+
+
+def test_what_was_spent_before_it_stopped_counts(tmp_path, monkeypatch):
+    def stop(cell, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        raise KeyboardInterrupt
+
+    watches = iter([{"seconds": 3.0}, {"seconds": 4.0}, {"seconds": 5.0}])
+    monkeypatch.setattr(cells.Stopwatch, "spent", lambda self: next(watches))
+    monkeypatch.setattr(cells, "_KINDS", dict.fromkeys(cells._KINDS, stop))
+    (cell, *_) = plan.cells(EXPERIMENTS["plane"], plan.Budget(seeds=1))
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            cells.run_cell(cell, tmp_path)
+    end = dict.fromkeys(cells._KINDS, lambda cell, folder: None)
+    monkeypatch.setattr(cells, "_KINDS", end)
+    folder = cells.run_cell(cell, tmp_path)
+    assert writer.read_json(folder / "cell.json")["seconds"] == 12.0
 
 
 def test_a_table_of_runs_of_the_program(tmp_path, monkeypatch, capsys):

@@ -38,7 +38,7 @@ from vsd_jax.toybox import classifier
 Path = pathlib.Path
 SIZE = 64
 TRAINED = "trained.json"
-"""In a cell's folder: its share of the seconds of a training with others at once."""
+"""In a cell's folder: the seconds spent on it before, alone or with others at once."""
 _BATCH = 32
 _WEIGHTS = classifier.WEIGHTS.parent / "unet"
 
@@ -99,15 +99,24 @@ def run_cell(cell: Cell, out: Path) -> Path:
         refuse_another(writer.read_json(folder / "cell.json"), record, folder)
         return folder
     watch = Stopwatch()
-    _KINDS[cell.row.kind](cell, folder)
-    before = folder / TRAINED
-    trained = writer.read_json(before) if before.exists() else {}
-    record |= {key: s + trained.get(key, 0.0) for key, s in watch.spent().items()}
+    try:
+        _KINDS[cell.row.kind](cell, folder)
+    except BaseException:  # Ctrl-C too: what goes on counts what was spent before
+        if folder.exists():
+            writer.write_json(folder / TRAINED, _spent(watch, folder))
+        raise
+    record |= _spent(watch, folder)
     record["environment"] = workdir.describe_environment()
     writer.write_json(folder / "cell.json", record)
     if not cell.row.kind.startswith("exact"):
         jax.clear_caches()  # programs of finished cells would fill the memory
     return folder
+
+
+def _spent(watch: Stopwatch, folder: Path) -> dict[str, float]:
+    file = folder / TRAINED
+    before = writer.read_json(file) if file.exists() else {}
+    return {key: s + before.get(key, 0.0) for key, s in watch.spent().items()}
 
 
 def describe(cell: Cell) -> dict:
