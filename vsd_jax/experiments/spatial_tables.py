@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The experiments in 3D, as data: ablation (Fig. 5), design space (Table 1), sweeps."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from vsd_jax.experiments.plan import Experiment, Row
 
 _OBJECT = "configs/object.py"
@@ -27,6 +30,24 @@ PROMPTS = (
     *("a red mushroom", "a yellow rocket", "a blue chair", "a pink tree"),
     *("a red robot", "a yellow duck", "a blue boat", "a pink lamp"),
 )
+
+
+def _refined(
+    name: str, of_stages: Mapping[str, Any] | None = None, **shared: Any
+) -> Row:
+    """The default and its refinement, of which the latter is scored."""
+    own = {
+        f"{stage}.{key}": value
+        for stage in ("nerf", "refine")
+        for key, value in {**_QUIET, **(of_stages or {})}.items()
+    }
+    return Row(
+        name=name,
+        config="configs/refined.py",
+        stages=("nerf", "refine"),
+        settings=own | shared,
+    )
+
 
 ABLATION = Experiment(
     about=(
@@ -221,16 +242,7 @@ LEVERS = Experiment(
         Row(name="camera told", settings=_with("prior.tell_camera")),
         Row(name="exact own score", settings=_with("family.exact_below")),
         Row(name="all", settings={}),
-        Row(
-            name="all, refined",
-            config="configs/refined.py",
-            stages=("nerf", "refine"),
-            settings={
-                f"{stage}.{key}": value
-                for stage in ("nerf", "refine")
-                for key, value in _QUIET.items()
-            },
-        ),
+        _refined("all, refined"),
     ),
     columns=_COLUMNS,
     smoke=_SMOKE,
@@ -256,6 +268,11 @@ def _rows(key: str, values: tuple, name: str) -> tuple[Row, ...]:
     return tuple(Row(name=f"{name} {value}", settings={key: value}) for value in values)
 
 
+_SDS_OF_FOUR = {
+    "vsd.method": "sds",
+    "vsd.guidance_scale": 3.0,
+    "num_particles": 4,
+}
 SWEEPS = {
     "guidance": _sweep(
         "VSD works at small guidance (default 2, the paper's 7.5).",
@@ -270,17 +287,17 @@ SWEEPS = {
         settings=_QUIET,
         rows=(
             *_rows("num_particles", (1, 2, 4, 8), "particles"),
+            _refined(
+                "particles 4, refined", {"particles_per_step": 4}, num_particles=4
+            ),
             Row(
                 name="exact below .5, particles 4",
                 settings={"family.exact_below": 0.5, "num_particles": 4},
             ),
-            Row(
-                name="SDS 3, particles 4",
-                settings={
-                    "vsd.method": "sds",
-                    "vsd.guidance_scale": 3.0,
-                    "num_particles": 4,
-                },
+            Row(name="SDS 3, particles 4", settings=_SDS_OF_FOUR),
+            Row(  # as many steps as with the refinement
+                name="SDS 3, particles 4, 700 steps",
+                settings={**_SDS_OF_FOUR, "num_steps": 700},
             ),
         ),
         columns=_COLUMNS,
