@@ -131,7 +131,7 @@ def test_it_goes_on_where_only_its_data_came_along(plane, tmp_path, monkeypatch)
     assert {**new, "command": ""} == {**old, "command": ""}
     start_of = worlds.starts("plane", "smoke")[0]
     other = dataclasses.replace(start_of.cell, seed=7)
-    known = records.known_runs(tmp_path)
+    known = records.known_runs(new)
     assert work.result_of(start_of._replace(cell=other), tmp_path, known) is None
 
 
@@ -158,6 +158,67 @@ def test_what_is_finished_of_a_world_is_ranked(tmp_path, monkeypatch):
     assert "Not run yet" not in text
     found = records.read(tmp_path / "leaderboard.json")
     assert len(found["cells"]) == 6 and "unfinished" not in found["worlds"]["plane"]
+
+
+def test_nothing_of_before_is_lost(plane, tmp_path, monkeypatch):
+    start(plane, "--smoke", "--worlds", "plane")
+    data = records.read(plane / "leaderboard.json")
+    old = [{**cell, "method": "old", "run": ""} for cell in data["cells"][:1]]
+    some = [cell for cell in data["cells"] if cell["method"] != "VSD"]
+    writer.write_json(tmp_path / "leaderboard.json", {**data, "cells": some + old})
+
+    def draw(cell, folder):
+        assert cell.row.name == "VSD"
+        if cell.seed:
+            raise RunError("The machine went away.")
+        folder.mkdir(parents=True)
+        np.save(folder / "samples.npy", 0.5 + np.eye(8)[:, None, None, :2])
+
+    monkeypatch.setattr(cells, "_KINDS", dict.fromkeys(cells._KINDS, draw))
+    monkeypatch.setattr(board.processes, "tasks", lambda todo: [[s] for s in todo])
+    terms = board.Terms(form="smoke")
+    with pytest.raises(RunError, match="went away"):
+        board.run(terms, ["plane"], tmp_path, jobs=1, command="")
+    found = records.read(tmp_path / "leaderboard.json")
+    assert [cell["seed"] for cell in found["cells"]] == [0] * len(FEW)
+    kept = {(cell["method"], cell["seed"]) for cell in found["kept"]}
+    assert kept == {("SDS", 1), ("CSD", 1), ("old", 0)}
+    assert len(records.known_runs(found)) == 5
+    again = records.collect(
+        [], names=[], command="", terms={"form": "smoke"}, before=found
+    )
+    assert len(again["kept"]) == 6
+
+
+def test_of_diversities_over_seeds_those_of_most_stay():
+    place = {"world": "objects", "method": "SDS", "prompt": "a duck"}
+    two, three = ({**place, "seeds": n, "diversity": n} for n in (2, 3))
+    terms = dict(names=["objects"], command="", terms={"form": "quick"})
+    for found, before, best in (
+        ([two], [three], 3),
+        ([three], [two], 3),
+        ([], [two], 2),
+    ):
+        joined = records.collect(
+            [], **terms, between_seeds=found, before=_with_seeds(before)
+        )
+        assert [each["seeds"] for each in joined["between_seeds"]] == [best]
+
+
+def _with_seeds(between):
+    return {"cells": [], "truth": [], "between_seeds": between}
+
+
+def test_what_was_scored_in_another_way_is_scored_anew(plane, monkeypatch):
+    start(plane, "--smoke", "--worlds", "plane")
+    one = worlds.starts("plane", "smoke")[0]
+    path = plane / "plane" / one.cell.folder / "score.json"
+    old = writer.read_json(path)
+    writer.write_json(path, {**old, "scoring": 1, "scores": {}})
+    assert work.result_of(one, plane) is None
+    monkeypatch.setattr(cells, "_KINDS", {})  # it is not run again
+    work.run(one, plane)
+    assert work.result_of(one, plane)["scores"] == pytest.approx(old["scores"])
 
 
 def test_two_processes_give_the_same(plane, tmp_path, capsys):

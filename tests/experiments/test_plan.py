@@ -53,7 +53,10 @@ def test_a_budget_replaces_numbers_of_all_rows():
     assert config.vsd.guidance_scale == 1.0
 
 
-@pytest.mark.parametrize(("name", "budget"), [("steps", "steps"), ("particles",) * 2])
+@pytest.mark.parametrize(
+    ("name", "budget"),
+    [("steps", "steps"), ("particles",) * 2, ("particles", "steps")],
+)
 def test_a_budget_is_refused_where_rows_differ_in_it(name, budget):
     asked = Budget(**{budget: 4})
     with pytest.raises(ConfigError, match=f"--{budget}=4: rows of this table differ"):

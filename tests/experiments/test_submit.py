@@ -178,6 +178,23 @@ def test_the_program_trains_with_it_on_the_embedded_prior(tmp_path, monkeypatch)
         assert mine["passes"] == same["passes"] and mine["prior"] == same["prior"]
 
 
+def test_texts_that_the_program_does_not_have(stored, tmp_path):
+    asks = "def mine(views):\n    return views.prior('empty') - views.noise\n"
+    path = write(tmp_path, asks)
+    with pytest.raises(
+        ConfigError, match=r"asks for the text 'empty'.*texts=\('empty'"
+    ):
+        own_method.require_texts(own_method.read(path), path)
+    names = "import vsd_jax as vsd\ndef _d(views):\n    return views.prior({0!r}) - "
+    names += "views.noise\nmine = vsd.Method(_d, 'uniform', texts=({0!r},))\n"
+    own_method.require_texts(
+        own_method.read(write(tmp_path, names.format("empty"))), path
+    )
+    with pytest.raises(ConfigError, match="no words for texts"):
+        path = write(tmp_path, names.format("source"))
+        own_method.require_texts(own_method.read(path), path)
+
+
 def test_worlds_that_cannot_be(stored, tmp_path):
     path = write(tmp_path, AS_SDS)
     with pytest.raises(ConfigError, match="objects is not on the stored.*plane"):
@@ -191,6 +208,12 @@ def test_worlds_that_cannot_be(stored, tmp_path):
     writer.write_json(tmp_path / "leaderboard.json", found)
     with pytest.raises(ConfigError, match="another budget"):
         start(tmp_path, f"--submit={path}")
+    found["cells"][0]["prior"] = "of before"
+    with pytest.raises(ConfigError, match=r"runs of another prior \(of before\)"):
+        submit.choose_worlds(["plane"], found)
+    found["worlds"] = {"objects": {}}
+    with pytest.raises(ConfigError, match="say with --worlds which of objects"):
+        submit.choose_worlds([], found)
 
 
 def test_the_package_brings_a_leaderboard_of_its_own(tmp_path):

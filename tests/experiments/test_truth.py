@@ -48,7 +48,9 @@ def test_what_a_mesh_has_inside_does_not_count(tmp_path, two_balls):
     empty, full = (
         truth.chamfer(tmp_path / f"{name}.ply", "a red mushroom") for name in "ab"
     )
-    assert full == pytest.approx(empty, rel=0.05)
+    assert full == pytest.approx(empty, rel=0.06)  # with the box a quarter more
+    both = trimesh.load(tmp_path / "b.ply", process=False)
+    assert len(truth.sample_surface(both, 0).points) == truth.POINTS
 
 
 def test_particles_are_right_one_by_one_or_as_a_set(tmp_path, two_balls):

@@ -29,7 +29,7 @@ def judged(tmp_path, monkeypatch):
         return {"objects": len(images)}, images[..., 0, 0, 0], images
 
     def shapes(prompt, number, seed):
-        return {"shapes": number}
+        return {"shapes": number, "seed": seed}
 
     monkeypatch.setattr(scores.truth, "orbit_images", draw)
     monkeypatch.setattr(scores.truth, "true_shape_scores", shapes)
@@ -39,7 +39,7 @@ def judged(tmp_path, monkeypatch):
 
 def test_its_numbers_are_of_many_objects_its_distances_of_as_many_as_a_run_has(judged):
     numbers, features, _ = scores.score_truth(*judged)
-    assert numbers == {"objects": 8, "shapes": 2} and len(features) == 8
+    assert numbers == {"objects": 8, "shapes": 2, "seed": 0} and len(features) == 8
     other, few, images = scores.score_truth(*judged, seed=1)
-    assert other == numbers and len(few) == len(images) == 2
+    assert other == numbers | {"seed": 1} and len(few) == len(images) == 2
     assert few[0, 0] != features[0, 0]  # another set

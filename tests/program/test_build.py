@@ -12,7 +12,7 @@ from simple_scene import make_prior, make_score
 from configs import geometry, image2d, scene
 from configs import object as object_config
 from vsd_jax.diffusion import prompt
-from vsd_jax.methods import METHODS, bind
+from vsd_jax.methods import METHODS, Method, bind
 from vsd_jax.presets import Settings
 from vsd_jax.program.build import build, stages, texts
 from vsd_jax.program.settings import config as config_lib
@@ -207,6 +207,22 @@ def test_equal_scenes_are_one_so_that_they_are_compiled_once():
 def test_missing_weights_are_a_sentence():
     with pytest.raises(RunError, match="no such folder"):
         build.load_prior("/nowhere/at/all", "float32")
+
+
+def test_another_method_takes_the_place_of_the_named_one(prior_folder):
+    config = image2d.get_config("smoke")
+    config.prior.path = str(prior_folder)
+    config.vsd.method, config.vsd.guidance_scale = "sds", 100.0
+    config = config_lib.validate(config)
+    still = Method(
+        lambda views: jnp.zeros_like(views.noise), "uniform", texts=("empty",)
+    )
+    run = build.build(config, still)
+    assert "empty" in run.prompts and "empty" not in build.build(config).prompts
+    state = run.init()
+    before = jax.tree.map(np.array, state.particles.params)  # the step takes them
+    state, _ = run.step(state, run.prior_params, run.prompts)
+    jax.tree.map(np.testing.assert_array_equal, before, state.particles.params)
 
 
 def test_score_network_from_scratch(prior_folder):

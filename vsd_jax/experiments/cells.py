@@ -6,6 +6,7 @@ cached. A "sample" draws from the embedded prior. Both leave `evaluation.png`, a
 particle and a column a view.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -39,6 +40,8 @@ Path = pathlib.Path
 SIZE = 64
 TRAINED = "trained.json"
 """In a cell's folder: the seconds spent on it before, alone or with others at once."""
+SCORING = 2
+"""Which way cells are scored: 1 = shapes with what is inside of them (f3cd590)."""
 _BATCH = 32
 _WEIGHTS = classifier.WEIGHTS.parent / "unet"
 
@@ -103,9 +106,10 @@ def run_cell(cell: Cell, out: Path) -> Path:
         _KINDS[cell.row.kind](cell, folder)
     except BaseException:  # Ctrl-C too: what goes on counts what was spent before
         if folder.exists():
-            writer.write_json(folder / TRAINED, _spent(watch, folder))
+            with contextlib.suppress(OSError):  # the disk may be full
+                writer.write_json(folder / TRAINED, spent(watch, folder))
         raise
-    record |= _spent(watch, folder)
+    record |= spent(watch, folder)
     record["environment"] = workdir.describe_environment()
     writer.write_json(folder / "cell.json", record)
     if not cell.row.kind.startswith("exact"):
@@ -113,7 +117,8 @@ def run_cell(cell: Cell, out: Path) -> Path:
     return folder
 
 
-def _spent(watch: Stopwatch, folder: Path) -> dict[str, float]:
+def spent(watch: Stopwatch, folder: Path) -> dict[str, float]:
+    """Seconds of a cell: of the watch, and those before it was stopped."""
     file = folder / TRAINED
     before = writer.read_json(file) if file.exists() else {}
     return {key: s + before.get(key, 0.0) for key, s in watch.spent().items()}
@@ -135,8 +140,8 @@ def describe(cell: Cell) -> dict:
 
 
 def fingerprint(cell: Cell) -> str:
-    """Of all that `describe` says: the same one is the same run."""
-    text = json.dumps(_as_stored(describe(cell)), sort_keys=True)
+    """Of what `describe` says and how it is scored: the same one is the same result."""
+    text = json.dumps([_as_stored(describe(cell)), SCORING], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

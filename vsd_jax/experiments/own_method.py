@@ -62,6 +62,27 @@ def read(path: Path) -> OwnMethod:
     return _read(path.resolve(), source)
 
 
+def require_texts(own: OwnMethod, path: Path) -> None:
+    """Checks that a run of the program has the texts which the method asks for.
+
+    Raises:
+      ConfigError: it asks for one that it does not name, or for "source", which is of
+        Bridge alone.
+    """
+    if "source" in own.method.texts:
+        raise ConfigError(
+            f"--submit={path}: the embedded prior has no words for texts=('source',);"
+            " the worlds in closed form have."
+        )
+    try:
+        passes.count(own.method, ("text", "negative", "score", *own.method.texts))
+    except KeyError as error:
+        raise ConfigError(
+            f"--submit={path} asks for the text {error}; on the embedded prior give a"
+            f" vsd.Method with texts=({error},)."
+        ) from error
+
+
 def of(settings: Mapping[str, Any]) -> Method | None:
     """The method of the user's file that a cell's settings name; None without one.
 

@@ -188,7 +188,7 @@ def cells(experiment: Experiment, budget: Budget) -> list[Cell]:
       ConfigError: for a budget that rows of this table differ in, or one of `chosen_*`.
     """
     rows = chosen_rows(experiment, budget)
-    _refuse_what_varies(rows, budget)
+    _refuse_what_varies(experiment, rows, budget)
     return [
         Cell(
             row=row,
@@ -203,15 +203,18 @@ def cells(experiment: Experiment, budget: Budget) -> list[Cell]:
     ]
 
 
-def _refuse_what_varies(rows: Sequence[Row], budget: Budget) -> None:
+def _refuse_what_varies(
+    experiment: Experiment, rows: Sequence[Row], budget: Budget
+) -> None:
     """A budget for all rows would make those alike that the table is about."""
     for flag, key in (("steps", "num_steps"), ("particles", "num_particles")):
-        varied = {row.settings[key] for row in rows if key in row.settings}
+        usual = experiment.settings.get(key, "the default")
+        varied = {row.settings.get(key, usual) for row in rows}
         given = getattr(budget, flag)
         if given is not None and len(varied) > 1 and not budget.smoke:
             raise ConfigError(
                 f"--{flag}={given}: rows of this table differ in it"
-                f" ({', '.join(map(str, sorted(varied)))}); choose some with --rows."
+                f" ({', '.join(sorted(map(str, varied)))}); choose some with --rows."
             )
 
 

@@ -88,10 +88,10 @@ def _present(
     def of(row: str, seed: int) -> list[Cell]:
         return [cell for cell in done if (cell.row.name, cell.seed) == (row, seed)]
 
-    # A run of the program tells the cameras that truth is seen from.
-    judged = next(
-        (r for r in rows if of(r, 0)[0].row.kind in ("run", "exact")), rows[0]
-    )
+    # A run of the program tells the cameras that truth is seen from; the one with most
+    # particles, since with them truth's own shapes come nearer to all others.
+    runs = [r for r in rows if of(r, 0)[0].row.kind in ("run", "exact")] or rows[:1]
+    judged = max(runs, key=lambda r: of(r, 0)[0].settings.get("num_particles", 1))
     true = [scores.score_truth(c, out / c.products) for c in of(judged, 0)]
     by_row = {
         row: {seed: [scored[c.folder] for c in of(row, seed)] for seed in seeds}

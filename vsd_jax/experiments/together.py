@@ -68,8 +68,13 @@ def train_cells(todo: Sequence[Cell], out: Path, *, command: str) -> None:
         watch = Stopwatch()
         train_stages([*runs.values()], name, command=command)
         for folder in filter(Path.exists, fresh):
-            share = {key: spent / len(fresh) for key, spent in watch.spent().items()}
-            writer.write_json(folder / TRAINED, share)
+            before = folder / TRAINED
+            known = writer.read_json(before) if before.exists() else {}
+            share = {
+                key: spent / len(fresh) + known.get(key, 0.0)
+                for key, spent in watch.spent().items()
+            }
+            writer.write_json(before, share)
 
 
 def _have_begun(stages: dict[str, Job]) -> bool:

@@ -12,6 +12,7 @@ from vsd_jax.toybox import batches, dataset, metrics, objects, render, text
 
 Path = pathlib.Path
 OBJECTS, POINTS = 16, 4000
+_DRAWN = 4  # times as many, of which so many are seen
 _SEED, _OTHER_SEED = 7, 100  # of true objects, and of others in a cell's place
 DIRECTIONS = 32  # from which a point of truth may be seen
 SIZE = 64
@@ -90,18 +91,19 @@ class Sampled(NamedTuple):
 
 
 def sample_surface(mesh, seed: int) -> Sampled:
-    """`POINTS` points of a trimesh, without those that are not seen from outside.
+    """`POINTS` points of a trimesh that are seen from outside, or as many as there are.
 
     A true object is a soup of parts that reach into each other, and the inside of a
     density field is nobody's choice: what no camera sees would count against a mesh,
-    and against a true object, though no picture tells it from another.
+    and against a true object, though no picture tells it from another. Of all the
+    same number, since gaps between points count too.
     """
     import trimesh
 
-    points, faces = trimesh.sample.sample_surface(mesh, POINTS, seed=seed)
-    points = np.asarray(points)
-    seen = seen_from_outside(mesh, points)
-    return Sampled(points[seen], mesh.face_normals[faces][seen])
+    drawn, faces = trimesh.sample.sample_surface(mesh, _DRAWN * POINTS, seed=seed)
+    points = np.asarray(drawn)
+    seen = np.flatnonzero(seen_from_outside(mesh, points))[:POINTS]
+    return Sampled(points[seen], mesh.face_normals[faces[seen]])
 
 
 @functools.lru_cache(maxsize=64)
@@ -167,6 +169,7 @@ def shape_scores(paths: Sequence[Path], prompt: str) -> dict[str, float]:
         return _shape_scores([], (), len(paths))
     meshes = (trimesh.load(path, process=False) for path in there)
     surfaces = [sample_surface(mesh, seed=0) for mesh in meshes]
+    surfaces = [surface for surface in surfaces if len(surface.points)]
     return _shape_scores(surfaces, true_surfaces(prompt), len(paths))
 
 

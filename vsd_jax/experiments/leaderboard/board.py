@@ -23,6 +23,7 @@ from vsd_jax.program.terminal import progress
 Path = pathlib.Path
 
 
+FILE = "leaderboard.json"
 EQUAL = ("passes", "time")
 """What all methods have the same of."""
 
@@ -77,12 +78,15 @@ def run(
       RunError: what a run raises; finished cells stay, and the same command goes on.
     """
     todo, times = [], {}
+    before = records.read_if_there(out / FILE)
     for name in names:
         starts, timed = starts_on(terms, name, out)
         todo += starts
         times |= {name: timed} if timed else {}
     text = ""
-    for done in run_worlds(todo, out, jobs):
+    # At equal time a run belongs to the machine whose time it is.
+    known = {} if terms.equal == "time" else records.known_runs(before)
+    for done in run_worlds(todo, out, jobs, known):
         starts, results = zip(*done, strict=True)
         begun = {start.world for start in starts}
         unfinished = collections.Counter(
@@ -95,8 +99,9 @@ def run(
             terms=terms.record(),
             times=times,
             unfinished=unfinished,
-            between_seeds=seeds.between_seeds(done, out),
+            between_seeds=() if unfinished else seeds.between_seeds(done, out),
             stored=stored,
+            before=before,
         )
         text = page.save(out, found, page.pictures(starts, out))
     return text
@@ -126,15 +131,23 @@ def starts_on(
 
 
 def run_worlds(
-    todo: Sequence[Start], out: Path, jobs: int
+    todo: Sequence[Start],
+    out: Path,
+    jobs: int,
+    known: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Iterator[list[tuple[Start, dict[str, Any]]]]:
     """Runs what is not finished, world after world, and says the time left.
+
+    Args:
+      todo: the cells.
+      out: the leaderboard's folder.
+      jobs: processes at once.
+      known: as in `work.result_of`.
 
     Yields:
       After each block of a world (`block`), and at the end of the world, the cells of
       all finished blocks of it and of the worlds before it, with their results.
     """
-    known = records.known_runs(out)
     results = {key(start): work.result_of(start, out, known) for start in todo}
     missing = [start for start in todo if results[key(start)] is None]
     seconds: dict[str, list[float]] = collections.defaultdict(list)

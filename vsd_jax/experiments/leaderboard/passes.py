@@ -10,6 +10,7 @@ written down: the method is run once, on a network that counts.
 
 import collections
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -25,7 +26,7 @@ from vsd_jax.types import Camera, Draw, NoiseModel, Prior, ScoreDraw
 VIEWS, SHAPE = 2, (1, 1, 2)
 """Of the run that counts."""
 _TRAINING = 2  # passes of one update of the score network
-_TEXTS = ("text", "negative", "empty", "source", "score")
+TEXTS = ("text", "negative", "empty", "source", "score")
 _ABAR = np.linspace(0.999, 0.001, 1000).astype(np.float32)
 
 
@@ -43,22 +44,26 @@ class Passes(NamedTuple):
         return self.prior + self.score + _TRAINING * updates
 
 
-def count(method: Method) -> Passes:
+def count(method: Method, texts: Sequence[str] = TEXTS) -> Passes:
     """Runs the method once on two views and counts.
+
+    Args:
+      method: any.
+      texts: that the views have.
 
     Returns:
       Its passes; a loop counts as often as it runs.
     """
     tally: collections.Counter[str] = collections.Counter()
     with jax.disable_jit():  # loops run in Python, each turn is seen
-        _residual(tally, method, *_inputs())
+        _residual(tally, method, *_inputs(texts))
     return Passes(tally["prior"] // VIEWS, tally["score"] // VIEWS)
 
 
 def trace(method: Method) -> None:
     """Traces the method as a compiled step does, where no number is known."""
     residual = functools.partial(_residual, collections.Counter(), method)
-    jax.eval_shape(residual, *_inputs())
+    jax.eval_shape(residual, *_inputs(TEXTS))
 
 
 def _residual(tally, method: Method, latents: jax.Array, draw: Draw) -> jax.Array:
@@ -108,7 +113,7 @@ def _counting(tally: collections.Counter, name: str) -> NoiseModel:
     return NoiseModel(apply, "epsilon")
 
 
-def _inputs() -> tuple[jax.Array, Draw]:
+def _inputs(texts: Sequence[str]) -> tuple[jax.Array, Draw]:
     """Latents and a draw of two views; what only a renderer reads is empty."""
     latents = jax.random.normal(jax.random.key(1), (VIEWS, *SHAPE))
     noise, later = jax.random.normal(jax.random.key(2), (2, VIEWS, *SHAPE))
@@ -123,8 +128,7 @@ def _inputs() -> tuple[jax.Array, Draw]:
     )
     seen = jnp.ones((1, VIEWS), bool)
     prompts = {
-        name: jnp.full((VIEWS, 1, 1), 0.1 * number)
-        for number, name in enumerate(_TEXTS)
+        name: jnp.full((VIEWS, 1, 1), 0.1 * number) for number, name in enumerate(texts)
     }
     draw = Draw(
         cameras=camera,

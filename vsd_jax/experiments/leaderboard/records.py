@@ -53,6 +53,7 @@ def collect(
     unfinished: Mapping[str, int] | None = None,
     between_seeds: Sequence[Mapping[str, Any]] = (),
     stored: Board | None = None,
+    before: Board | None = None,
 ) -> dict[str, Any]:
     """The leaderboard of these cells, with their ranking.
 
@@ -66,6 +67,8 @@ def collect(
       between_seeds: from `seeds.between_seeds`.
       stored: what a leaderboard on other terms than the default ones is compared with,
         if it has the same form.
+      before: what the folder's `leaderboard.json` held: nothing of it is lost. What is
+        not among `results` waits under "kept", and is not ranked.
     """
     own = {name: terms.get(name, usual) for name, usual in _OF_BOARD.items()}
     kept = ("scores", *(name for name in _OF_CELL if name != "truth"))
@@ -95,7 +98,8 @@ def collect(
             {name: {**_OF_OLD, **own, **cell}[name] for name in kept}
             for cell in results
         ],
-        "between_seeds": list(between_seeds),
+        "between_seeds": _of_most_seeds(between_seeds, before, names),
+        "kept": _kept(results, before),
     }
     found["ranking"] = ranking.rank_board(found)
     if own != _OF_BOARD and stored is not None and stored["form"] == form:
@@ -138,20 +142,47 @@ def with_truth(board: Board) -> list[dict[str, Any]]:
     ]
 
 
-def known_runs(out: Path) -> dict[str, dict[str, Any]]:
-    """The runs of a folder's `leaderboard.json` by their `run`; {} without one.
+def known_runs(board: Board | None) -> dict[str, dict[str, Any]]:
+    """The runs of a leaderboard by their `run`, those that wait too.
 
-    So a leaderboard goes on where nothing but that file came along.
+    So a leaderboard goes on where nothing but `leaderboard.json` came along.
     """
-    path = out / "leaderboard.json"
-    if not path.exists():
-        return {}
     found = {}
-    for cell in with_truth(read(path)):
+    for cell in [*board.get("kept", ()), *with_truth(board)] if board else ():
         if cell.get("run"):
             own = {name: cell[name] for name in cell if name not in _OF_BOARD}
             found[cell["run"]] = own
     return found
+
+
+def _kept(results: Sequence[Board], before: Board | None) -> list[dict[str, Any]]:
+    """The cells of before, with their truth, that the results do not hold."""
+    if before is None:
+        return []
+    marks = {cell.get("run") for cell in results} - {None, ""}
+    places = {_place(cell) for cell in results}
+    return [
+        cell
+        for cell in [*before.get("kept", ()), *with_truth(before)]
+        if cell.get("run") not in marks
+        and (cell.get("run") or _place(cell) not in places)
+    ]
+
+
+def _place(cell: Board) -> tuple:
+    return tuple(cell[name] for name in ("world", "method", "prompt", "seed"))
+
+
+def _of_most_seeds(
+    found: Sequence[Board], before: Board | None, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Diversities over seeds, found and of before, of each the one of most seeds."""
+    best: dict[tuple, dict[str, Any]] = {}
+    for each in [*(before or {}).get("between_seeds", ()), *found]:
+        key = tuple(each[name] for name in ("world", "method", "prompt"))
+        if each["world"] in names and each["seeds"] >= best.get(key, each)["seeds"]:
+            best[key] = dict(each)
+    return [*best.values()]
 
 
 def csv_text(board: Board) -> str:
@@ -161,6 +192,15 @@ def csv_text(board: Board) -> str:
     table.writeheader()
     table.writerows(lines(board))
     return text.getvalue()
+
+
+def read_if_there(path: Path) -> dict[str, Any] | None:
+    """As `read`; None if there is no such file.
+
+    Raises:
+      RunError: as `read`.
+    """
+    return read(path) if path.exists() else None
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -10,7 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from vsd_jax.experiments import own_method, present
-from vsd_jax.experiments.leaderboard import board, page, records, worlds
+from vsd_jax.experiments.leaderboard import (
+    board,
+    page,
+    records,
+    seeds,
+    tuned,
+    worlds,
+)
 from vsd_jax.experiments.leaderboard.records import Board
 from vsd_jax.experiments.leaderboard.worlds import Start
 from vsd_jax.experiments.own_method import OwnMethod
@@ -44,6 +51,8 @@ def run(path: Path, names: Sequence[str], out: Path, *, jobs: int, command: str)
     own = own_method.read(path)
     stored = read_stored(out)
     chosen = choose_worlds(names, stored)
+    if not all(worlds.WORLDS[name].is_exact for name in chosen):
+        own_method.require_texts(own, path)
     label = own.name
     if label in {cell["method"] for cell in stored["cells"]}:
         label += " (submitted)"
@@ -54,9 +63,14 @@ def run(path: Path, names: Sequence[str], out: Path, *, jobs: int, command: str)
         for start in starts(name, stored["form"], own, path, label=label)
     ]
     progress.say(f"{own.name}: {_cost(own, todo)}. {len(todo)} runs.")
-    done = [pair for pairs in board.run_worlds(todo, folder, jobs) for pair in pairs]
-    results = {board.key(start): result for start, result in done}
-    joined = join(stored, list(results.values()), chosen, command=command)
+    done = {
+        board.key(start): (start, result)
+        for pairs in board.run_worlds(todo, folder, jobs)
+        for start, result in pairs
+    }
+    results = [result for _, result in done.values()]
+    differing = seeds.between_seeds(done.values(), folder)
+    joined = join(stored, results, chosen, command=command, between_seeds=differing)
     page.save(folder, joined, page.pictures(todo, folder))
     return "\n".join([*landed(joined, label), f"{folder / 'leaderboard.html'}"])
 
@@ -93,7 +107,21 @@ def choose_worlds(names: Sequence[str], stored: Board) -> list[str]:
     exact = [name for name, world in worlds.WORLDS.items() if world.is_exact]
     chosen = [name for name in worlds.WORLDS if name in names]
     chosen = chosen or [name for name in exact if name in stored["worlds"]]
+    if not chosen:
+        raise ConfigError(
+            "--submit: no world of the stored leaderboard is in closed form; say with"
+            f" --worlds which of {', '.join(stored['worlds'])} the method shall run in."
+        )
     for name in chosen:
+        made = {c["prior"] or "" for c in stored["cells"] if c["world"] == name}
+        others = made - {tuned.prior_of(name)}
+        if others:
+            raise ConfigError(
+                f"The stored leaderboard's world {name} has runs of another prior"
+                f" ({', '.join(sorted(others))}) than is here"
+                f" ({tuned.prior_of(name) or 'a closed form'}); run"
+                " --name=leaderboard anew."
+            )
         if "unfinished" in stored["worlds"][name]:
             raise ConfigError(
                 f"The leaderboard's world {name} is not finished; run"
@@ -126,13 +154,24 @@ def starts(
 
 
 def join(
-    stored: Board, results: Sequence[Board], chosen: Sequence[str], *, command: str
+    stored: Board,
+    results: Sequence[Board],
+    chosen: Sequence[str],
+    *,
+    command: str,
+    between_seeds: Sequence[Board] = (),
 ) -> dict[str, Any]:
     """The stored leaderboard of these worlds with the new cells, ranked anew."""
     old = [cell for cell in records.with_truth(stored) if cell["world"] in chosen]
     terms = {name: stored[name] for name in _TERMS if name in stored}
     new = [{**result, "settings_of": "own"} for result in results]
-    return records.collect([*old, *new], names=chosen, command=command, terms=terms)
+    return records.collect(
+        [*old, *new],
+        names=chosen,
+        command=command,
+        terms=terms,
+        between_seeds=[*stored.get("between_seeds", ()), *between_seeds],
+    )
 
 
 def landed(joined: Board, label: str) -> list[str]:

@@ -4,7 +4,6 @@
 import math
 import pathlib
 import platform
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +31,9 @@ def result_of(
 
     Raises:
       RunError: if it is finished with other settings or another prior.
+
+    Returns:
+      None too if it was scored in another way than now: `run` then scores it anew.
     """
     mark = cells.fingerprint(start.cell)
     path = _folder(start, out) / "score.json"
@@ -39,7 +41,8 @@ def result_of(
         return dict(known[mark]) if known and mark in known else None
     found = writer.read_json(path)
     cells.refuse_another(found, cells.describe(start.cell), path.parent)
-    return found | {"run": mark}
+    old = found.get("scoring") != cells.SCORING and not found["failed"]
+    return None if old else found | {"run": mark}
 
 
 def run(start: Start, out: Path) -> None:
@@ -48,29 +51,27 @@ def run(start: Start, out: Path) -> None:
     Raises:
       RunError: whatever else stops a run; what is finished stays.
     """
-    begin, worked = time.monotonic(), time.process_time()
-    failed, found, true = "", {}, {}
+    watch, environment = cells.Stopwatch(), workdir.describe_environment()
+    failed, found, true, commit = "", {}, {}, environment["git_commit"]
     try:
         cells.run_cell(start.cell, out / start.world)
         done = writer.read_json(_folder(start, out) / "cell.json")
         spent = {name: done[name] for name in ("seconds", "cpu_seconds")}
+        commit = done["environment"]["git_commit"]
         found, true = score(start.cell, out / start.world / start.cell.products)
         if not all(math.isfinite(found[name]) for name in ("kind_precision",)):
             failed = "Its numbers are not finite."
     except DivergedError as error:
         failed = str(error)
-        spent = {
-            "seconds": time.monotonic() - begin,
-            "cpu_seconds": time.process_time() - worked,
-        }
-    environment = workdir.describe_environment()
+        spent = cells.spent(watch, _folder(start, out))
     record = cells.describe(start.cell) | {
         "world": start.world,
         "method": start.cell.row.name,
         "steps": start.cell.settings["num_steps"],
         "passes": start.passes,
         **spent,
-        "commit": environment["git_commit"],
+        "commit": commit,
+        "scoring": cells.SCORING,
         "machine": machine(environment),
         "failed": failed,
         "scores": {} if failed else _wanted(start.world, found),
@@ -82,13 +83,13 @@ def run(start: Start, out: Path) -> None:
 def score(cell: Cell, folder: Path) -> tuple[dict[str, float], dict[str, float]]:
     """The numbers of a finished cell, and those of truth in its place.
 
-    Truth's numbers are of many true samples; its distances are those of another true
-    set, as large as the cell, to these.
+    Truth's numbers are of many true samples; its shapes, and its distances to these,
+    are those of another true set, as large as the cell.
     """
     many = scores.score_truth(cell, folder)
-    true = dict(many[0]) | _distances(
-        scores.score_truth(cell, folder, cell.seed)[1], many[1]
-    )
+    numbers, features, _ = scores.score_truth(cell, folder, cell.seed)
+    shapes = {name: numbers[name] for name in ("chamfer", "mmd") if name in numbers}
+    true = many[0] | shapes | _distances(features, many[1])
     if not _is_finite(cell, folder):
         return {"kind_precision": math.nan}, true
     numbers, features, _ = scores.score_cell(cell, folder)

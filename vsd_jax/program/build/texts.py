@@ -2,7 +2,7 @@
 """From a configuration to embedded texts: of the run, and for the prior's judgement."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -29,13 +29,17 @@ def make_prompts(
 
     A prompt that is too long for the prior is shortened (`fitting`), and it is said.
     """
-    spec = fitting(config, encode_text, say=say)
     extra = (method or Settings(config).method).texts
+    spec = fitting(config, encode_text, extra, say=say)
     return prompt.encode_prompts(encode_text, spec, extra=extra)
 
 
 def fitting(
-    config: Config, encode_text: Callable, *, say: Callable = lambda line: None
+    config: Config,
+    encode_text: Callable,
+    extra: Sequence[str] | None = None,
+    *,
+    say: Callable = lambda line: None,
 ) -> prompt.PromptSpec:
     """The texts of a run without those last words that the prior cannot read.
 
@@ -45,7 +49,8 @@ def fitting(
     Raises:
       ConfigError: not one word of the prompt fits beside them.
     """
-    spec, extra = Settings(config).prompt, Settings(config).method.texts
+    spec = Settings(config).prompt
+    extra = Settings(config).method.texts if extra is None else extra
     # A function that does not count, as a test's or a user's own, reads all of a text.
     count = getattr(encode_text, "count_tokens", lambda text: 0)
     length = getattr(encode_text, "length", 0)
