@@ -96,9 +96,9 @@ def judge_cell(cell: Cell, folder: Path) -> Scored:
 def score_truth(cell: Cell, folder: Path, seed: int | None = None) -> Scored:
     """True objects in a cell's place: `_MANY` images, or (seed) as many as it has.
 
-    In 3D the numbers are those of `_OBJECTS`, which say what is aimed at; a distance
-    between sets depends on how many objects there are, so features and images of a
-    seed are of as many as the cell has.
+    In 3D the numbers of pictures are those of `_OBJECTS`, which say what is aimed at;
+    a distance between sets depends on how many objects there are, so features, images
+    and shapes of a seed are of as many as the cell has.
     """
     if cell.row.kind.startswith("exact"):
         world = exact_cells.make_world(cell.settings["exact.world"])

@@ -22,7 +22,7 @@ SCHEMA = {
     "score": "name of the number",
     "value": "the number; empty if the run failed or has none",
     "best": "high, low, or truth: nearest to the value that truth has",
-    "truth": "the same number of true samples (of distances: of another true set)",
+    "truth": "the same of many true samples (of distances and shapes: of another set)",
     "failed": "why the run failed; empty if it did not",
     "steps": "training steps of the run",
     "passes": "network passes for each particle and view",
@@ -215,6 +215,7 @@ def read(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} cannot be read as a leaderboard: {error}") from error
     if not isinstance(found, dict) or found.get("version") != VERSION:
         raise RunError(
-            f"{path} is no leaderboard of version {VERSION}; run --name=leaderboard."
+            f"{path} is no leaderboard of version {VERSION}; give another folder, and"
+            " run --name=leaderboard there."
         )
     return found
