@@ -31,6 +31,7 @@ from vsd_jax.program.terminal.errors import ConfigError, DivergedError, RunError
 pytest.importorskip("embreex")
 FEW = ("SDS", "VSD", "CSD")
 ENTRIES = worlds.ENTRIES
+SMOKE = board.Terms(form="smoke")
 # By hand: each network, view and text once, each derivative once more.
 PASSES = {
     "sds": 2,  # the text, and what it is guided away from
@@ -135,52 +136,48 @@ def test_it_goes_on_where_only_its_data_came_along(plane, tmp_path, monkeypatch)
     assert work.result_of(start_of._replace(cell=other), tmp_path, known) is None
 
 
-def test_what_is_finished_of_a_world_is_ranked(tmp_path, monkeypatch):
+@pytest.fixture
+def run_until_vsd_fails(monkeypatch):
+    """Runs the plane, where VSD's second seed stops it; what the folder then holds."""
+
     def draw(cell, folder):
-        if cell.row.name == "VSD" and cell.seed and not (tmp_path / "on").exists():
+        if cell.row.name == "VSD" and cell.seed:
             raise RunError("The machine went away.")
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / "samples.npy", 0.5 + np.eye(8)[:, None, None, :2])
 
-    monkeypatch.setattr(cells, "_KINDS", dict.fromkeys(cells._KINDS, draw))
-    monkeypatch.setattr(board.processes, "tasks", lambda todo: [[s] for s in todo])
-    terms = board.Terms(form="smoke")
-    with pytest.raises(RunError, match="went away"):
-        board.run(terms, ["plane"], tmp_path, jobs=1, command="")
-    found = records.read(tmp_path / "leaderboard.json")
-    assert [cell["seed"] for cell in found["cells"]] == [0] * len(FEW)
+    def run(out):
+        with monkeypatch.context() as patch:
+            patch.setattr(cells, "_KINDS", dict.fromkeys(cells._KINDS, draw))
+            patch.setattr(board.processes, "tasks", lambda todo: [[s] for s in todo])
+            with pytest.raises(RunError, match="went away"):
+                board.run(SMOKE, ["plane"], out, jobs=1, command="")
+        found = records.read(out / "leaderboard.json")
+        assert [cell["seed"] for cell in found["cells"]] == [0] * len(FEW)
+        return found
+
+    return run
+
+
+def test_what_is_finished_of_a_world_is_ranked(tmp_path, run_until_vsd_fails):
+    found = run_until_vsd_fails(tmp_path)
     assert found["worlds"]["plane"]["unfinished"] == 1
     assert "Not run yet: 1 more" in (tmp_path / "leaderboard.md").read_text()
     with pytest.raises(ConfigError, match="plane is not finished"):
         submit.choose_worlds(["plane"], found)
-    (tmp_path / "on").touch()
-    text = board.run(terms, ["plane"], tmp_path, jobs=1, command="")
+    text = board.run(SMOKE, ["plane"], tmp_path, jobs=1, command="")
     assert "Not run yet" not in text
     found = records.read(tmp_path / "leaderboard.json")
     assert len(found["cells"]) == 6 and "unfinished" not in found["worlds"]["plane"]
 
 
-def test_nothing_of_before_is_lost(plane, tmp_path, monkeypatch):
+def test_nothing_of_before_is_lost(plane, tmp_path, run_until_vsd_fails):
     start(plane, "--smoke", "--worlds", "plane")
     data = records.read(plane / "leaderboard.json")
     old = [{**cell, "method": "old", "run": ""} for cell in data["cells"][:1]]
     some = [cell for cell in data["cells"] if cell["method"] != "VSD"]
     writer.write_json(tmp_path / "leaderboard.json", {**data, "cells": some + old})
-
-    def draw(cell, folder):
-        assert cell.row.name == "VSD"
-        if cell.seed:
-            raise RunError("The machine went away.")
-        folder.mkdir(parents=True)
-        np.save(folder / "samples.npy", 0.5 + np.eye(8)[:, None, None, :2])
-
-    monkeypatch.setattr(cells, "_KINDS", dict.fromkeys(cells._KINDS, draw))
-    monkeypatch.setattr(board.processes, "tasks", lambda todo: [[s] for s in todo])
-    terms = board.Terms(form="smoke")
-    with pytest.raises(RunError, match="went away"):
-        board.run(terms, ["plane"], tmp_path, jobs=1, command="")
-    found = records.read(tmp_path / "leaderboard.json")
-    assert [cell["seed"] for cell in found["cells"]] == [0] * len(FEW)
+    found = run_until_vsd_fails(tmp_path)
     kept = {(cell["method"], cell["seed"]) for cell in found["kept"]}
     assert kept == {("SDS", 1), ("CSD", 1), ("old", 0)}
     assert len(records.known_runs(found)) == 5
@@ -233,17 +230,20 @@ def test_two_processes_give_the_same(plane, tmp_path, capsys):
 
 def test_a_run_that_diverges_is_a_result(tmp_path, monkeypatch):
     def diverge(cell, folder):
+        folder.mkdir(parents=True)
         if cell.row.name == "VSD":
             raise DivergedError("Stopped at step 2.")
         number = np.nan if cell.row.name == "CSD" else 0.5
         points = number + np.eye(8)[:, None, None, :2]
-        folder.mkdir(parents=True)
         np.save(folder / "samples.npy", points)
 
     monkeypatch.setattr(cells, "_KINDS", dict.fromkeys(cells._KINDS, diverge))
-    terms = board.Terms(form="smoke")
-    text = board.run(terms, ["plane"], tmp_path, jobs=1, command="")
-    found = records.read(tmp_path / "leaderboard.json")["ranking"]
+    spent = {"seconds": 3.0, "cpu_seconds": 2.0}
+    monkeypatch.setattr(cells.Stopwatch, "spent", lambda watch: spent)
+    text = board.run(SMOKE, ["plane"], tmp_path, jobs=1, command="")
+    made = records.read(tmp_path / "leaderboard.json")
+    assert {cell["seconds"] for cell in made["cells"]} == {3.0}
+    found = made["ranking"]
     assert found["failed"]["plane"] == {"SDS": 0.0, "VSD": 1.0, "CSD": 1.0}
     rows = found["worlds"]["plane"]["frechet_truth"]["methods"]
     assert [(row["method"], row["rank"]) for row in rows] == [

@@ -107,9 +107,9 @@ def run_cell(cell: Cell, out: Path) -> Path:
     except BaseException:  # Ctrl-C too: what goes on counts what was spent before
         if folder.exists():
             with contextlib.suppress(OSError):  # the disk may be full
-                writer.write_json(folder / TRAINED, spent(watch, folder))
+                writer.write_json(folder / TRAINED, _spent(watch, folder))
         raise
-    record |= spent(watch, folder)
+    record |= _spent(watch, folder)
     record["environment"] = workdir.describe_environment()
     writer.write_json(folder / "cell.json", record)
     if not cell.row.kind.startswith("exact"):
@@ -117,10 +117,14 @@ def run_cell(cell: Cell, out: Path) -> Path:
     return folder
 
 
-def spent(watch: Stopwatch, folder: Path) -> dict[str, float]:
-    """Seconds of a cell: of the watch, and those before it was stopped."""
+def spent_before(folder: Path) -> dict[str, float]:
+    """Seconds of a cell that was stopped, or trained with others; {} without them."""
     file = folder / TRAINED
-    before = writer.read_json(file) if file.exists() else {}
+    return writer.read_json(file) if file.exists() else {}
+
+
+def _spent(watch: Stopwatch, folder: Path) -> dict[str, float]:
+    before = spent_before(folder)
     return {key: s + before.get(key, 0.0) for key, s in watch.spent().items()}
 
 

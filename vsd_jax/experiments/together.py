@@ -18,7 +18,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vsd_jax.distil import many_runs
-from vsd_jax.experiments.cells import TRAINED, Stopwatch, make_config
+from vsd_jax.experiments.cells import (
+    TRAINED,
+    Stopwatch,
+    make_config,
+    spent_before,
+)
 from vsd_jax.experiments.plan import Cell
 from vsd_jax.program import Config
 from vsd_jax.program.build import build, texts
@@ -68,13 +73,12 @@ def train_cells(todo: Sequence[Cell], out: Path, *, command: str) -> None:
         watch = Stopwatch()
         train_stages([*runs.values()], name, command=command)
         for folder in filter(Path.exists, fresh):
-            before = folder / TRAINED
-            known = writer.read_json(before) if before.exists() else {}
+            before = spent_before(folder)
             share = {
-                key: spent / len(fresh) + known.get(key, 0.0)
+                key: spent / len(fresh) + before.get(key, 0.0)
                 for key, spent in watch.spent().items()
             }
-            writer.write_json(before, share)
+            writer.write_json(folder / TRAINED, share)
 
 
 def _have_begun(stages: dict[str, Job]) -> bool:

@@ -29,11 +29,11 @@ def result_of(
       out: the leaderboard's folder, with the cell's own in it.
       known: results by their `run`, for cells without a folder (`records.known_runs`).
 
-    Raises:
-      RunError: if it is finished with other settings or another prior.
-
     Returns:
       None too if it was scored in another way than now: `run` then scores it anew.
+
+    Raises:
+      RunError: if it is finished with other settings or another prior.
     """
     mark = cells.fingerprint(start.cell)
     path = _folder(start, out) / "score.json"
@@ -63,7 +63,8 @@ def run(start: Start, out: Path) -> None:
             failed = "Its numbers are not finite."
     except DivergedError as error:
         failed = str(error)
-        spent = cells.spent(watch, _folder(start, out))
+        # `run_cell` has noted all seconds, these too, once there was a folder.
+        spent = cells.spent_before(_folder(start, out)) or watch.spent()
     record = cells.describe(start.cell) | {
         "world": start.world,
         "method": start.cell.row.name,
