@@ -23,7 +23,6 @@ from vsd_jax.program.terminal import progress
 Path = pathlib.Path
 
 
-FILE = "leaderboard.json"
 EQUAL = ("passes", "time")
 """What all methods have the same of."""
 
@@ -78,7 +77,7 @@ def run(
       RunError: what a run raises; finished cells stay, and the same command goes on.
     """
     todo, times = [], {}
-    before = records.read_if_there(out / FILE)
+    before = records.read_if_there(out / records.FILE)
     for name in names:
         starts, timed = starts_on(terms, name, out)
         todo += starts

@@ -73,7 +73,7 @@ def save(out: Path, board: Board, shown: Mapping[str, Mapping[str, np.ndarray]])
     Returns:
       The content of `leaderboard.md`.
     """
-    writer.write_json(out / "leaderboard.json", board)
+    writer.write_json(out / records.FILE, board)
     writer.write_bytes(out / "leaderboard.csv", records.csv_text(board).encode())
     for world, ranked in board["ranking"]["worlds"].items():
         by = board["worlds"][world]["main"]

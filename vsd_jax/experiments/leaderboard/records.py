@@ -14,6 +14,7 @@ from vsd_jax.program.terminal.errors import RunError
 Path = pathlib.Path
 Board = Mapping[str, Any]
 VERSION = 1
+FILE = "leaderboard.json"
 SCHEMA = {
     "world": "where methods compete",
     "method": "name of the method on the leaderboard",

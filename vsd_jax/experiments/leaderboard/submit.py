@@ -26,7 +26,7 @@ from vsd_jax.program.terminal import progress
 from vsd_jax.program.terminal.errors import ConfigError
 
 Path = pathlib.Path
-STORED = Path(__file__).with_name("leaderboard.json")
+STORED = Path(__file__).with_name(records.FILE)
 """The package's own, where `--out` has none."""
 _TERMS = ("form", "equal", "settings_of", "tuned")
 
@@ -81,7 +81,7 @@ def read_stored(out: Path) -> dict[str, Any]:
     Raises:
       ConfigError: if it has no budget of passes.
     """
-    mine = out / "leaderboard.json"
+    mine = out / records.FILE
     found = records.read(mine if mine.exists() else STORED)
     if found.get("equal", "passes") != "passes":
         raise ConfigError(
