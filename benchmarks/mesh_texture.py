@@ -37,7 +37,7 @@ def make_texture_loss(found, size, encode, grid=FULL):
         behind=lambda p, directions, background: background[None],
         near=NEAR,
         capacity=0.5,
-        empty=found,
+        empty=lambda: found,
         raster_sizes=fit_view(found, size),
     )
     stats = {"surface": found}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from simple_scene import make_prior, make_score
 
-from configs import geometry, image2d, scene
+from configs import geometry, image2d, scene, texture
 from configs import object as object_config
 from vsd_jax.diffusion import prompt
 from vsd_jax.methods import METHODS, Method, bind
@@ -170,6 +170,24 @@ def test_density_starts_as_the_paper_says(init):
     middle, edge = bias(jnp.array([[0.0, 0.0, 0.0], [0.9, 0.0, 0.0]]))
     assert float(middle) == (-10 if init == "scene" else 10)
     assert float(edge) == pytest.approx(-8 if init == "object" else -6.4, rel=1e-4)
+
+
+@pytest.mark.parametrize("made", [object_config, geometry, texture, image2d])
+@pytest.mark.parametrize("adapt", ["", "residual"])
+def test_a_scene_first_made_under_a_trace_serves_outside_of_it(made, adapt):
+    """Equal scenes are made once: none may keep what was a tracer where it was made."""
+    config = made.get_config("smoke")
+    config.mesh.source = "" if made in (object_config, image2d) else "somewhere"
+    config.camera.adapt = "" if made is image2d else adapt
+    config = config_lib.validate(config)
+    for maker in (stages._make_nerf, stages._make_geometry, stages._make_texture):
+        maker.cache_clear()
+
+    def init(key):
+        return stages.make_scene(config, size=8).init(key)
+
+    with jax.checking_leaks():
+        jax.eval_shape(init, jax.random.key(0))
 
 
 @pytest.mark.parametrize("what", ["room", "object"])

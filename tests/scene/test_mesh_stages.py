@@ -57,7 +57,7 @@ def make_texture(ball, capacity=1.0, environment=False):
         behind=field.background_color,
         near=0.1,
         capacity=capacity,
-        empty=jax.tree.map(jnp.zeros_like, ball),
+        empty=lambda: jax.tree.map(jnp.zeros_like, ball),
         raster_sizes=RASTER_SIZES,
     )
 

@@ -4,19 +4,24 @@
   python -m vsd_jax.experiments.diagnose --runs FOLDER [FOLDER ...] --out=OUT
 
 Looks below the folders for finished runs in 3D on the embedded prior. Of each it takes
-the last third of `metrics.jsonl`, averaged, and the change since the first third, and
-what the prior itself says of its views (`program/judge/prior_check.py`). Its true error
-is the distance of its mesh to true objects, and what the judge says of its views
-(`evaluation.json`): the share of wrong kinds, and of second fronts, where the kind is
-right. Spearman's rank correlation of the one with the other, over all runs and within
-each method; a quantity is kept if its |rho| is at least 0.3 and its p-value, times the
-number of quantities (Bonferroni), below 0.05.
+the last third of `metrics.jsonl`, averaged, and the change since the first third, what
+the prior itself says of its views (`program/judge/prior_check.py`), and the share of
+them in which the strict judge sees the kind. Its true error is the Chamfer distance of
+its mesh to true objects, times that of other true objects, and what the judge says of
+its views (`evaluation.json`): the share of wrong kinds, and of second fronts, where the
+kind is right. Spearman's rank correlation of the one with the other, over all runs and
+within each method. Runs of one prompt are alike, so chance is told by the prompts: each
+has a correlation of its own, and p is of their mean being 0 (t test of Fisher's z),
+times the number of quantities (Bonferroni). A quantity is kept if its |rho| is at least
+0.3 and p below 0.05.
 
 A verdict then is one threshold on a quantity, found without the runs of the prompt that
 it is tested on; its hit rate stands beside that of always saying what most runs are.
+The verdict of the reports (`program/judge/verdict.py`) is tested as it stands.
 """
 
 import argparse
+import functools
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -26,6 +31,7 @@ from scipy import stats
 
 from vsd_jax.experiments import present, truth
 from vsd_jax.program.folder import writer
+from vsd_jax.program.judge import verdict
 from vsd_jax.program.terminal import progress
 
 Path = pathlib.Path
@@ -33,10 +39,13 @@ ERRORS = {
     "kind wrong": lambda mean: 1.0 - mean["kind_precision"],
     "second fronts": lambda mean: mean["multi_face_index"],
 }
-SHAPE = "Chamfer distance"
-BAD = {SHAPE: 0.06, "kind wrong": 0.1, "second fronts": 0.25}
+SHAPE = "Chamfer distance, times truth's"
+SEEN = "strict_precision"  # the share of views that the reports' verdict is about
+BAD = {SHAPE: verdict.FAR, "kind wrong": 0.1, "second fronts": 0.25}
 """Above which error a run counts as bad."""
 LEAST_RHO, LEVEL, FEWEST = 0.3, 0.05, 8
+_FEWEST_OF_PROMPT, _FEWEST_PROMPTS = 4, 3  # runs for a correlation, prompts for p
+_TRUE_OBJECTS = 4  # other ones, whose distance is the unit
 _LEAST_ROWS = 6  # of metrics, for thirds that mean something
 
 
@@ -69,12 +78,18 @@ def read_run(folder: Path) -> Run | None:
     meshes = sorted((folder / "mesh").glob("particle_*.ply"))
     shape = truth.shape_scores(meshes, config["prompt"])["chamfer"]
     if np.isfinite(shape):
-        errors[SHAPE] = shape
+        errors[SHAPE] = shape / _true_distance(config["prompt"])
     said = summarize(rows) if len(rows) >= _LEAST_ROWS else {}
-    said |= {k: v for k, v in mean.items() if k.startswith("prior_") and v is not None}
+    judged = (name for name in mean if name.startswith("prior_") or name == SEEN)
+    said |= {name: mean[name] for name in judged if mean[name] is not None}
     if not said:
         return None
     return Run(config["prompt"], method, said, errors)
+
+
+@functools.lru_cache(maxsize=64)
+def _true_distance(prompt: str) -> float:
+    return truth.true_shape_scores(prompt, _TRUE_OBJECTS, 0)["chamfer"]
 
 
 def distinct(runs: Sequence[Run]) -> list[Run]:
@@ -111,21 +126,22 @@ def correlate(runs: Sequence[Run], error: str) -> list[dict[str, Any]]:
     """Rank correlation of each quantity with an error, the strongest first.
 
     Returns:
-      `name`, `rho`, `p` (corrected), `runs`, `by_method` (rho within each), `kept`.
+      `name`, `rho`, `p` (corrected; 1 with too few prompts), `runs`, `by_method` (rho
+      within each), `kept`.
     """
     names = sorted({name for run in runs for name in run.said})
     rows = []
     for name in names:
         having = [run for run in runs if name in run.said and error in run.errors]
-        rho, p = _spearman(having, name, error)
+        rho = _spearman(having, name, error)
         if not np.isfinite(rho):
             continue
         within = {
-            method: _spearman(own, name, error)[0]
+            method: _spearman(own, name, error)
             for method in sorted({run.method for run in having})
             if len(own := [run for run in having if run.method == method]) >= FEWEST
         }
-        p = min(1.0, p * len(names))
+        p = min(1.0, _chance(having, name, error) * len(names))
         kept = abs(rho) >= LEAST_RHO and p < LEVEL
         rows.append(
             {"name": name, "rho": rho, "p": p, "runs": len(having), "kept": kept}
@@ -134,13 +150,48 @@ def correlate(runs: Sequence[Run], error: str) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -abs(row["rho"]))
 
 
-def _spearman(runs: Sequence[Run], name: str, error: str) -> tuple[float, float]:
+def _spearman(runs: Sequence[Run], name: str, error: str) -> float:
     x = [run.said[name] for run in runs]
     y = [run.errors[error] for run in runs]
     if len(runs) < FEWEST or np.ptp(x) == 0.0 or np.ptp(y) == 0.0:
-        return float("nan"), 1.0
-    found = stats.spearmanr(x, y)
-    return float(found.statistic), float(found.pvalue)
+        return float("nan")
+    return float(stats.spearmanr(x, y).statistic)
+
+
+def _chance(runs: Sequence[Run], name: str, error: str) -> float:
+    """p of the prompts' own correlations being 0 on average."""
+    found = []
+    for prompt in sorted({run.prompt for run in runs}):
+        own = [run for run in runs if run.prompt == prompt]
+        x = [run.said[name] for run in own]
+        y = [run.errors[error] for run in own]
+        if len(own) >= _FEWEST_OF_PROMPT and np.ptp(x) > 0.0 and np.ptp(y) > 0.0:
+            found.append(stats.spearmanr(x, y).statistic)
+    if len(found) < _FEWEST_PROMPTS:
+        return 1.0
+    # Few runs can be in perfect order; Fisher's z of that is infinite.
+    z = np.arctanh(np.clip(found, -0.99, 0.99))
+    if np.ptp(z) == 0.0:
+        return 1.0 if z[0] == 0.0 else 0.0
+    return float(stats.ttest_1samp(z, 0.0).pvalue)
+
+
+def verdict_agrees(runs: Sequence[Run]) -> str:
+    """How often the reports' verdict says what the Chamfer distance says."""
+    having = [run for run in runs if SEEN in run.said and SHAPE in run.errors]
+    if not having:
+        return ""
+    far = np.array([run.errors[SHAPE] > BAD[SHAPE] for run in having])
+    unseen = np.array([run.said[SEEN] < verdict.LEAST_SHARE for run in having])
+    same, both = int((far == unseen).sum()), int((far & unseen).sum())
+    most = max(int(far.sum()), int((~far).sum()))
+    return (
+        f"The verdict of the reports agrees with the Chamfer distance for {same} of"
+        f" {len(far)} runs ({same / len(far):.1%}); always saying what most are would"
+        f" for {most} ({most / len(far):.1%}). {int(far.sum())} are far from truth"
+        f" (above {BAD[SHAPE]:g} times), {int(unseen.sum())} not recognised, {both}"
+        " both.\n"
+    )
 
 
 def hit_rate(runs: Sequence[Run], name: str, error: str) -> tuple[float, float]:
@@ -179,7 +230,7 @@ def best_threshold(x: np.ndarray, bad: np.ndarray) -> tuple[float, bool]:
 
 def markdown(runs: Sequence[Run], found: dict[str, list[dict]], shown: int) -> str:
     """A table for each error."""
-    blocks = [f"{len(runs)} runs.\n"]
+    blocks = [f"{len(runs)} runs.\n", verdict_agrees(runs)]
     for error, rows in found.items():
         methods = sorted({m for row in rows for m in row["by_method"]})
         heads = ["predicts: " + error, "rho", "p, corrected", "hit rate", "bad if"]

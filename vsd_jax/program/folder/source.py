@@ -29,7 +29,7 @@ from vsd_jax.program.settings import idle
 from vsd_jax.program.terminal import progress
 from vsd_jax.program.terminal.errors import ConfigError, RunError
 from vsd_jax.scene.mesh import tet_grid
-from vsd_jax.types import Particles, PyTree
+from vsd_jax.types import Particles, PyTree, Scene
 
 
 class Source(NamedTuple):
@@ -90,7 +90,11 @@ def load(
       RunError: if it has no checkpoint.
     """
     path = paths.expand(folder, "mesh.source")
-    target = jax.eval_shape(lambda: _init_particles(config, latent_shape))
+    # Made outside of the trace: an equal scene is made once (`stages.make_scene`).
+    scene = stages.make_scene(
+        config, size=config.render.size, latent_shape=latent_shape
+    )
+    target = jax.eval_shape(lambda: _init_particles(config, scene))
     found = checkpoint.load_particles(
         path / "checkpoints",
         target,
@@ -102,12 +106,8 @@ def load(
     return Source(config, *found)
 
 
-def _init_particles(config: Config, latent_shape: tuple[int, int, int]) -> Particles:
-    scene = stages.make_scene(
-        config, size=config.render.size, latent_shape=latent_shape
-    )
+def _init_particles(config: Config, scene: Scene) -> Particles:
     tx = Settings(config).tx
-
     keys = jax.random.split(jax.random.key(0), config.num_particles)
     return jax.vmap(lambda key: init_particle(scene, tx, key))(keys)
 

@@ -60,7 +60,7 @@ def texture(
         behind=field.background_color,
         near=near,
         capacity=capacity,
-        empty=empty_surface(spec.mesh_sizes()),
+        empty=functools.partial(empty_surface, spec.mesh_sizes()),
         raster_sizes=spec.raster_sizes(size),
     )
 
@@ -73,12 +73,12 @@ def make_texture(
     behind: Callable[[Params, jax.Array, jax.Array], jax.Array],
     near: float,
     capacity: float,
-    empty: Surface,
+    empty: Callable[[], Surface],
     raster_sizes: RasterSizes,
 ) -> Scene:
     """Builds the scene (unbatched over particles and cameras).
 
-    `init_stats` gives `{"surface": empty}`; a run puts the mesh of the geometry stage
+    `init_stats` gives `{"surface": empty()}`; a run puts the mesh of the geometry stage
     there, in arrays of the same shape. `extras`: `overflow`, the number of list entries
     and pixels that did not fit.
 
@@ -91,7 +91,7 @@ def make_texture(
       near: least depth, scene units.
       capacity: share of the pixels that the mesh covers at most in training, in (0,
         1].
-      empty: a mesh whose arrays have the right shapes.
+      empty: makes a mesh whose arrays have the right shapes.
       raster_sizes: static capacities of a view.
     """
     num_colored = max(int(capacity * image_size**2), 1)
@@ -127,7 +127,7 @@ def make_texture(
 
     return Scene(
         init=init,
-        init_stats=lambda params: {"surface": empty},
+        init_stats=lambda params: {"surface": empty()},
         update_stats=lambda params, stats, turn, key: stats,
         render=render,
     )

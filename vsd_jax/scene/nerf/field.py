@@ -19,6 +19,7 @@ from typing import Annotated
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from vsd_jax.scene.nerf.decoder import decode, dense, init_decoder, init_dense
@@ -99,7 +100,7 @@ def make_grid(spec: FieldSpec) -> HashGrid:
 
 def make_density_bias(spec: FieldSpec) -> DensityBias:
     """The initialisation of the density: s softplus(bias) does not depend on s."""
-    centre = jnp.array(spec.init_centre)
+    centre = np.array(spec.init_centre, np.float32)  # no tracer, wherever it is made
     inner = blob_bias(
         strength=spec.object_strength, radius=spec.object_radius, centre=centre
     )
@@ -128,7 +129,7 @@ def _norm(x: jax.Array) -> jax.Array:
 
 
 def blob_bias(
-    *, strength: float, radius: float, centre: jax.Array | float = 0.0
+    *, strength: float, radius: float, centre: chex.Array | float = 0.0
 ) -> DensityBias:
     """bias(x) = strength (1 - |x - centre| / radius): `strength` there, 0 at `radius`.
 
@@ -143,7 +144,7 @@ def centred_bias(
     inner: DensityBias,
     outer: DensityBias,
     switch_radius: float,
-    centre: jax.Array | float = 0.0,
+    centre: chex.Array | float = 0.0,
 ) -> DensityBias:
     """An object in a scene: `inner` where |x - centre| < `switch_radius` (5/6)."""
 
@@ -154,7 +155,7 @@ def centred_bias(
     return bias
 
 
-def _distance(positions: jax.Array, centre: jax.Array | float) -> jax.Array:
+def _distance(positions: jax.Array, centre: chex.Array | float) -> jax.Array:
     return _norm(positions - jnp.broadcast_to(centre, positions.shape))
 
 
