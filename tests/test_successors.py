@@ -14,7 +14,7 @@ from vsd_jax import methods
 from vsd_jax.diffusion.guidance import Guidance
 from vsd_jax.diffusion.loss_scale import with_loss_scale
 from vsd_jax.diffusion.noise import add_noise
-from vsd_jax.methods.inversion import ddim_invert
+from vsd_jax.methods.inversion import ddim_invert, ddim_move
 from vsd_jax.methods.protocol import (
     CONSISTENT3D_KEY,
     GUIDANCE_KEY,
@@ -165,6 +165,22 @@ def test_the_bound_of_x0_acts_in_every_method(name):
     assert jnp.abs(free - bounded).max() > 1e-2
 
 
+@pytest.mark.parametrize("guidance_t", [(0.0, 0.0), (0.02, 0.1)])
+def test_a_bound_on_x0_adds_nothing_where_the_prompts_agree(guidance_t, monkeypatch):
+    """What is clipped of one side of the guidance term is clipped of the other."""
+    monkeypatch.setitem(MEANS, "empty", MEANS["text"])
+    monkeypatch.setitem(MEANS, "negative", MEANS["text"])
+    guidance = Guidance(x0_limit=0.2, guidance_t=guidance_t)
+    csd = methods.csd(guidance_scale=7.5, guidance=guidance)
+    close(residual_of(csd), jnp.zeros(SHAPE), 1e-5)
+    if guidance.is_decoupled:
+        strong, none = (
+            residual_of(methods.sds(guidance_scale=scale, guidance=guidance))
+            for scale in (7.5, 1.0)
+        )
+        close(strong, none, 1e-5)
+
+
 def on_path(name, t, start):
     """Where the path of N(m, v) through `start` at t = 0 is at t."""
     (alpha, sigma), (alpha_0, sigma_0) = levels(t), levels(0 * t)
@@ -178,7 +194,7 @@ def test_inversion_follows_the_path():
     t = jnp.array([100, 400, 800])
     end = jax.jit(
         lambda x: ddim_invert(
-            lambda x, t: predict(x, t, "text"), x, t, alphas_cumprod=ABAR, num_steps=100
+            lambda x, t: predict(x, t, "text"), x, t, alphas_cumprod=ABAR, stride=2
         )
     )(LATENTS)
     close(end, on_path("text", t, LATENTS), 0.02)
@@ -201,16 +217,39 @@ def test_sdi_compares_with_the_noise_of_the_path():
 
 
 def test_sdi_inverts_past_t_and_takes_what_it_finds_for_x_t():
-    options = {"guidance_scale": 1.0, "inversion_scale": 1.0, "num_inversions": 100}
+    options = {"guidance_scale": 1.0, "inversion_scale": 1.0, "num_inversions": 1000}
     method = methods.sdi(**options, inversion_noise=0.0, overshoot=0.5)
     residual = jax.jit(lambda x: residual_of(method, x))(LATENTS)
     unit = drawn(OVERSHOOT_KEY)
     later = jnp.minimum(T + (unit * 500).astype(jnp.int32), 999)
     assert jnp.abs(later - T).max() > 50
-    x_t = on_path("text", later, LATENTS)
+    x_before = on_path("text", T - 1, LATENTS)
+    x_t = ddim_move(x_before, predict(x_before, T - 1, "text"), T - 1, later, ABAR)
     alpha, sigma = levels(T)
     expected = sigma**2 * predict(x_t, T, "text") - sigma * (x_t - alpha * LATENTS)
     close(residual, expected, 0.03)
+
+
+def test_an_inversion_goes_in_strides_and_ends_where_it_should():
+    """Authors' codes: ISM 0, 200, ... and s; SDI 0, 100, ... below t, then t + d."""
+    asked = []
+
+    def note(x, t):
+        asked.append(t.tolist())
+        return jnp.ones_like(x)
+
+    t, past = jnp.array([0, 150, 400, 730]), jnp.array([0, 30, 0, 90])
+    x = jnp.ones((4, 1, 1, 1))
+    with jax.disable_jit():
+        end = ddim_invert(note, x, t, alphas_cumprod=ABAR, stride=200, past=past)
+    np.testing.assert_array_equal(
+        np.transpose(asked),
+        [[0, 0, 0, 0], [0, 150, 150, 150], [0, 200, 400, 400], [0, 200, 400, 600]],
+    )
+    # With one noise all along, the path is straight, in however many steps.
+    whole = ddim_move(x, jnp.ones_like(x), jnp.zeros_like(t), t + past, ABAR)
+    np.testing.assert_allclose(end, whole, rtol=1e-4, atol=1e-5)
+    assert end[0] == x[0]
 
 
 def test_the_noise_of_an_inversion_is_a_share_of_ddpm_s():
@@ -220,7 +259,7 @@ def test_the_noise_of_an_inversion_is_a_share_of_ddpm_s():
         x,
         t,
         alphas_cumprod=ABAR,
-        num_steps=1,
+        stride=1000,
         eta=0.3,
         keys=jax.random.split(jax.random.key(0)),
     )

@@ -219,7 +219,8 @@ class TimestepSpec:
     Attributes:
       t_schedule: schedule of t: "two_stage" (the paper's), "sqrt" (HiFA),
         "linear" (SDI) or "dreamtime"; the last three draw one falling t.
-      t_range: (low, high) of t as shares of T; of "two_stage" before `anneal_step`.
+      t_range: (low, high) of t as shares of T; of "two_stage" before `anneal_step`;
+        "dreamtime" goes from T to 0 whatever it says.
       t_range_late: (low, high) of t from `anneal_step` on.
       anneal_step: training step at which the range changes.
       dreamtime_middle: m / T, centre of DreamTime's weight (arXiv:2306.12422).

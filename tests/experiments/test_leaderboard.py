@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny_runs
 
+from configs import object as object_config
 from vsd_jax.experiments import __main__ as program
 from vsd_jax.experiments import cells, flat_tables, plan
 from vsd_jax.experiments.leaderboard import (
@@ -24,8 +25,10 @@ from vsd_jax.experiments.leaderboard import (
     worlds,
 )
 from vsd_jax.methods import METHODS
+from vsd_jax.presets import Settings
 from vsd_jax.program.build import build
 from vsd_jax.program.folder import workdir, writer
+from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.terminal.errors import ConfigError, DivergedError, RunError
 
 pytest.importorskip("embreex")
@@ -41,8 +44,8 @@ PASSES = {
     "nfsd": 4,  # empty, negative; empty and text in one batch
     "bridge": 2,
     "asd": 3,  # and the text at a noisier t
-    "ism": 5 + 1 + 2,  # inversion; at s; at t
-    "sdi": 10 * 2 + 2,
+    "ism": 4 + 1 + 2,  # inversion to s, 650 in strides of 200; at s; at t
+    "sdi": 7 * 2 + 2,  # inversion to 700 in strides of 100; at t
     "sdedit": 4 * 2,
     "consistent3d": 2 * 2,
     "l2_vsd": 2 + 2 + 2,  # and a gradient and a tangent of phi
@@ -283,6 +286,17 @@ def test_options_cost_what_they_ask():
     assert passes.count(vsd(guidance_scale=7.5, weighting="dmd")) == (2, 1)
     assert passes.Passes(2, 1).total(updates=1) == worlds.PASSES_OF_VSD
     assert passes.Passes(2, 1).total(updates=4) == 11
+
+
+def test_passes_that_depend_on_t_are_averaged_over_the_run_s_t():
+    config = object_config.get_config()
+    config.vsd.update(method="ism", t_range=(0.02, 0.5))
+    config.family.num_inversions = 5
+    config = config_lib.validate(config)
+    s = np.maximum(np.linspace(0.02, 0.5, 2000) * 1000 - 50, 0)
+    expected = np.ceil(s / 200).mean() + 1 + 2
+    found = passes.of_move(config, Settings(config).method)
+    assert found == pytest.approx(expected, abs=0.1)
 
 
 @pytest.mark.parametrize("world", worlds.WORLDS)

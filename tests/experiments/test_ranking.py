@@ -11,14 +11,31 @@ from vsd_jax.experiments.leaderboard import ranking
 QUANTILES = {2: 1.960, 3: 2.343, 4: 2.569, 5: 2.728, 10: 3.164}
 
 
+def drawn_ranks(blocks, methods, seed=0):
+    return ranking.ranks(np.random.default_rng(seed).random((blocks, methods)))
+
+
 def test_critical_difference_is_demsar_s():
     for methods, quantile in QUANTILES.items():
         expected = quantile * np.sqrt(methods * (methods + 1) / (6 * 14))
-        found = ranking.critical_difference(methods, 14)
+        found = ranking.critical_difference(drawn_ranks(14, methods))
         assert found == pytest.approx(expected, abs=2e-3)
     # His example: four classifiers on 14 data sets.
-    assert ranking.critical_difference(4, 14) == pytest.approx(1.25, abs=0.01)
-    assert ranking.critical_difference(4, 14, 0.1) == pytest.approx(1.12, abs=0.01)
+    ranked = drawn_ranks(14, 4)
+    assert ranking.critical_difference(ranked) == pytest.approx(1.25, abs=0.01)
+    assert ranking.critical_difference(ranked, 0.1) == pytest.approx(1.12, abs=0.01)
+    for nothing in (np.ones((3, 1)), np.full((3, 4), 2.5)):
+        assert np.isnan(ranking.critical_difference(nothing))
+
+
+def test_as_many_are_told_apart_by_chance_where_ranks_are_means_over_seeds():
+    """Methods that do not differ: of all draws one in twenty tells some pair apart."""
+    prompts = [prompt for prompt in "abcdef" for _ in range(3)]
+    draws, apart = 400, 0
+    for draw in range(draws):
+        ranked = ranking.block_ranks(drawn_ranks(18, 8, seed=draw), prompts)
+        apart += np.ptp(ranked.mean(0)) > ranking.critical_difference(ranked)
+    assert 0.02 < apart / draws < 0.09
 
 
 def test_friedman_with_ties_is_scipy_s():
@@ -45,6 +62,9 @@ def test_errors_point_at_what_is_best():
     assert ranking.error(0.3, "low") == 0.3 and ranking.error(0.3, "high") == -0.3
     assert ranking.error(0.5, "truth", 0.75) == ranking.error(1.0, "truth", 0.75)
     assert ranking.error(0.7, "truth", 0.0) == 0.7
+    # What is nearer to truth than another true set is as near as that.
+    assert ranking.error(0.3, "low", 0.4) == ranking.error(0.4, "low", 0.4) == 0.4
+    assert ranking.error(0.5, "low", 0.4) == 0.5
     assert np.isnan(ranking.error(None, "low"))
     assert np.isnan(ranking.error(1.0, "truth", None))
     with pytest.raises(ValueError, match="best='middle'"):

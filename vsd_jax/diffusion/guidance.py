@@ -78,8 +78,11 @@ PLAIN = Guidance()
 
 
 class Guided(NamedTuple):
-    """A guided prediction, what it moved away from, and the conditional prediction;
-    each [B, h, w, c]."""
+    """A guided prediction, what it moved away from, and the conditional prediction.
+
+    Each [B, h, w, c], their x_0 within `Guidance.x0_limit`: where base and text agree,
+    so do all.
+    """
 
     noise: jax.Array
     base: jax.Array
@@ -167,8 +170,13 @@ def guide_away(
     else:
         guided = combine(strength)
     guided = rescale(guided, text, share=guidance.guidance_rescale)
-    guided = clip_x0(guided, noisy, t, alphas_cumprod, limit=guidance.x0_limit)
-    return Guided(guided, base, text)
+    # All three, or their differences would hold what was clipped of the first.
+    return Guided(
+        *(
+            clip_x0(each, noisy, t, alphas_cumprod, limit=guidance.x0_limit)
+            for each in (guided, base, text)
+        )
+    )
 
 
 def guide(

@@ -225,7 +225,8 @@ _WEIGHT = {"vsd__weighting": "sigma_over_alpha"}
 _INVERSIONS = {"family__num_inversions": 5}
 _ISM = _WEIGHT | _INVERSIONS
 _ISM |= {"vsd__t_range": (0.02, 0.5), "vsd__t_range_late": (0.02, 0.5)}
-_SDI = _WEIGHT | {"vsd__t_schedule": "linear"}
+_SDI_T = {"vsd__t_schedule": "linear", "vsd__t_range": (0.25, 0.98)}
+_SDI = _WEIGHT | _SDI_T
 _CONSISTENT = {
     "vsd__weighting": "uniform",
     "vsd__t_schedule": "sqrt",
@@ -285,7 +286,7 @@ FAMILY = Experiment(
         _family("VSD, DMD's weight", "vsd", _MIXTURE, vsd__weighting="dmd"),
         _family("SDS, HiFA's t", "sds", {}, vsd__t_schedule="sqrt"),
         _family("VSD, HiFA's t", "vsd", _MIXTURE, vsd__t_schedule="sqrt"),
-        _family("SDS, SDI's t", "sds", {}, vsd__t_schedule="linear"),
+        _family("SDS, SDI's t", "sds", {}, **_SDI_T),
         _family("SDS, DreamTime's t", "sds", {}, vsd__t_schedule="dreamtime"),
         _family("VSD, DreamTime's t", "vsd", _MIXTURE, vsd__t_schedule="dreamtime"),
     ),

@@ -35,16 +35,17 @@ def ism(
 ) -> Method:
     """Interval Score Matching: eps(x_t, y) - eps(x_s, empty), s = t - interval.
 
-    x_s is reached from x_0 by `num_inversions` steps of unconditional DDIM inversion,
-    x_t from x_s by one more (arXiv:2311.11284); `interval` is a share of T (50
-    of 1,000 in the paper). The inversion starts from x_0 with the noise of t = 0, as in
-    the authors' code (EnVision-Research/LucidDreamer @2ecf093), whose five steps are of
-    200 at most; there w(t) = sigma_t / alpha_t, and t ends within [0.02, 0.5].
+    x_s is reached from x_0 by unconditional DDIM inversion in steps of
+    T / num_inversions, the last one shorter, x_t from x_s by one more
+    (arXiv:2311.11284); `interval` is a share of T (50 of 1,000 in the paper). The
+    inversion starts from x_0 with the noise of t = 0, as in the authors' code
+    (EnVision-Research/LucidDreamer @2ecf093), whose steps are of 200, five at most;
+    there w(t) = sigma_t / alpha_t, and t ends within [0.02, 0.5].
 
     Args:
       guidance_scale: s.
       interval: t - s, a share of T.
-      num_inversions: steps of DDIM inversion.
+      num_inversions: steps of DDIM inversion from 0 to T.
       guidance: of the prior.
       weighting: name of w(t).
 
@@ -61,7 +62,7 @@ def ism(
             add_noise(views.latents, views.noise, jnp.zeros_like(views.t), abar),
             earlier,
             alphas_cumprod=abar,
-            num_steps=num_inversions,
+            stride=_stride(abar, num_inversions),
         )
         before = views.prior("empty", (x_s, earlier))
         x_t = ddim_move(x_s, before, earlier, views.t, abar)
@@ -85,15 +86,16 @@ def sdi(
 
     kappa = (x - alpha_t x_0) / sigma_t for x inverted from x_0 with guidance
     `inversion_scale`; direction eps_guided(x, t) - kappa (arXiv:2405.15891). As in the
-    authors' code (threestudio @28d9d80) the inversion goes on to a time past t and adds
-    a share of DDPM's noise. Its scales s' are s = 1 + s' here: -7.5 is -6.5, and 7.5 is
+    authors' code (threestudio @28d9d80) the inversion has steps of T / num_inversions,
+    of which the last goes to a time past t, and adds a share of DDPM's noise. Its
+    scales s' are s = 1 + s' here: -7.5 is -6.5, and 7.5 is
     8.5. It is made for a falling t (`vsd.t_schedule="linear"`, there from 0.98 of T to
     0.25) and for w(t) = sigma_t / alpha_t.
 
     Args:
       guidance_scale: s.
       inversion_scale: guidance scale of the inversion.
-      num_inversions: steps of DDIM inversion.
+      num_inversions: steps of DDIM inversion from 0 to T.
       inversion_noise: eta of the inversion; 0 = nothing random in it.
       overshoot: largest share of T by which the inversion goes past t.
       guidance: of the prior.
@@ -111,9 +113,10 @@ def sdi(
         x_t = ddim_invert(
             lambda x, at: views.guided(inversion_scale, at=(x, at)),
             views.latents,
-            jnp.minimum(later, len(abar) - 1),
+            views.t,
+            past=jnp.minimum(later, len(abar) - 1) - views.t,
             alphas_cumprod=abar,
-            num_steps=num_inversions,
+            stride=_stride(abar, num_inversions),
             eta=inversion_noise,
             keys=views.keys(INVERSION_KEY),
         )
@@ -131,37 +134,50 @@ def ddim_invert(
     t: jax.Array,
     *,
     alphas_cumprod: np.ndarray,
-    num_steps: int,
+    stride: int,
+    past: jax.Array | int = 0,
     eta: float = 0.0,
     keys: jax.Array | None = None,
 ) -> jax.Array:
     """From x at t = 0 to x_t along the deterministic path (arXiv:2010.02502).
 
-    The inverse of DDIM sampling up to its discretisation: equal steps in t, each with
-    the noise predicted at its start.
+    The inverse of DDIM sampling up to its discretisation: each step has the noise
+    predicted at its start. A view at t takes ceil(t / stride) steps; with views at
+    several t all wait for the last.
 
     Args:
       predict: `(noisy, t) -> noise`.
       start: [B, h, w, c] latents with the noise of the schedule's first step.
       t: [B] int32, where to arrive; each view its own.
       alphas_cumprod: [T].
-      num_steps: network calls, >= 1.
+      stride: timesteps of a step, >= 1; the last one is what is left.
+      past: [B] by how much the last step goes on beyond t.
       eta: share of DDPM's standard deviation that each step adds as fresh noise.
       keys: [B] typed keys of that noise; read only where `eta` is not 0.
 
     Returns:
-      [B, h, w, c] x_t.
+      [B, h, w, c] x at t + past.
     """
 
-    def move(x: jax.Array, number: jax.Array):
-        at, to = (t * share // num_steps for share in (number, number + 1))
+    def move(state: tuple[jax.Array, jax.Array]):
+        number, x = state
+        at, to = number * stride, (number + 1) * stride
+        to = jnp.where(to < t, to, t + past)
+        at = jnp.minimum(at, t)  # of a view that has arrived, which stays
         moved = ddim_move(x, predict(x, at), at, to, alphas_cumprod)
         if eta:
             fresh = fresh_normal(keys, number, start.shape[1:])
             moved += eta * _ddpm_std(at, to, alphas_cumprod, ndim=x.ndim) * fresh
-        return moved, None
+        arrived = (at == t).reshape((-1,) + (1,) * (x.ndim - 1))
+        return number + 1, jnp.where(arrived, x, moved)
 
-    return jax.lax.scan(move, start, jnp.arange(num_steps))[0]
+    most = jnp.max(-(-t // stride))
+    begin = jnp.zeros((), jnp.int32), start
+    return jax.lax.while_loop(lambda state: state[0] < most, move, begin)[1]
+
+
+def _stride(alphas_cumprod: np.ndarray, num_inversions: int) -> int:
+    return max(1, round(len(alphas_cumprod) / num_inversions))
 
 
 def ddim_move(

@@ -5,7 +5,9 @@ A pass is one network evaluated once, for one view and one text; a derivative th
 counts as one more. So classifier-free guidance is two, an update of the score network
 two, and VSD 2 + 1 + 2 = 5. **All methods of a world get the same number of passes for
 each particle**; how many steps that is follows from the method. Passes are counted, not
-written down: the method is run once, on a network that counts.
+written down: the method is run on a network that counts. Where an inversion takes more
+steps the larger t is, they are averaged over the t of the run, for each view its own
+(one of a batch waits for the others; that is the machine's time, not the method's).
 """
 
 import collections
@@ -26,6 +28,7 @@ from vsd_jax.types import Camera, Draw, NoiseModel, Prior, ScoreDraw
 VIEWS, SHAPE = 2, (1, 1, 2)
 """Of the run that counts."""
 _TRAINING = 2  # passes of one update of the score network
+_TIMES = 10  # at which passes are counted where they depend on t
 TEXTS = ("text", "negative", "empty", "source", "score")
 _ABAR = np.linspace(0.999, 0.001, 1000).astype(np.float32)
 
@@ -44,26 +47,29 @@ class Passes(NamedTuple):
         return self.prior + self.score + _TRAINING * updates
 
 
-def count(method: Method, texts: Sequence[str] = TEXTS) -> Passes:
+def count(
+    method: Method, texts: Sequence[str] = TEXTS, t: tuple[int, ...] = (300, 700)
+) -> Passes:
     """Runs the method once on two views and counts.
 
     Args:
       method: any.
       texts: that the views have.
+      t: of the views, of 1,000.
 
     Returns:
-      Its passes; a loop counts as often as it runs.
+      Its passes; a loop counts as often as it runs, for the view that takes longest.
     """
     tally: collections.Counter[str] = collections.Counter()
     with jax.disable_jit():  # loops run in Python, each turn is seen
-        _residual(tally, method, *_inputs(texts))
+        _residual(tally, method, *_inputs(texts, t))
     return Passes(tally["prior"] // VIEWS, tally["score"] // VIEWS)
 
 
 def trace(method: Method) -> None:
     """Traces the method as a compiled step does, where no number is known."""
     residual = functools.partial(_residual, collections.Counter(), method)
-    jax.eval_shape(residual, *_inputs(TEXTS))
+    jax.eval_shape(residual, *_inputs(TEXTS, (300, 700)))
 
 
 def _residual(tally, method: Method, latents: jax.Array, draw: Draw) -> jax.Array:
@@ -72,10 +78,21 @@ def _residual(tally, method: Method, latents: jax.Array, draw: Draw) -> jax.Arra
     return bind(method, prior, score)(latents, draw, jnp.zeros(()), jnp.zeros(()))
 
 
-def of_move(config: Config, method: Method) -> int:
-    """Passes of one step, for a particle that it moves and a view."""
+def of_move(config: Config, method: Method) -> float:
+    """Passes of one step, for a particle that it moves and a view: their mean over t.
+
+    t is taken evenly from `vsd.t_range`, whatever the schedule.
+    """
     updates = Settings(config).score.training.steps_per_step * method.trains_score
-    return count(method).total(updates)
+    low, high = config.vsd.t_range
+
+    def at(share: float) -> int:
+        t = round((low + (high - low) * share) * (len(_ABAR) - 1))
+        return count(method, t=(t,) * VIEWS).total(updates)
+
+    if at(0.0) == at(1.0):
+        return at(0.0)
+    return float(np.mean([at((i + 0.5) / _TIMES) for i in range(_TIMES)]))
 
 
 def num_steps(config: Config, moves: int) -> int:
@@ -113,11 +130,10 @@ def _counting(tally: collections.Counter, name: str) -> NoiseModel:
     return NoiseModel(apply, "epsilon")
 
 
-def _inputs(texts: Sequence[str]) -> tuple[jax.Array, Draw]:
+def _inputs(texts: Sequence[str], t: tuple[int, ...]) -> tuple[jax.Array, Draw]:
     """Latents and a draw of two views; what only a renderer reads is empty."""
     latents = jax.random.normal(jax.random.key(1), (VIEWS, *SHAPE))
     noise, later = jax.random.normal(jax.random.key(2), (2, VIEWS, *SHAPE))
-    t = jnp.array([300, 700])
     flat = jnp.zeros(VIEWS)
     camera = Camera(
         cam_to_world=jnp.broadcast_to(jnp.eye(4), (VIEWS, 4, 4)),
@@ -134,12 +150,12 @@ def _inputs(texts: Sequence[str]) -> tuple[jax.Array, Draw]:
         cameras=camera,
         backgrounds=jnp.ones((VIEWS, 3)),
         prompts=prompts,
-        t=t,
+        t=jnp.array(t),
         noise=noise,
         encode_noise=jnp.zeros_like(noise),
         render_keys=jax.random.split(jax.random.key(3), VIEWS),
         method_keys=jax.random.split(jax.random.key(5), VIEWS),
         stats_key=jax.random.key(4),
-        score=ScoreDraw(t=t[None], noise=later[None], keep=seen),
+        score=ScoreDraw(t=jnp.array([t]), noise=later[None], keep=seen),
     )
     return latents, draw

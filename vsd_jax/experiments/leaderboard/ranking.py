@@ -26,7 +26,8 @@ def error(value: float | None, best: str, true: float | None = None) -> float:
     Args:
       value: the score.
       best: "low", "high", or "truth": as truth has it.
-      true: truth's.
+      true: truth's. What is lower than it has its error, since nothing is nearer to
+        truth than another part of truth: a single true object is far from many.
 
     Raises:
       ValueError: for another `best`.
@@ -35,7 +36,9 @@ def error(value: float | None, best: str, true: float | None = None) -> float:
         raise ValueError(f"best={best!r} is none of low, high and truth.")
     if value is None or (best == "truth" and true is None):
         return float("nan")
-    return {"low": value, "high": -value}.get(best, abs(value - (true or 0.0)))
+    if best == "low":
+        return value if true is None else max(value, true)
+    return -value if best == "high" else abs(value - (true or 0.0))
 
 
 def ranks(errors: np.ndarray) -> np.ndarray:
@@ -75,14 +78,27 @@ def friedman(ranked: np.ndarray) -> tuple[float, float]:
     return float(statistic), float(stats.chi2.sf(statistic, methods - 1))
 
 
-def critical_difference(methods: int, blocks: int, level: float = LEVEL) -> float:
-    """Nemenyi's: mean ranks that differ by less are not told apart at this level."""
+def critical_difference(ranked: np.ndarray, level: float = LEVEL) -> float:
+    """Nemenyi's: mean ranks that differ by less are not told apart at this level.
+
+    As in `friedman` from the spread of the ranks [blocks, methods] themselves, which is
+    smaller where they are means over seeds, or tied. Without either this is
+    q sqrt(k (k + 1) / 6 B) of k methods and B blocks. NaN for a single method, and
+    where all are tied.
+    """
+    blocks, methods = ranked.shape
+    spread = ((ranked - (methods + 1) / 2) ** 2).sum()
+    if not spread:
+        return float("nan")
     quantile = stats.studentized_range.ppf(1 - level, methods, np.inf) / np.sqrt(2)
-    return float(quantile * np.sqrt(methods * (methods + 1) / (6 * blocks)))
+    return float(quantile * np.sqrt(2 * spread / (methods - 1)) / blocks)
 
 
 def bootstrap(ranked: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
     """95 % interval of each mean rank over blocks drawn with replacement.
+
+    Of few blocks it is too narrow: in simulation it holds the mean in 75 % of cases
+    with three, 84 % with five, 94 % with sixteen.
 
     Returns:
       [methods, 2]; NaN for a single block.
@@ -113,7 +129,8 @@ def groups(mean_ranks: Sequence[float], difference: float) -> list[list[int]]:
 def spearman(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
     """Spearman's rho of two lists and its p; NaN for fewer than three, or constants.
 
-    Up to six numbers p is exact: the share of all orders with as large a rho.
+    p is two-sided; up to six numbers it is exact, twice the share of all orders with a
+    rho as large, or as small.
     """
     if np.isnan(_rho(first, second)):
         return float("nan"), float("nan")
@@ -247,7 +264,7 @@ def rank_score(of: Table) -> dict[str, Any]:
     ranked = block_ranks(of.errors, of.prompts)
     blocks, methods = ranked.shape
     means, intervals = ranked.mean(0), bootstrap(ranked)
-    difference = critical_difference(methods, blocks) if methods > 1 else float("nan")
+    difference = critical_difference(ranked)
     statistic, p = friedman(ranked)
     order = sorted(range(methods), key=lambda index: (means[index], names[index]))
     return {

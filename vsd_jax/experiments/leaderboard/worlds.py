@@ -352,9 +352,9 @@ def starts_of(
     config = config_lib.validate(cells.make_config(found[0]))
     cost = passes.of_move(config, method or Settings(config).method)
     if steps is None:
-        moves = max(1, sizes.passes // cost)
+        moves = max(1, int(sizes.passes / cost))
         steps = config.num_steps if is_smoke else passes.num_steps(config, moves)
-    spent = cost * passes.num_moves(config, steps)
+    spent = round(cost * passes.num_moves(config, steps))
     longer = {"num_steps": steps}
     return [
         Start(

@@ -49,6 +49,7 @@ _RULES = (
     _Rule("eval.prior_draws", bool, ("eval.prior_t_range",)),
     _Rule("render.early_size", bool, ("render.early_steps",)),
     _Rule("vsd.t_schedule", _is("two_stage"), ("vsd.anneal_step", "vsd.t_range_late")),
+    _Rule("vsd.t_schedule", _is("two_stage", "sqrt", "linear"), ("vsd.t_range",)),
     _Rule(
         "vsd.t_schedule",
         _is("dreamtime"),

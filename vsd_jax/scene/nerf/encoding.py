@@ -289,7 +289,10 @@ def _point_adder(grid: HashGrid, level: int, positions, cotangent):
 
 
 def frequency_encode(x: jax.Array, num_octaves: int) -> jax.Array:
-    """x and sin, cos of 2^k x for k < num_octaves (NeRF Eq. 4, arXiv:2003.08934).
+    """x and sin, cos of 2^k x for k < num_octaves.
+
+    NeRF's encoding (arXiv:2003.08934, Eq. 4) without its pi and with x itself, as in
+    the authors' code.
 
     Args:
       x: [..., D].
