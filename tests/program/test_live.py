@@ -57,6 +57,22 @@ def test_the_page_is_there_from_the_start_and_follows(tmp_path, flat_config, fak
     assert numbers[0]["inside/score_error_t1"] == 2.5  # t is half of ten
 
 
+def test_a_look_on_several_devices_is_of_the_first(tmp_path, flat_config, fake_run):
+    """The particles are spread over both, the frozen weights lie on the first."""
+
+    def look_at(one, networks, *arguments, **options):
+        grey = jnp.sum(jax.tree.leaves(one[0])[0]) * networks[1]["weight"]
+        return look(({"grey": grey},), networks, *arguments, **options)
+
+    flat_config.update(num_particles=2, num_devices=2)
+    weights = jax.device_put({"weight": jnp.ones(())}, jax.local_devices()[0])
+    run = fake_run(flat_config)._replace(look=look_at, prior_params=weights)
+    config = config_lib.validate(flat_config)
+    workdir = Workdir(tmp_path / "run", create=True)
+    train_lib.Loop(config, run, workdir).run(run.init())
+    assert len(list((workdir.path / "images").glob("inside*"))) == 2
+
+
 def test_the_page_of_a_finished_run_asks_nothing(
     tmp_path, flat_config, monkeypatch, fake_run
 ):

@@ -125,3 +125,15 @@ def test_a_cache_that_can_only_be_read_is_read(enable, tmp_path, monkeypatch):
     folder, least, said = enable()
     assert folder == str(tmp_path) and least == math.inf
     assert f"{tmp_path}: Read-only file system" in said
+
+
+def test_a_gpu_s_memory_is_what_preflight_counts_on(monkeypatch):
+    names = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    process.take_device_memory()
+    assert float(os.environ[names[0]]) == process.DEVICE_SHARE
+    monkeypatch.delenv(names[0])
+    monkeypatch.setenv(names[1], "0.5")  # JAX refuses both
+    process.take_device_memory()
+    assert names[0] not in os.environ

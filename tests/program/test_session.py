@@ -6,6 +6,7 @@ import os
 import shutil
 
 import imageio.v3 as imageio
+import jax
 import numpy as np
 import pytest
 import tiny_runs
@@ -42,6 +43,19 @@ def finished(tmp_path_factory):
 def trained(finished, tmp_path):
     """A copy of it for each test, which may run in any order and process."""
     return shutil.copytree(finished, tmp_path / "run")
+
+
+def test_a_step_without_room_is_told_in_words(
+    tmp_path, flat_config, fake_run, monkeypatch
+):
+    def full(*arguments):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GB\nmore")
+
+    monkeypatch.setattr(
+        build, "build", lambda *_: fake_run(flat_config)._replace(step=full)
+    )
+    with pytest.raises(RunError, match="--mode=preflight.*keep_features.*9 GB$"):
+        start("train", flat_config, tmp_path)
 
 
 def change(mode, folder, *overrides):

@@ -69,6 +69,16 @@ def test_reads_any_float_into_the_wanted_one(folder, stored, wanted):
     assert_is_params(load(folder, wanted), wanted)
 
 
+def test_on_the_host_no_device_is_asked(folder):
+    """For priors that are split over devices, of which none has room for all."""
+    single(folder, on_disk())
+    files = weights.find_files(folder, "")
+    options = {"dtype": jnp.bfloat16, "component": "unet"}
+    found = weights.load_params(files, SHAPES, on_host=True, **options)
+    assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(found))
+    assert_is_params(found, jnp.bfloat16)
+
+
 def test_float16_refuses_what_it_cannot_hold(folder):
     single(folder, on_disk(**{"norm.weight": np.full(3, 7e4, np.float32)}))
     load(folder, jnp.bfloat16)

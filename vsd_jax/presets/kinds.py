@@ -45,6 +45,7 @@ EMBEDDED_OBJECT: Layer = {  # trials that chose these: docs/results.md [ours]
 
 SCENE: Layer = {
     "camera": dict(radius=(0.1, 2.3), box_half_extent=0.9),  # [T scene]
+    "eval": dict(radius=0.85),  # inside, where training stands [ours]
     "regularize": dict(entropy=0.0, z_variance=1.0),  # [T scene]
     "vsd": dict(anneal_step=PartOf("num_steps", 2, 5)),  # 10,000 [T]
     "field": dict(environment=False),

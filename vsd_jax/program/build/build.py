@@ -100,7 +100,9 @@ def build(
     Raises:
       RunError: if the weights cannot be loaded.
     """
-    load = functools.partial(load_prior, load_weights=load_weights)
+    # Several devices take their copies or shards from the host: none holds a spare one.
+    apart = config.num_devices > 1 or config.num_shards > 1
+    load = functools.partial(load_prior, load_weights=load_weights, on_host=apart)
     prior, prior_params, encode_text = load(**config.prior)
     score, prior_params = make_score(config, prior, prior_params, load=load)
     scene = make_scene(config, size=config.render.size, latent_shape=prior.latent_shape)
@@ -211,6 +213,7 @@ def make_score(
         config.prior.dtype,
         variant=config.prior.variant,
         any_variant=True,
+        only_unet=True,
     )
     _check_same_latents(config, prior, base)
     _check_same_texts(config, prior_params["unet"], own["unet"])

@@ -55,7 +55,6 @@ ACCELERATORS = {
     "TPU v5p": Accelerator(95, 2765, 459, 77, _TPU),
     "TPU v6e": Accelerator(32, 1640, 918, 153, _TPU),
 }
-_ROOM = 0.9  # of the memory: the runtime and the compiler's buffers take their share
 _SMALLEST = min(device.memory for device in ACCELERATORS.values())
 
 
@@ -137,7 +136,7 @@ def _count(tree: PyTree) -> int:
 
 def fits(needs: Needs, memory: float) -> bool:
     """Whether a step has room in `memory` GB."""
-    return needs.memory < _ROOM * memory * 1e9
+    return needs.memory < process.DEVICE_SHARE * memory * 1e9
 
 
 def step_seconds(needs: Needs, device: Accelerator, dtype: str) -> float:

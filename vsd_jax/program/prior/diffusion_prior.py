@@ -177,11 +177,10 @@ Reader = Callable[..., PyTree]
 """`(folder of a component, shapes, *, dtype, component, vae) -> parameters`."""
 
 
-def _make_reader(variant: str, load_weights: bool) -> Reader:
+def _make_reader(variant: str, load_weights: bool, on_host: bool = False) -> Reader:
     def load(folder: Path, shapes: PyTree, **options: Any) -> PyTree:
-        return weights.load_params(
-            weights.find_files(folder, variant), shapes, **options
-        )
+        files = weights.find_files(folder, variant)
+        return weights.load_params(files, shapes, on_host=on_host, **options)
 
     def describe(folder: Path, shapes: PyTree, *, dtype: Any, **options: Any) -> PyTree:
         del folder, options
@@ -278,6 +277,8 @@ def load_prior(
     any_variant: bool = False,
     tell_camera: bool = False,
     load_weights: bool = True,
+    only_unet: bool = False,
+    on_host: bool = False,
 ) -> tuple[Prior, PyTree, EncodeText]:
     """Loads a prior from a diffusers-format folder.
 
@@ -293,6 +294,9 @@ def load_prior(
         that another one does not read it is said.
       load_weights: false gives shapes (`jax.ShapeDtypeStruct`) instead of weights, and
         embedded texts of zeros; of a checkpoint that `hub.is_known` nothing is fetched.
+      only_unet: whether that is done with all but the U-Net, whose weights alone are
+        fetched and read.
+      on_host: whether the weights stay NumPy arrays (`weights.load_params`).
 
     Returns:
       (prior, prior_params, encode_text). `prior_params` is `{"unet": ..., "vae":
@@ -308,31 +312,35 @@ def load_prior(
         "tell_camera": tell_camera,
         "say": say,
     }
-    read = _make_reader(variant, load_weights)
+    read = _make_reader(variant, load_weights, on_host)
+    options["read_rest"] = _make_reader(variant, False) if only_unet else read
+    options["has_texts"] = load_weights and not only_unet
     if not load_weights and hub.is_known(path):
         say(f"{path}: shapes from the settings that came with vsd_jax.")
         with tempfile.TemporaryDirectory() as folder:
             hub.write_settings(path, Path(folder))
-            return _read_prior(Path(folder), read, load_weights=False, **options)
-    folder = hub.resolve(path, variant=variant)
+            return _read_prior(Path(folder), read, **options)
+    components = ("unet",) if only_unet else tuple(weights.COMPONENTS)
+    folder = hub.resolve(path, variant=variant, components=components)
     hub.check_is_stable_diffusion(folder)
     hub.describe(path, folder, say)
     if not any_variant:
         weights.check_variant(folder, variant)
     if sha256 and load_weights:
         weights.check_digest(weights.find_files(folder / "unet", variant)[0], sha256)
-    return _read_prior(folder, read, load_weights=load_weights, **options)
+    return _read_prior(folder, read, **options)
 
 
 def _read_prior(
     folder: Path,
     read: Reader,
     *,
+    read_rest: Reader,
+    has_texts: bool,
     dtype: Any,
     image_size: int,
     tell_camera: bool,
     say: Callable[[str], None],
-    load_weights: bool,
 ) -> tuple[Prior, PyTree, EncodeText]:
     file, scheduler = folder / "unet" / "config.json", folder / "scheduler"
     config = read_config(file.parent, file.name)
@@ -344,7 +352,7 @@ def _read_prior(
     where = str(scheduler / "scheduler_config.json")
     alphas_cumprod = noise_schedule(schedule, where)
     check_has_many_steps(schedule, config)
-    encode_text = load_text(folder, read, load_weights=load_weights, say=say)
+    encode_text = load_text(folder, read_rest, load_weights=has_texts, say=say)
     width = encode_text.width
     if width != unet.cross_attention_dim:
         text_file = folder / "text_encoder" / "config.json"
@@ -358,7 +366,7 @@ def _read_prior(
         tell_camera=reads_camera,
     )
     params = read(folder / "unet", shapes, dtype=dtype, component="unet")
-    encode, decode, vae_params, pixels = _latent_codec(folder, unet, read)
+    encode, decode, vae_params, pixels = _latent_codec(folder, unet, read_rest)
     factor = pixels // unet.sample_size
     if image_size % factor:
         raise WeightsError(

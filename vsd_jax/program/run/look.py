@@ -70,10 +70,7 @@ class Looker:
         self._t = np.array([round(level * num_t) for level in LEVELS], np.int32)
 
         @jax.jit
-        def look(particles, networks, prompts):
-            one = jax.tree.map(
-                lambda leaf: leaf[0], (particles.params, particles.stats)
-            )
+        def look(one, networks, prompts):
             key = jax.random.key(config.seed)
             t = jnp.asarray(self._t)
             return run.look(one, networks, prompts, view, key, t=t)
@@ -84,7 +81,7 @@ class Looker:
         """A row for each timestep of `LEVELS`, a column for each of `COLUMNS`.
 
         Args:
-          state: on one device; not donated.
+          state: of one or several devices; not donated.
 
         Returns:
           (picture [H, W, 3] in [0, 1], `inside/prior_error_t0` and so on: root mean
@@ -94,8 +91,12 @@ class Looker:
         if not self._on:
             return None
         networks = (state.score.params, self._run.prior_params)
+        particles = (state.particles.params, state.particles.stats)
+        # Those of several devices are spread over all; the networks' are on the first.
+        one = jax.tree.map(lambda leaf: leaf[0], particles)
+        one, networks = jax.device_put((one, networks), jax.local_devices()[0])
         try:
-            found = self._look(state.particles, networks, self._run.prompts)
+            found = self._look(one, networks, self._run.prompts)
             found = jax.device_get(found)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):

@@ -12,10 +12,11 @@ no prior, unless theta is a latent that only the prior can decode; `evaluate` as
 about the views if it is at hand.
 """
 
+import contextlib
 import errno
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 from ml_collections import ConfigDict
@@ -171,7 +172,8 @@ def _train(
     try:
         if int(state.step) < config.num_steps:
             _keep_earlier(workdir, int(state.step))
-            state = Loop(config, run, workdir).run(state)
+            with _memory_in_words():
+                state = Loop(config, run, workdir).run(state)
         if hosts.is_first():
             if hosts.are_several():
                 # It holds its own particles; those of the others are in the last save.
@@ -187,6 +189,24 @@ def _train(
             live.stop(workdir.path)
             report.write_report(workdir.path)
     hosts.wait("products")
+
+
+@contextlib.contextmanager
+def _memory_in_words() -> Iterator[None]:
+    """A step without room for it is no fault of the program's."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise RunError(
+            "The device's memory does not suffice for a step. --mode=preflight tells"
+            " what one needs. In this order try --config.render.keep_features=False,"
+            " --config.prior.dtype=bfloat16 (float16 on a T4),"
+            " --config.render.max_rays=4096, --config.vsd.views_per_step=1; several"
+            " particles: --config.particles_per_step=1. A checkpoint that is there"
+            f" stays. JAX said: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _keep_earlier(workdir: Workdir, step: int) -> None:
@@ -307,5 +327,5 @@ def _steps_left(number: int) -> str:
         return "All its steps are done."
     return (
         f"{number} steps to do; the first one compiles, which takes up to a minute"
-        " unless it is cached."
+        " (at Stable Diffusion's size some minutes) unless it is cached."
     )

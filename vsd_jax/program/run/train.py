@@ -253,16 +253,19 @@ class Loop:
         report.write_report(self._workdir.path)
 
     def _hooks(self, step: int, state: VSDState, *, last: bool) -> None:
-        """Contact sheet and checkpoint, when they are due or at the end."""
+        """Checkpoint and contact sheet, when they are due or at the end.
+
+        The checkpoint comes first: no fault of a picture may cost what was computed.
+        """
         log = self._config.log
+        if last or self._checkpoint_due(step):
+            self._saved_at = time.monotonic()
+            self._guard(lambda: self._save_state(state, last=last), last=last)
         if last or (log.image_every and step % log.image_every == 0):
             self._guard(lambda: self._save_sheet(step, state), last=False)
             if hosts.is_first():
                 self._guard(lambda: self._save_look(step, state), last=False)
                 self._guard(lambda: self._refresh(step), last=False)
-        if last or self._checkpoint_due(step):
-            self._saved_at = time.monotonic()
-            self._guard(lambda: self._save_state(state, last=last), last=last)
 
     def _guard(self, save: Callable[[], None], *, last: bool) -> None:
         """A full disk must not end a run that could still be saved later."""
