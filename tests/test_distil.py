@@ -23,6 +23,7 @@ from simple_scene import (
 from vsd_jax import methods, particle, timesteps
 from vsd_jax.diffusion import exact, prompt
 from vsd_jax.distil import choose_particles, many_runs
+from vsd_jax.distil import init_state as begin_state
 from vsd_jax.types import NoiseModel
 from vsd_jax.views import make_background_sampler, make_draw
 
@@ -344,3 +345,18 @@ def test_refuses_impossible_values(change, message):
         )
     with pytest.raises(ValueError, match="do not fit"):
         make_background_sampler(np.ones((2, 3)), [1.0])
+
+
+def test_refuses_impossible_starts():
+    def begin(key, num_particles, start=None):
+        scene, tx = make_scene(), optax.sgd(0.1)
+        numbers = {"num_particles": num_particles, "start": start}
+        return begin_state(scene, None, tx, key, {}, **numbers)
+
+    key = jax.random.key(0)
+    with pytest.raises(ValueError, match="num_particles=0"):
+        begin(key, 0)
+    with pytest.raises(ValueError, match=r"start has \{5\} particles"):
+        begin(key, 2, ({"a": jnp.ones(5)}, {}))
+    with pytest.raises(ValueError, match=r"jax.random.key\(seed\)"):
+        begin(jax.random.PRNGKey(0), 2)

@@ -5,6 +5,8 @@ For N(m, v) the noise prediction is sigma (x - alpha m) / (alpha^2 v + sigma^2),
 deterministic path keeps (x_t - alpha m) / sqrt(alpha^2 v + sigma^2) constant.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -119,6 +121,43 @@ def residual_of(method, latents=LATENTS, t=T, phi=0.0, **options):
     draw = take_views(draw, options["view"], 3)
     latents = latents[options["view"]][None]
     return methods.bind(method, prior, score)(latents, draw, phi, 0.0)
+
+
+def test_what_was_asked_of_the_views_is_not_said_of_others():
+    """A replaced x_t has predictions of its own; a branch keeps its to itself."""
+    later = jnp.minimum(T + 50, 999)
+
+    def moved(views):
+        views.guided(2.0)
+        other = dataclasses.replace(views, noisy=2.0 * views.noisy, t=later)
+        close(other.guided(2.0), views.guided(2.0, at=(other.noisy, later)))
+        close(other.score(), views.score(at=(other.noisy, later)))
+        return other.guided(2.0)
+
+    def branching(views):
+        one = jax.lax.cond(
+            views.t[0] > 0,
+            lambda: views.guided(2.0),
+            lambda: 0.0 * views.guided(np.float32(2.0)),
+        )
+        return one - views.guided(2.0)
+
+    residual_of(methods.Method(moved, "uniform"))
+    found = jax.jit(lambda x: residual_of(methods.Method(branching, "uniform"), x))
+    close(found(LATENTS), 0.0 * LATENTS)
+
+
+def test_a_prompt_that_was_not_encoded_is_named():
+    method = methods.Method(lambda views: views.prior("other"), "uniform")
+    with pytest.raises(ValueError, match="prompt 'other'.*extra=method.texts"):
+        residual_of(method)
+    alone = Prior(NoiseModel(model, "epsilon"), None, None, ABAR, SHAPE[1:], 2)
+    asks = methods.bind(
+        methods.Method(lambda views: views.score(), "uniform"), alone, None
+    )
+    draw = Draw(**dict.fromkeys(Draw.__dataclass_fields__) | {"t": T, "noise": NOISE})
+    with pytest.raises(ValueError, match="give `distil` one"):
+        asks(LATENTS, draw, None, None)
 
 
 def test_csd_is_the_direction_between_the_means():

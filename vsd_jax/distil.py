@@ -207,7 +207,12 @@ def init_state(
 
     Returns:
       VSDState at step 0; it owns its buffers, so that a donating step may take it.
+
+    Raises:
+      ValueError: if there is no particle, `start` has another number of them, or the
+        key is one of the old kind.
     """
+    _check_start(key, num_particles, start)
 
     def init_one(index: jax.Array) -> Particles:
         init_key = jax.random.fold_in(key, _INIT_FOLD)
@@ -229,6 +234,16 @@ def init_state(
         step=jnp.zeros((), jnp.int32),
         key=jax.random.clone(key),
     )
+
+
+def _check_start(key: jax.Array, num_particles: int, start: PyTree | None) -> None:
+    if num_particles < 1:
+        raise ValueError(f"num_particles={num_particles}: there must be at least one.")
+    found = {leaf.shape[0] for leaf in jax.tree.leaves(start)}
+    if found - {num_particles}:
+        raise ValueError(f"start has {found} particles, num_particles={num_particles}.")
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise ValueError("Give jax.random.key(seed) for jax.random.PRNGKey(seed).")
 
 
 def many_runs(step: Step) -> Step:

@@ -127,6 +127,26 @@ def test_init_refuses_impossible_values(unet):
         lora.init_lora(jax.random.key(0), unet[1], rank=1, targets=("to_x",))
     with pytest.raises(ValueError, match="time_embedding"):
         lora.time_embedding_features({"dense": {}})
+    heads = {"attention": {"query": {"kernel": jnp.zeros((8, 2, 4))}}}
+    with pytest.raises(ValueError, match=r"attention/query.*\(8, 2, 4\), which is no"):
+        lora.init_lora(jax.random.key(0), heads, rank=1, targets=("query",))
+
+
+def test_adapters_that_nothing_reaches_are_refused(unet, inputs, trained):
+    """A network inside of another module has other paths than its parameters."""
+    base, params = unet
+
+    class Outer(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(4, name="to_q")(x)
+
+    outer = Outer()
+    kernel = {"to_q": {"kernel": jnp.ones((4, 4)), "bias": jnp.zeros(4)}}
+    apply = lambda params, noisy, t, context: outer.apply({"params": params}, noisy)  # noqa: E731
+    score = lora.make_score_model(NoiseModel(apply, "epsilon"), scale=1.0)
+    with pytest.raises(ValueError, match="never reached.*other paths"):
+        score.apply((trained, kernel), jnp.ones((1, 2, 2, 4)), *inputs[1:])
 
 
 def test_zero_start_is_the_frozen_network(unet, inputs):
@@ -197,7 +217,7 @@ def test_select_params_picks_the_frozen_part(trained):
         base, scale=1.0, select_params=lambda params: params["second"]
     )
     context = {"camera": jnp.zeros((1, 16))}
-    params = (trained, {"first": 3.0, "second": 2.0})
+    params = (trained | {"lora": {}}, {"first": 3.0, "second": 2.0})
     found = score.apply(params, jnp.ones((1, 2)), jnp.zeros(1, jnp.int32), context)
     np.testing.assert_array_equal(found, np.full((1, 2), 2.0))
 
@@ -226,6 +246,7 @@ def test_no_interceptor_is_left_behind(trained):
     camera = lora.init_camera_mlp(jax.random.key(1), 16, zero_last=False)
     noisy, context = jnp.ones((2, 3)), {"camera": jnp.ones((2, 16))}
     before = plain(params, noisy, None, context)
+    trained = trained | {"lora": {}}
     changed = score.apply(({**trained, "camera": camera}, params), noisy, None, context)
     assert np.abs(changed - before).max() > 1e-3
     with pytest.raises(TypeError):

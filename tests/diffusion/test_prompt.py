@@ -193,3 +193,9 @@ def test_shorten_asks_seldom():
     used, lost = prompt.shorten(text, lambda part: asked.append(0) or len(part) <= 999)
     assert used.count("word") == 200 and lost.count("word") == 3800
     assert len(asked) < 15
+
+
+@pytest.mark.parametrize("extra", ["empty", ("emtpy",)])
+def test_a_name_that_is_no_prompt_is_refused(extra):
+    with pytest.raises(ValueError, match="'empty' and 'source'"):
+        prompt.prompt_texts(preset("object").prompt, extra=extra)

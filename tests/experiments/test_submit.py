@@ -42,7 +42,7 @@ FAULTS = {
     "def mine(views) return 1\n": "cannot be run: SyntaxError",
     "import no_such_module\n": "cannot be run: ModuleNotFoundError",
     "def mine(views): return views.gided(1.0)\n": "fails: AttributeError.*gided",
-    "def mine(views): return views.prior('nothing')\n": "fails: KeyError.*nothing",
+    "def mine(views): return views.prior('nothing')\n": "fails: Missing.*nothing",
     "def mine(views): return 0.5\n": "returns float, not a JAX array",
     "def mine(views): pass\n": "returns NoneType",
     "def mine(views): return views.noise.sum(0)\n": r"returns shape \(1, 1, 2\); with",

@@ -90,7 +90,7 @@ def init_lora(
       (1 / rank)^2) and `up` [rank, out] = 0, float32.
 
     Raises:
-      ValueError: if the rank is below 1 or no kernel matches.
+      ValueError: if the rank is below 1, no kernel matches, or one is no matrix.
     """
     if rank < 1:
         raise ValueError(f"LoRA rank must be at least 1, not {rank}.")
@@ -101,6 +101,12 @@ def init_lora(
     }
     if not kernels:
         raise ValueError(f"No kernel of {tuple(targets)} in the parameter tree.")
+    for path, shape in kernels.items():
+        if len(shape) != 2:
+            raise ValueError(
+                f"{'/'.join(path)} has a kernel of shape {shape}, which is no matrix:"
+                " LoRA is for dense layers [in, out] here."
+            )
     downs = draw_like(
         key,
         [(kernels[path][0], rank) for path in sorted(kernels)],
@@ -287,28 +293,44 @@ def make_score_model(
 
     def run(moving: PyTree, fixed: PyTree) -> jax.Array:
         (score_params, noisy, context), (frozen, t) = moving, fixed
-        interceptor = _make_interceptor(score_params, context["camera"], scale)
+        adapters = traverse_util.flatten_dict(score_params["lora"])
+        unmet = {path[:-1] for path in adapters}
+        interceptor = _make_interceptor(
+            adapters, unmet, score_params["camera"], context["camera"], scale
+        )
         with nn.intercept_methods(interceptor):
-            return base.apply(frozen, noisy, t, context)
+            out = base.apply(frozen, noisy, t, context)
+        if unmet:
+            raise ValueError(
+                f"{len(unmet)} of {len(adapters) // 2} adapters were never reached, for"
+                f" example {'/'.join(min(unmet))}: the network's modules have other"
+                " paths than its parameters, as where it is inside of another module."
+            )
+        return out
 
     return NoiseModel(apply, base.prediction_type)
 
 
 def _make_interceptor(
-    score_params: PyTree, camera: jax.Array, scale: float
+    adapters: dict[tuple[str, ...], jax.Array],
+    unmet: set[tuple[str, ...]],
+    camera_params: PyTree,
+    camera: jax.Array,
+    scale: float,
 ) -> Callable:
-    adapters = traverse_util.flatten_dict(score_params["lora"])
+    """Adds what the adapters say; those that are reached leave `unmet`."""
 
     def interceptor(next_fun, args, kwargs, context: Any):
         out = next_fun(*args, **kwargs)
         if context.method_name != "__call__":
             return out
         if context.module.name == "time_embedding":
-            embedding = camera_embedding(score_params["camera"], camera)
+            embedding = camera_embedding(camera_params, camera)
             return out + embedding.astype(out.dtype)
         path = context.module.path
         if (*path, "down") not in adapters:
             return out
+        unmet.discard(path)
         low_rank = args[0].astype(jnp.float32) @ adapters[(*path, "down")]
         return out + (scale * low_rank @ adapters[(*path, "up")]).astype(out.dtype)
 

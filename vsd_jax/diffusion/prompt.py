@@ -147,7 +147,12 @@ def prompt_texts(
     Args:
       spec: the texts.
       extra: of "empty" and "source", those that the method asks for.
+
+    Raises:
+      ValueError: for another name in `extra`.
     """
+    if isinstance(extra, str) or set(extra) - {"empty", "source"}:
+        raise ValueError(f"extra={extra!r} may hold 'empty' and 'source', as a tuple.")
     words = spec.background_words
     wanted = spec.prompt_prefix + spec.prompt
     seen = view_prompts(wanted, heights=spec.height_prompts)

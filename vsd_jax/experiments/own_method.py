@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from vsd_jax.experiments.leaderboard import passes
 from vsd_jax.methods import Method, NoisedViews
-from vsd_jax.methods.protocol import SIGMA_SQUARED
+from vsd_jax.methods.protocol import SIGMA_SQUARED, MissingPromptError
 from vsd_jax.program.terminal.errors import ConfigError, RunError
 
 Path = pathlib.Path
@@ -76,10 +76,11 @@ def require_texts(own: OwnMethod, path: Path) -> None:
         )
     try:
         passes.count(own.method, ("text", "negative", "score", *own.method.texts))
-    except KeyError as error:
+    except MissingPromptError as error:
+        (name,) = error.args
         raise ConfigError(
-            f"--submit={path} asks for the text {error}; on the embedded prior give a"
-            f" vsd.Method with texts=({error},)."
+            f"--submit={path} asks for the text {name!r}; on the embedded prior give a"
+            f" vsd.Method with texts=({name!r},)."
         ) from error
 
 

@@ -46,6 +46,16 @@ SIGMA_SQUARED = "sigma_squared"
 """w(t) = sigma_t^2, as in the code of ProlificDreamer and of threestudio."""
 
 
+class MissingPromptError(ValueError):
+    """A method asks for a prompt that was not encoded, its argument."""
+
+    def __str__(self) -> str:
+        return (
+            f"The method asks for the prompt {self.args[0]!r}, which was not encoded:"
+            " give Method(..., texts=...) and encode_prompts(..., extra=method.texts)."
+        )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoisedViews:
     """The V noised views of one particle in one step, and predictions of the networks.
@@ -66,8 +76,8 @@ class NoisedViews:
       prior_params: frozen weights.
       draw: prompts and cameras of the views.
       weighting: name of w(t).
-      asked: guided predictions of the views that were asked for, which `guided` returns
-        again: a weight may take the one of the direction, at no cost.
+      asked: guided predictions that `guided` returns again: a weight may take the one
+        of the direction, at no cost.
     """
 
     latents: jax.Array
@@ -83,11 +93,11 @@ class NoisedViews:
     draw: Draw
     weighting: str
     asked: dict[Any, tuple[Any, jax.Array]] = dataclasses.field(
-        default_factory=dict, repr=False
+        default_factory=dict, repr=False, init=False
     )
 
     def keys(self, number: int) -> jax.Array:
-        """Returns a key [V] of each view for what a method draws, its own `number`."""
+        """Returns a key [V] of each view, by a `number` from 5 on for each purpose."""
         keys = self.draw.method_keys
         return over_axis(lambda key: jax.random.fold_in(key, number), len(keys))(keys)
 
@@ -98,6 +108,7 @@ class NoisedViews:
 
     def prior(self, text: str, at: At | None = None) -> jax.Array:
         """Returns the prior's noise prediction for "text", "negative", "empty", ..."""
+        self._require(text)
         noisy, t = at or (self.noisy, self.t)
         context = prior_context(self.draw.prompts, text)
         return self.prior_fn(self.prior_params, noisy, t, context)
@@ -114,10 +125,14 @@ class NoisedViews:
         """
         if at is not None:
             return guided_noise(**self._asked(at), scale=scale, guidance=guidance)
-        name = (id(scale) if isinstance(scale, jax.Array) else scale, guidance)
-        if name not in self.asked:  # with the scale: an array's id is its own alive
-            self.asked[name] = scale, self._guided(scale, guidance)
-        return self.asked[name][1]
+        name = (scale if isinstance(scale, int | float) else id(scale), guidance)
+        if name in self.asked:
+            return self.asked[name][1]
+        found = self._guided(scale, guidance)
+        # What a branch or a loop of the method has found is not known outside of it.
+        if getattr(found, "_trace", None) is getattr(self.noisy, "_trace", None):
+            self.asked[name] = scale, found  # an array's id is its own while it lives
+        return found
 
     def _guided(self, scale: float, guidance: Guidance) -> jax.Array:
         if not guidance.is_decoupled:
@@ -145,6 +160,7 @@ class NoisedViews:
           ValueError: for `guidance.guidance_rescale`.
         """
         _refuse_rescale(guidance)
+        self._require(against)
         at, share = None, 1.0
         if guidance.is_decoupled:
             at, share = self._at_own_t(guidance)
@@ -153,9 +169,18 @@ class NoisedViews:
         )
         return share * (pair.noise - pair.base)
 
-    def score(self, *, camera: bool = True) -> jax.Array:
-        """Returns the score network's noise prediction, with or without the camera."""
-        return self._score(self.score_params, camera)
+    def score(self, *, camera: bool = True, at: At | None = None) -> jax.Array:
+        """Returns the score network's noise prediction, with or without the camera.
+
+        Raises:
+          ValueError: if there is no score network.
+        """
+        if self.score_fn is None:
+            raise ValueError(
+                "The method asks for a score network: give `distil` one, and"
+                " Method(..., trains_score=True)."
+            )
+        return self._score(self.score_params, camera, at)
 
     def score_ahead(self, rate: float) -> jax.Array:
         """Returns the score network's prediction as if it had learned these renders.
@@ -179,14 +204,21 @@ class NoisedViews:
             now, change = jax.jvp(self._score, (self.score_params,), (step,))
         return now + change
 
-    def _score(self, score_params: PyTree, camera: bool = True) -> jax.Array:
+    def _require(self, text: str) -> None:
+        if text not in self.draw.prompts:
+            raise MissingPromptError(text)
+
+    def _score(
+        self, score_params: PyTree, camera: bool = True, at: At | None = None
+    ) -> jax.Array:
+        noisy, t = at or (self.noisy, self.t)
         keep = jnp.full(self.t.shape, camera)
         context = {
             "text": self.draw.prompts["score"],
             "camera": camera_vector(self.draw.cameras.cam_to_world, keep),
         }
         params = (score_params, self.prior_params)
-        return self.score_fn(params, self.noisy, self.t, context)
+        return self.score_fn(params, noisy, t, context)
 
     def _at_own_t(self, guidance: Guidance) -> tuple[At, jax.Array]:
         """The views noised to a t' of their own, and w(t') / w(t) [V, 1, ...]."""
