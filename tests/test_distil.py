@@ -22,7 +22,8 @@ from simple_scene import (
 
 from vsd_jax import methods, particle, timesteps
 from vsd_jax.diffusion import exact, prompt
-from vsd_jax.distil import choose_particles, many_runs
+from vsd_jax.diffusion.guidance import Guidance
+from vsd_jax.distil import Population, choose_particles, many_runs
 from vsd_jax.distil import init_state as begin_state
 from vsd_jax.types import NoiseModel
 from vsd_jax.views import make_background_sampler, make_draw
@@ -345,6 +346,29 @@ def test_refuses_impossible_values(change, message):
         )
     with pytest.raises(ValueError, match="do not fit"):
         make_background_sampler(np.ones((2, 3)), [1.0])
+
+
+@pytest.mark.parametrize(
+    "levels", [ALPHAS_CUMPROD[::-1], 1 - ALPHAS_CUMPROD, 80.0 * ALPHAS_CUMPROD]
+)
+def test_refuses_what_is_no_schedule(levels):
+    prior = make_prior(MODEL)._replace(alphas_cumprod=levels)
+    with pytest.raises(ValueError, match=r"\(0, 1\] and fall"):
+        simple_step(make_scene(), prior, SCORE, particles_per_step=1)
+
+
+@pytest.mark.parametrize(
+    ("make", "values"),
+    [
+        (Population, {"particles_per_step": -1}),
+        (Population, {"subset": "rand"}),
+        (Guidance, {"guidance_rescale": 5.0}),
+        (Guidance, {"guidance_interval": (0.5, 0.1)}),
+    ],
+)
+def test_refuses_settings_out_of_bounds(make, values):
+    with pytest.raises(ValueError, match=next(iter(values))):
+        make(**values)
 
 
 def test_refuses_impossible_starts():

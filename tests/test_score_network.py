@@ -15,6 +15,7 @@ from simple_scene import (
     sample_camera,
 )
 
+from vsd_jax import presets, score_network
 from vsd_jax.diffusion import exact, noise
 from vsd_jax.score_network import make_score_update, score_optimizer
 from vsd_jax.types import Batch, Draw, NoiseModel, Report, ScoreDraw, ScoreState
@@ -140,3 +141,11 @@ def test_warm_up_is_linear_and_then_constant():
         moves.append(-float(updates["x"][0]))
     # Adam moves by the learning rate if all gradients are equal.
     np.testing.assert_allclose(moves, [0.125, 0.25, 0.375, 0.5, 0.5, 0.5], rtol=1e-3)
+
+
+def test_lora_needs_a_network_and_names_the_others():
+    levels = np.linspace(0.999, 0.001, 100).astype(np.float32)
+    prior = exact.make_prior(levels, latent_shape=(1, 1, 1))
+    score = score_network.lora(prior, presets.preset("object").score)
+    with pytest.raises(ValueError, match="vsd.small_unet or vsd.make_score"):
+        score.init(jax.random.key(0), {"means": jnp.zeros((1, 1, 1, 1))})

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import optax
 
 from vsd_jax.diagnostics import Metrics, summarize
+from vsd_jax.diffusion.noise import check_levels
 from vsd_jax.methods import Method, NoisedViews, bind
 from vsd_jax.parallel import (
     ONE_DEVICE,
@@ -43,7 +44,7 @@ from vsd_jax.particle import (
 )
 from vsd_jax.restart import Restart, make_restart
 from vsd_jax.score_network import ScoreUpdate, make_score_update
-from vsd_jax.spec import OneOf, Within
+from vsd_jax.spec import OneOf, Within, check_fields
 from vsd_jax.trees import over_axis, without_weak_types
 from vsd_jax.types import (
     Batch,
@@ -82,6 +83,9 @@ class Population:
     particles_per_step: Annotated[int, Within(0, 4096)] = 0
     subset: Annotated[str, OneOf(("rotating", "random"))] = "rotating"
     restart_after: Annotated[int, Within(0)] = 0
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 EVERY_PARTICLE = Population()
@@ -158,6 +162,7 @@ def distil(
         method = Method(method, "sigma_squared", trains_score=score is not None)
     if not method.trains_score:
         score = None
+    check_levels(prior.alphas_cumprod)
     axis_name = devices.axis_name
     shares = dict(devices_per_particle=devices.per_particle, axis_name=axis_name)
     mean = functools.partial(mean_shares, **shares)

@@ -7,7 +7,7 @@ none reaches phi from theirs.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import jax
@@ -86,9 +86,15 @@ def lora(
     """Makes the paper's score network: `base` with LoRA and a camera embedding.
 
     Args:
-      base: the prior, or another one of its family.
+      base: the prior, or another one of its family. Its weights are a dict whose "unet"
+        is a Linen network with a module `time_embedding` and attention layers of
+        diffusers' names (`lora.ATTENTION_TARGETS`); for other networks there are
+        `small_unet` and `make_score`.
       spec: see `ScoreSpec`.
       select_params: picks the weights of `base` out of `prior_params`.
+
+    Raises:
+      ValueError: from `init`, if the weights are others.
 
     Examples:
       >>> prior, weights, encode = vsd.load_prior("toybox")
@@ -98,9 +104,15 @@ def lora(
     """
 
     def init(key: jax.Array, prior_params: PyTree) -> PyTree:
+        params = select_params(prior_params)
+        if not isinstance(params, Mapping) or "unet" not in params:
+            raise ValueError(
+                "vsd.lora adapts a prior whose weights hold a Linen U-Net,"
+                ' {"unet": ...}; of another one use vsd.small_unet or vsd.make_score.'
+            )
         return init_score_params(
             key,
-            params=select_params(prior_params)["unet"],
+            params=params["unet"],
             rank=spec.lora.rank,
             zero_last=spec.lora.zero_camera,
             pass_through=base.latent_shape[-1] if spec.lora.pass_through else 0,

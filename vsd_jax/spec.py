@@ -108,6 +108,12 @@ def check(name: str, value: Any, rule: FieldRule) -> None:
         raise ValueError(f"{name}={value!r} is no range; give (low, high).")
 
 
+def check_fields(spec: Any) -> None:
+    """`check` of all fields of a settings dataclass, for its `__post_init__`."""
+    for name, rule in rules_of(type(spec)).items():
+        check(name, getattr(spec, name), rule)
+
+
 def checked(function: Callable[..., Result]) -> Callable[..., Result]:
     """The function with its annotated arguments checked (`check`) at each call."""
     hints = typing.get_type_hints(function, include_extras=True)

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vsd_jax.diffusion.noise import alpha_sigma, to_noise, to_x0
-from vsd_jax.spec import Within
+from vsd_jax.spec import Within, check_fields
 from vsd_jax.types import Context, NoiseFn, Prompts, PyTree
 
 
@@ -62,6 +62,9 @@ class Guidance:
     apg_parallel: Annotated[float, Within(0, 1)] = 1.0
     apg_norm: Annotated[float, Within(0)] = 0.0
     guidance_t: Annotated[tuple[float, float], Within(0, 1)] = (0.0, 0.0)
+
+    def __post_init__(self):
+        check_fields(self)
 
     @property
     def is_projected(self) -> bool:

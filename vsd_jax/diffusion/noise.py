@@ -38,6 +38,24 @@ _WEIGHTINGS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 WEIGHTINGS = tuple(_WEIGHTINGS)
 
 
+def check_levels(alphas_cumprod: np.ndarray) -> None:
+    """Refuses what is no cumulative product of alphas, such as betas or sigmas.
+
+    Args:
+      alphas_cumprod: [T] in (0, 1], falling.
+
+    Raises:
+      ValueError: if they are others.
+    """
+    levels = np.asarray(alphas_cumprod)
+    falls = levels.ndim == 1 and (np.diff(levels) <= 0.0).all()
+    if not falls or not ((levels > 0.0) & (levels <= 1.0)).all():
+        raise ValueError(
+            "alphas_cumprod must be [T] in (0, 1] and fall: the cumulative product of"
+            " 1 - beta_t, from little noise to much."
+        )
+
+
 def alpha_sigma(
     t: jax.Array, alphas_cumprod: np.ndarray, *, ndim: int
 ) -> tuple[jax.Array, jax.Array]:

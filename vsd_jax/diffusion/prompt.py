@@ -149,32 +149,27 @@ def prompt_texts(
       extra: of "empty" and "source", those that the method asks for.
 
     Raises:
-      ValueError: for another name in `extra`.
+      ValueError: for other names in `extra`.
     """
-    if isinstance(extra, str) or set(extra) - {"empty", "source"}:
-        raise ValueError(f"extra={extra!r} may hold 'empty' and 'source', as a tuple.")
     words = spec.background_words
     wanted = spec.prompt_prefix + spec.prompt
     seen = view_prompts(wanted, heights=spec.height_prompts)
     plain = [wanted] * len(seen)
-    seen = seen if spec.view_prompts else plain
 
     def table(texts: Sequence[str]) -> list[list[str]]:
         return [[text + word for word in words] for text in texts]
 
     nothing = [[""] * len(words)] * len(plain)
     found = {
-        "text": table(seen),
+        "text": table(seen if spec.view_prompts else plain),
         "score": table(plain) if spec.score_prompt else nothing,
         "negative": [[spec.negative_prompt] * len(words)] * len(plain),
         "empty": nothing,
         "source": table([text + spec.source_words for text in plain]),
     }
-    return {
-        name: texts
-        for name, texts in found.items()
-        if name in ("text", "score", "negative", *extra)
-    }
+    if set(extra) - found.keys():  # a string is no tuple of names
+        raise ValueError(f"extra={extra!r} may hold 'empty' and 'source', as a tuple.")
+    return {name: found[name] for name in ("text", "score", "negative", *extra)}
 
 
 def encode_prompts(
