@@ -371,6 +371,13 @@ def test_refuses_settings_out_of_bounds(make, values):
         make(**values)
 
 
+def test_prompts_and_views_are_of_the_same_backgrounds():
+    views = VIEWS._replace(num_backgrounds=3)
+    draw = make_draw(make_prior(MODEL), None, views)
+    with pytest.raises(ValueError, match="of 1 backgrounds, the views draw 3"):
+        draw(jax.random.key(0), jnp.int32(0), make_contexts(2))
+
+
 def test_refuses_impossible_starts():
     def begin(key, num_particles, start=None):
         scene, tx = make_scene(), optax.sgd(0.1)

@@ -382,6 +382,7 @@ class Views(NamedTuple):
       weigh_prompts: `(azimuth_deg, elevation_deg) -> ViewWeights`.
       make_t_range: `(alphas_cumprod [T]) -> TRange`.
       num: V, views of each particle in a step.
+      num_backgrounds: G, that the prompts must have; 0 = not known.
     """
 
     sample_camera: Callable[[jax.Array], Camera] | AdaptiveCamera
@@ -389,6 +390,7 @@ class Views(NamedTuple):
     weigh_prompts: Callable[[jax.Array, jax.Array], ViewWeights]
     make_t_range: Callable[[np.ndarray], TRange]
     num: int
+    num_backgrounds: int = 0
 
 
 Regularizer = Callable[

@@ -95,6 +95,7 @@ def make_views(spec: ViewsSpec) -> Views:
         weigh_prompts=make_view_weights(spec.prompts),
         make_t_range=functools.partial(make_t_range, spec.timesteps),
         num=spec.views_per_step,
+        num_backgrounds=len(shares),
     )
 
 
@@ -145,6 +146,7 @@ def make_draw(prior: Prior, score: Score | None, views: Views) -> Callable[..., 
     def draw(
         key: jax.Array, step: jax.Array, prompts: Prompts, stats: PyTree = None
     ) -> Draw:
+        _check_prompts(prompts, views.num_backgrounds)
         # Few draws, since each is slow to compile: one split for all keys, one array of
         # normal and one of uniform numbers.
         keys = jax.random.split(key, 4 + 4 * views.num)
@@ -196,6 +198,16 @@ def _check(score: Score | None, views: Views) -> None:
     if score and not 0.0 <= score.camera_dropout <= 1.0:
         raise ValueError(
             f"camera_dropout must be in [0, 1], not {score.camera_dropout}."
+        )
+
+
+def _check_prompts(prompts: Prompts, num_backgrounds: int) -> None:
+    """Each background has prompts of its own, or a wrong one would be read for it."""
+    found = prompts["text"].shape[1]
+    if num_backgrounds not in (0, found):
+        raise ValueError(
+            f"The prompts are of {found} backgrounds, the views draw {num_backgrounds}:"
+            " encode_prompts and views take the same preset."
         )
 
 
