@@ -225,7 +225,8 @@ _WEIGHT = {"vsd__weighting": "sigma_over_alpha"}
 _INVERSIONS = {"family__num_inversions": 5}
 _ISM = _WEIGHT | _INVERSIONS
 _ISM |= {"vsd__t_range": (0.02, 0.5), "vsd__t_range_late": (0.02, 0.5)}
-_SDI_T = {"vsd__t_schedule": "linear", "vsd__t_range": (0.25, 0.98)}
+_FALLS = {"vsd__t_schedule": "linear"}
+_SDI_T = _FALLS | {"vsd__t_range": (0.25, 0.98)}
 _SDI = _WEIGHT | _SDI_T
 _CONSISTENT = {
     "vsd__weighting": "uniform",
@@ -265,6 +266,7 @@ FAMILY = Experiment(
             "ISM, HiFA's t", "ism", {}, **_WEIGHT, **_INVERSIONS, vsd__t_schedule="sqrt"
         ),
         _family("SDI", "sdi", {}, **_SDI),
+        _family("SDI, t to .02", "sdi", {}, **_WEIGHT, **_FALLS),
         _family("SDI, t drawn evenly", "sdi", {}, **_WEIGHT),
         _family("ESD", "esd", _MIXTURE),
         _family("Bridge", "bridge", {}),
@@ -287,6 +289,7 @@ FAMILY = Experiment(
         _family("SDS, HiFA's t", "sds", {}, vsd__t_schedule="sqrt"),
         _family("VSD, HiFA's t", "vsd", _MIXTURE, vsd__t_schedule="sqrt"),
         _family("SDS, SDI's t", "sds", {}, **_SDI_T),
+        _family("SDS, SDI's t to .02", "sds", {}, **_FALLS),
         _family("SDS, DreamTime's t", "sds", {}, vsd__t_schedule="dreamtime"),
         _family("VSD, DreamTime's t", "vsd", _MIXTURE, vsd__t_schedule="dreamtime"),
     ),
