@@ -48,6 +48,8 @@ class EncodeText:
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """[N, L, D] float32."""
+        if isinstance(texts, str):
+            raise TypeError(f"encode takes a list of texts, not {texts!r} itself.")
         return self.embed(texts)
 
 
