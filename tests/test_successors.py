@@ -107,7 +107,7 @@ def residual_of(method, latents=LATENTS, t=T, phi=0.0, **options):
         noise=options.get("noise", NOISE),
         prompts={name: jnp.full((3, 1, 1), mean) for name, mean in MEANS.items()},
         cameras=CAMERAS.replace(cam_to_world=eye),
-        method_keys=METHOD_KEYS,
+        method_keys=jax.random.clone(METHOD_KEYS),
         score=ScoreDraw(
             t=SCORE_T[None], noise=SCORE_NOISE[None], keep=jnp.ones((1, 3), bool)
         ),
