@@ -98,7 +98,7 @@ class NoisedViews:
 
     def keys(self, number: int) -> jax.Array:
         """Returns a key [V] of each view, by a `number` from 5 on for each purpose."""
-        keys = self.draw.method_keys
+        keys = jax.random.clone(self.draw.method_keys)  # each number has its own
         return over_axis(lambda key: jax.random.fold_in(key, number), len(keys))(keys)
 
     def uniform(self, number: int) -> jax.Array:
