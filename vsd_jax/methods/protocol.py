@@ -252,7 +252,7 @@ def fresh_normal(
     def draw(key: jax.Array) -> jax.Array:
         return jax.random.normal(jax.random.fold_in(key, number), shape)
 
-    return over_axis(draw, len(keys))(keys)
+    return over_axis(draw, len(keys))(jax.random.clone(keys))
 
 
 class Method(NamedTuple):
