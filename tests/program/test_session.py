@@ -4,6 +4,7 @@
 import concurrent.futures
 import os
 import shutil
+import types
 
 import imageio.v3 as imageio
 import jax
@@ -16,6 +17,7 @@ from vsd_jax.program.build import build
 from vsd_jax.program.folder import writer
 from vsd_jax.program.judge import prior_check, verdict
 from vsd_jax.program.run import session
+from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.settings import named
 from vsd_jax.program.terminal.errors import ConfigError, RunError
 
@@ -117,6 +119,24 @@ def test_a_failed_export_leaves_no_mesh_of_before(trained, capsys):
     assert "No point of the scene reaches" in capsys.readouterr().out
     assert [path.name for path in (trained / "mesh").iterdir()] == ["info.json"]
     assert "no point" in (trained / "report.html").read_text().lower()
+
+
+def test_a_prior_that_is_split_over_devices_is_not_asked(
+    trained, nerf_config, monkeypatch, fake_run, capsys
+):
+    asked = []
+
+    def evaluate(*arguments, run, **options):
+        asked.append(run)
+        return {"mean": {}}
+
+    monkeypatch.setattr(session.evaluation, "evaluate", evaluate)
+    run, place = fake_run(nerf_config), types.SimpleNamespace(path=trained)
+    for nerf_config.num_shards in (1, 2):
+        config = config_lib.validate(nerf_config)
+        session._make_products(("evaluate",), config, place, (None, 6), run)
+    assert asked == [run, None]
+    assert "num_shards splits it" in capsys.readouterr().out
 
 
 def test_the_prior_is_asked_if_it_is_at_hand(

@@ -278,6 +278,9 @@ def _make_products(
         if only_mesh or not stages.stage_of(config).is_flat:
             products.save_meshes(folder, config, particles)
     if "evaluate" in modes:
+        if config.num_shards > 1 and run is not None:
+            progress.say("The prior is not asked of the views: num_shards splits it.")
+            run = None
         scores = evaluation.evaluate(
             folder, config, particles, step, decode=decode, run=run
         )
