@@ -128,14 +128,13 @@ def _make_errors(
         return jnp.swapaxes(found, 0, 1)
 
     def errors(images, texts, key):
-        blocks = []
+        # Once, where they are on the host.
+        blocks, params = [], jax.device_put(run.prior_params)
         for start in range(0, num_views, block):
             # The last block is filled up with its first views again.
             index = np.arange(start, start + block) % num_views
             part = (jnp.asarray(images[index]), texts[index])
-            found = block_errors(
-                run.prior_params, *part, jax.random.fold_in(key, start)
-            )
+            found = block_errors(params, *part, jax.random.fold_in(key, start))
             blocks.append(np.asarray(found))
         return np.concatenate(blocks)[:num_views]
 

@@ -92,10 +92,11 @@ class Looker:
             return None
         networks = (state.score.params, self._run.prior_params)
         particles = (state.particles.params, state.particles.stats)
-        # Those of several devices are spread over all; the networks' are on the first.
         one = jax.tree.map(lambda leaf: leaf[0], particles)
-        one, networks = jax.device_put((one, networks), jax.local_devices()[0])
         try:
+            # Of several devices' run the particle is spread over all of them, and the
+            # frozen weights are on the host.
+            one, networks = jax.device_put((one, networks), jax.local_devices()[0])
             found = self._look(one, networks, self._run.prompts)
             found = jax.device_get(found)
         except jax.errors.JaxRuntimeError as error:
