@@ -20,13 +20,13 @@ from simple_scene import (
     simple_step,
 )
 
-from vsd_jax import methods, particle, timesteps
+from vsd_jax import methods, particle, presets, timesteps
 from vsd_jax.diffusion import exact, prompt
 from vsd_jax.diffusion.guidance import Guidance
 from vsd_jax.distil import Population, choose_particles, many_runs
 from vsd_jax.distil import init_state as begin_state
 from vsd_jax.types import NoiseModel
-from vsd_jax.views import make_background_sampler, make_draw
+from vsd_jax.views import make_background_sampler, make_draw, make_views
 
 MODEL = exact.make_model(ALPHAS_CUMPROD)
 # A score network with parameters: the prior's mixture with means moved by phi, and a
@@ -373,6 +373,8 @@ def test_refuses_settings_out_of_bounds(make, values):
 
 def test_prompts_and_views_are_of_the_same_backgrounds():
     views = VIEWS._replace(num_backgrounds=3)
+    made = make_views(presets.toybox("a red mushroom").views)
+    assert made.num_backgrounds == 3  # white, grey, black
     draw = make_draw(make_prior(MODEL), None, views)
     with pytest.raises(ValueError, match="of 1 backgrounds, the views draw 3"):
         draw(jax.random.key(0), jnp.int32(0), make_contexts(2))

@@ -191,6 +191,29 @@ def test_a_scene_first_made_under_a_trace_serves_outside_of_it(made, adapt):
         jax.eval_shape(init, jax.random.key(0))
 
 
+@pytest.mark.parametrize(
+    ("changes", "apart"),
+    [
+        ({}, False),
+        ({"num_devices": 2, "num_particles": 2}, True),
+        ({"num_shards": 2}, True),
+    ],
+)
+def test_several_devices_take_their_weights_from_the_host(changes, apart, monkeypatch):
+    seen = []
+
+    def load(path, dtype, *, on_host, **options):
+        seen.append(on_host)
+        raise RunError("enough")
+
+    monkeypatch.setattr(build, "load_prior", load)
+    config = object_config.get_config("smoke")
+    config.update(changes)
+    with pytest.raises(RunError, match="enough"):
+        build.build(config_lib.validate(config))
+    assert seen == [apart]
+
+
 @pytest.mark.parametrize("what", ["room", "object"])
 @pytest.mark.parametrize("variant", ["sd21", "smoke"])
 def test_scenes_are_judged_from_where_they_are_trained(what, variant):

@@ -41,6 +41,11 @@ def faults(kind, **changes):
         ),
         ("object", {"score__kind": "unet", "score__rank": 64}, "score.kind='unet'"),
         ("object", {"subset": "random"}, "particles_per_step=1"),
+        (
+            "object",
+            {"vsd__t_schedule": "dreamtime", "vsd__t_range": (0.1, 0.9)},
+            "vsd.t_schedule='dreamtime'",
+        ),
         ("image2d", {"render__num_samples": 7}, "field.kind='image'"),
         ("image2d", {"optim__table_lr": 0.5}, "field.kind='image'"),
     ],

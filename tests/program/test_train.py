@@ -184,6 +184,19 @@ def test_first_steps_are_those_of_the_smaller_renders(loop, flat_config):
     assert made == [(name, i + 1) for i, name in enumerate(expected)]
 
 
+def test_a_fault_of_a_picture_costs_no_checkpoint(loop, flat_config, monkeypatch):
+    flat_config.log.checkpoint_every = flat_config.log.image_every  # both are due
+    trainer, run, workdir = loop()
+
+    def broken(self, step, state):
+        raise ValueError("a picture's fault")
+
+    monkeypatch.setattr(train_lib.Loop, "_save_look", broken)
+    with pytest.raises(ValueError, match="a picture's fault"):
+        trainer.run(run.init())
+    assert checkpoint.list_steps(workdir.checkpoints) == [flat_config.log.image_every]
+
+
 def test_several_devices_make_one_program_of_one_step(
     tmp_path, flat_config, fake_run, monkeypatch
 ):
