@@ -81,14 +81,58 @@ def test_other_things_are_wanted(name):
     assert not np.allclose(*wanted)
 
 
+def assert_is_enclosed(means):
+    """The best of an axis is no edge, or as far from the authors' as is allowed."""
+    best = min(means, key=means.get)
+    assert {0.5, 1, 2} <= set(means)
+    assert best in (1 / 8, 8) or {best / 2, 2 * best} <= set(means)
+
+
+@pytest.mark.parametrize(
+    ("best", "expected"),
+    [
+        ((0, 0), [(1, 1), (0.5, 1), (2, 1), (1, 0.5), (1, 2)]),
+        ((-2, 1), [(0.25, 1), (0.125, 1), (0.25, 1), (0.25, 2), (0.25, 4)]),
+        ((9, -9), [(4, 1), (8, 1), (8, 0.5), (8, 2), (8, 0.25), (8, 0.125)]),
+    ],
+)
+def test_the_search_goes_on_while_an_edge_is_best(best, expected):
+    def distance(guidance, rate):
+        return abs(np.log2(guidance) - best[0]) + abs(np.log2(rate) - best[1])
+
+    tried = []
+    for axis in ("guidance", "rate"):
+        while pairs := tuning.ahead(axis, tried):
+            tried += [dict(guidance=g, rate=r, mean=distance(g, r)) for g, r in pairs]
+    pairs = [(each["guidance"], each["rate"]) for each in tried]
+    assert len(set(pairs)) == len(pairs) and set(expected) <= set(pairs)
+    nearest = 2.0 ** np.clip(best, -3, 3)
+    chosen = tuned.choose(tried)
+    assert (chosen["guidance"], chosen["rate"]) == tuple(nearest)
+
+
+def test_where_all_fails_the_search_ends():
+    tried = [dict(guidance=g, rate=1.0, mean=None) for g in (1.0, 0.5, 2.0)]
+    assert tuning.ahead("guidance", tried) == []
+    assert tuning.ahead("rate", tried) == [(1.0, 0.5), (1.0, 2.0)]
+
+
 def test_the_rule(file):
     found = writer.read_json(file)["worlds"]["plane"]
     assert found["prior"] == "" and list(found["entries"]) == ["SDS", "VSD", "CSD"]
     for entry, own in found["entries"].items():
         pairs = [(each["guidance"], each["rate"]) for each in own["tried"]]
         means = [each["mean"] for each in own["tried"]]
-        best = pairs[int(np.argmin(means[:3]))][0]
-        assert pairs == [(1, 1), (0.5, 1), (2, 1), (best, 0.5), (best, 2)]
+        by_pair = dict(zip(pairs, means, strict=True))
+        by_guidance = {g: mean for (g, rate), mean in by_pair.items() if rate == 1}
+        best = min(by_guidance, key=by_guidance.get)
+        by_rate = {rate: mean for (g, rate), mean in by_pair.items() if g == best}
+        assert pairs[:3] == [(1, 1), (0.5, 1), (2, 1)]
+        assert set(pairs) == {(g, 1) for g in by_guidance} | {
+            (best, rate) for rate in by_rate
+        }
+        assert_is_enclosed(by_guidance)
+        assert_is_enclosed(by_rate)
         assert own["chosen"] == own["tried"][int(np.argmin(means))]["settings"]
         scale = 100.0 if entry == "SDS" else 7.5
         assert own["authors"] == {GUIDANCE: scale, RATE: 0.03}
@@ -128,7 +172,11 @@ def test_tuning_goes_on_where_it_stopped(file, monkeypatch, capsys):
     before = writer.read_json(file)
     monkeypatch.setattr(cells, "_KINDS", dict.fromkeys(cells._KINDS, fail))
     start(file.parent, "--tune", "--smoke")
-    assert "[18 of 18 cells are finished]" in capsys.readouterr().out
+    tried = [own["tried"] for own in before["worlds"]["plane"]["entries"].values()]
+    said = capsys.readouterr().out
+    # All of the first axis at once; the two prompts of each.
+    assert "[18 of 18 cells are finished]" in said
+    assert sum(map(len, tried)) >= 3 * 5
     assert writer.read_json(file) == before
 
 

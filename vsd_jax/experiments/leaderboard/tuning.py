@@ -2,9 +2,10 @@
 """Settings tuned by one rule, the same for all entries, on what is never scored.
 
 For each entry and world: first the guidance scale (a half, one and two times the
-authors') at the world's own learning rate of the particles, then that rate (a half and
-two times) at the guidance that was best. So five of the nine cells of the grid are run,
-each with the two prompts of the world's `tuning`, one seed, and the passes of the form.
+authors') at the world's own learning rate of the particles, then that rate (the same
+three) at the guidance that was best. While the best stands at the edge of what was
+tried, its half or its double is tried too, from an eighth to eight times the authors'.
+Each has the two prompts of the world's `tuning`, one seed, and the passes of the form.
 The smallest mean Fréchet distance to truth wins; a tie is the authors'.
 """
 
@@ -25,12 +26,16 @@ from vsd_jax.program.terminal import progress
 Path = pathlib.Path
 FACTORS = (1.0, 0.5, 2.0)
 """Of guidance and of rate; the authors' first, so that they win a tie."""
+FURTHEST = 8.0
+"""How many times the authors', or which part of it, is tried at most."""
 RULE = (
     "For each entry and world the guidance scale is tuned first (a half, one and two"
     " times the authors') at the world's own learning rate of the particles, then that"
-    " rate (a half and two times) at the best guidance: five of the nine cells of a"
-    " grid, each on two prompts that are not scored, with seed 0. The smallest mean"
-    " Fréchet distance to truth wins; a tie is the authors'. What fails is out."
+    " rate (the same three) at the best guidance. While the best stands at the edge of"
+    " what was tried, its half or its double is tried too, from an eighth to eight"
+    " times the authors'. Each is run on two prompts that are not scored, with seed 0."
+    " The smallest mean Fréchet distance to truth wins; a tie is the authors'. What"
+    " fails is out."
 )
 
 
@@ -91,15 +96,14 @@ def _tune_world(name: str, form: str, out: Path, jobs: int) -> dict[str, Any]:
     tried: dict[str, list[dict[str, Any]]] = {}
     competing = worlds.rows(WORLDS[name])
     for axis in ("guidance", "rate"):
-        progress.say(f"{name}: {axis}")
-        todo = []
-        for row in competing:
-            best = tuned.choose(tried[row.name])["guidance"] if axis == "rate" else 1.0
-            pairs = [(best, f) if axis == "rate" else (f, 1.0) for f in FACTORS]
-            known = [(t["guidance"], t["rate"]) for t in tried.get(row.name, ())]
-            todo += [trial(name, form, row, *p) for p in pairs if p not in known]
-        for each, results in _run(todo, out, jobs):
-            tried.setdefault(each.entry, []).append(_record(each, results))
+        while todo := [
+            trial(name, form, row, *pair)
+            for row in competing
+            for pair in ahead(axis, tried.get(row.name, ()))
+        ]:
+            progress.say(f"{name}: {axis}")
+            for each, results in _run(todo, out, jobs):
+                tried.setdefault(each.entry, []).append(_record(each, results))
     return {
         "prior": tuned.prior_of(name),
         "score": MAIN_SCORE,
@@ -115,6 +119,32 @@ def _tune_world(name: str, form: str, out: Path, jobs: int) -> dict[str, Any]:
             for entry, rows in tried.items()
         },
     }
+
+
+def ahead(axis: str, tried: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
+    """What is to be tried next along an axis: factors of (guidance, rate).
+
+    Args:
+      axis: "guidance", at rate 1, or "rate", at the best guidance.
+      tried: what was tried of an entry, with its `mean` distances.
+
+    Returns:
+      Of `FACTORS` those that are missing, else the one beyond the edge if the best
+      stands there and `FURTHEST` allows it, else none.
+    """
+    best = tuned.choose(tried)["guidance"] if axis == "rate" else 1.0
+
+    def pair(factor: float) -> tuple[float, float]:
+        return (best, factor) if axis == "rate" else (factor, 1.0)
+
+    along = [t for t in tried if (t["guidance"], t["rate"]) == pair(t[axis])]
+    known = [t[axis] for t in along]
+    if missing := [pair(factor) for factor in FACTORS if factor not in known]:
+        return missing
+    edge = tuned.choose(along)[axis]
+    beyond = {min(known): edge / 2, max(known): edge * 2}.get(edge)
+    inside = beyond is not None and 1 / FURTHEST <= beyond <= FURTHEST
+    return [pair(beyond)] if inside else []
 
 
 def trial(name: str, form: str, row: Row, guidance: float, rate: float) -> Trial:
