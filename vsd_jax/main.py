@@ -21,7 +21,8 @@ def main(argv: list[str]) -> None:
     place = command_line.read_hosts(flags.FLAGS)
     if place is not None and not supervisor.is_child():
         command = [sys.executable, *sys.orig_argv[1:]]
-        sys.exit(supervisor.supervise(command, arguments["folder"]))
+        folder, overwrite = arguments["folder"], arguments["overwrite"]
+        sys.exit(supervisor.supervise(command, folder, overwrite=overwrite))
     process.prepare()
     # With what files of flags held, which may change.
     given = flags.FLAGS.read_flags_from_files(sys.argv[1:], force_gnu=False)

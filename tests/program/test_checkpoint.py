@@ -230,3 +230,14 @@ def test_the_best_stays_beside_the_last(tmp_path):
 def test_without_scores_there_is_no_best(tmp_path):
     checkpoint.save_state(tmp_path, make_state(1), keep=1)
     assert checkpoint.find_best(tmp_path) is None
+    target, heard = abstract(make_state(0).particles), []
+    found = checkpoint.load_particles(tmp_path, target, best=True, warn=heard.append)
+    assert found[1] == 1 and "log.best" in heard[0]
+
+
+def test_scores_of_another_metric_are_not_compared(tmp_path):
+    for step, metric, score in ((1, "a", 0.1), (2, "b", 9.0), (3, "b", 7.0)):
+        state = make_state(step)
+        checkpoint.save_state(tmp_path, state, keep=9, score=score, metric=metric)
+    assert checkpoint.find_best(tmp_path) == 3
+    assert checkpoint.find_best(tmp_path, until=1) == 1

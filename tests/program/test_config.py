@@ -169,6 +169,16 @@ def test_a_mesh_stage_may_go_on_with_more_room(kind, free, of_nerf):
     assert set(config_lib.differing_keys(nerf, more)) == of_nerf
 
 
+def test_what_a_geometry_began_from_may_not_change_later():
+    old = config_lib.flatten(changed(field__kind="geometry"))
+    for key in ("export.level", "export.resolution"):
+        new = config_lib.nest(old | {key: 77})
+        assert set(config_lib.differing_keys(config_lib.nest(old), new)) == {key}
+        nerf = {"field.kind": "nerf"}
+        pair = config_lib.nest(old | nerf), config_lib.nest(old | nerf | {key: 77})
+        assert config_lib.differing_keys(*pair) == {}
+
+
 def test_flatten_and_nest_survive_json():
     config = object_config.get_config()
     flat = config_lib.flatten(config)

@@ -10,7 +10,7 @@ from vsd_jax.program.build import build
 from vsd_jax.program.folder import checkpoint, history, source, writer
 from vsd_jax.program.run import session
 from vsd_jax.program.settings import config as config_lib
-from vsd_jax.program.terminal.errors import ConfigError
+from vsd_jax.program.terminal.errors import ConfigError, RunError
 
 
 def make_config(num_steps, **keys):
@@ -118,7 +118,7 @@ def test_the_end_before_is_kept_as_a_run_and_told(fake, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "vsd.anneal_step stays 2 (a new run of 6 steps has 4)" in said
     assert "--config.vsd.anneal_step=4" in said
-    assert "What was made at step 4 is kept in" in said
+    assert "What was made so far is kept in" in said
     kept = tmp_path / "at_step_000004"
     assert (kept / "views_00.png").read_bytes() == picture
     assert (tmp_path / "views_00.png").read_bytes() != picture
@@ -130,6 +130,38 @@ def test_the_end_before_is_kept_as_a_run_and_told(fake, tmp_path, capsys):
     assert (kept / "views_00.png").read_bytes() == picture
     rows = [row for row in writer.read_metrics(tmp_path / "metrics.jsonl")]
     assert sorted({row["step"] for row in rows}) == [1, 2, 3, 4, 5, 6]
+
+
+def test_an_end_that_could_not_be_put_aside_is_put_aside_later(
+    fake, tmp_path, monkeypatch
+):
+    start(make_config(4), tmp_path)
+    picture = (tmp_path / "views_00.png").read_bytes()
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(history.shutil, "copy2", full)
+        with pytest.raises(RunError, match="free some space"):
+            start(make_config(6), tmp_path)
+    start(make_config(6), tmp_path)
+    kept = tmp_path / "at_step_000004"
+    assert (kept / "views_00.png").read_bytes() == picture
+    start(None, kept, mode="render")  # its checkpoint is there
+    assert (kept / "views_00.png").read_bytes() == picture
+
+
+def test_products_of_a_checkpoint_that_is_damaged_keep_their_step(fake, tmp_path):
+    start(make_config(4), tmp_path)
+    stored = tmp_path / "checkpoints" / "step_000004"
+    next(path for path in stored.rglob("*") if path.is_file()).unlink()
+    start(make_config(4), tmp_path)
+    kept = tmp_path / "at_step_000004"
+    assert writer.read_json(kept / "evaluation.json")["step"] == 4
+    assert not (tmp_path / "at_step_000002").exists()
+    assert checkpoint.list_steps(kept / "checkpoints") == []
+    assert checkpoint.find_damage(stored) == ""
 
 
 def test_former_settings_stand_with_the_step_until_which_they_held(fake, tmp_path):

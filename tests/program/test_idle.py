@@ -48,6 +48,11 @@ def faults(kind, **changes):
         ),
         ("image2d", {"render__num_samples": 7}, "field.kind='image'"),
         ("image2d", {"optim__table_lr": 0.5}, "field.kind='image'"),
+        ("image2d", {"eval__num_views": 3}, "field.kind='image'"),
+        ("image2d", {"export__min_component": 0.5}, "field.kind='image'"),
+        ("texture", {"export__level": 7.0}, "field.kind='texture'"),
+        ("geometry", {"render__max_rays": 77}, "field.kind='geometry'"),
+        ("geometry", {"render__capacity": 0.77}, "field.kind='geometry'"),
     ],
 )
 def test_what_does_not_act_is_refused(kind, changes, by):
@@ -64,6 +69,8 @@ def test_what_does_not_act_is_refused(kind, changes, by):
         ("object", {"vsd__method": "csd", "score__steps_per_step": 1}),
         # These act.
         ("geometry", {"mesh__resolution": 20, "optim__sdf_lr": 1.0}),
+        ("geometry", {"export__level": 7.0, "export__min_component": 0.5}),
+        ("texture", {"render__capacity": 0.77}),
         ("object", {"camera__radius": (2.0, 3.0), "score__rank": 64}),
         ("object", {"vsd__method": "asd", "family__t_shift": 0.7}),
         ("object", {"num_particles": 2, "particles_per_step": 1, "subset": "random"}),

@@ -74,6 +74,42 @@ def test_one_particle_that_is_not_finite_stops_the_run_unless_it_may_start_anew(
     assert "on_not_finite=restart" in said[first - 1][0]
 
 
+def test_patience_is_by_a_particle_s_own_updates(metrics):
+    """One of 64 at a time: a single bad update is no lasting fault."""
+    alarms = monitor.Alarms(64, empty=True, solid=True)
+    for step in range(1, 64 * (monitor.PATIENCE + 2)):
+        turn = {"particle__index": np.array([step % 64])}
+        bad = metrics(1, **turn, particle__skipped=np.array([int(step == 3)]))
+        assert not alarms.check(step, bad)
+    for step in range(1, 64 * monitor.PATIENCE + 64):
+        turn = {"particle__index": np.array([step % 64])}
+        bad = metrics(1, **turn, particle__skipped=np.array([int(step % 64 == 3)]))
+        said = alarms.check(step, bad)
+        assert bool(said) == (step == 64 * monitor.PATIENCE + 3), step
+        if said:
+            assert "since step 3;" in said
+            break
+    else:
+        pytest.fail("no alarm")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "expected"),
+    [
+        ("residual/rms", {}, 0.5),
+        ("residual/rms", {"particle__skipped": np.array([1, 0])}, 0.5),
+        ("residual/rms", {"particle__skipped": np.array([1, 1])}, None),
+        ("residual/rms", {"residual__rms": np.float32(np.nan)}, None),
+        ("score/loss", {"score__skipped": np.array(1)}, None),
+        ("score/loss", {"particle__skipped": np.array([1, 1])}, 0.25),
+        ("", {}, None),
+    ],
+)
+def test_a_step_that_was_thrown_away_judges_nothing(metrics, name, changes, expected):
+    values = {"residual__rms": np.float32(0.5), "score__loss": np.float32(0.25)}
+    assert monitor.judged(name, metrics(2, **{**values, **changes})) == expected
+
+
 def test_a_restart_that_does_not_help_stops_the_run(metrics):
     alarms = monitor.Alarms(2, empty=True, solid=True, restart=True)
     bad = metrics(2, particle__skipped=np.array([1, 1]))

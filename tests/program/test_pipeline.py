@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from configs import refined, textured_mesh
 from vsd_jax.program.build import build, stages
 from vsd_jax.program.folder import origin, source, workdir, writer
-from vsd_jax.program.run import pipeline, products
+from vsd_jax.program.run import pipeline, products, session
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.terminal.errors import ConfigError, RunError
 
@@ -126,6 +126,33 @@ def test_the_folder_may_be_spelled_in_another_way(trained, config, monkeypatch, 
     monkeypatch.chdir(trained.parent)
     start(config, trained.name)
     assert capsys.readouterr().out.count("Finished before.") == 3
+
+
+def test_a_page_of_an_ended_run_does_not_say_that_it_trains(
+    trained, config, monkeypatch
+):
+    def stop(*arguments, **options):
+        raise RunError("Stopped.")
+
+    (trained / "texture" / "evaluation.json").unlink()
+    monkeypatch.setattr(session, "start", stop)
+    with pytest.raises(RunError):
+        start(config, trained)
+    assert "trains now" not in (trained / "report.html").read_text()
+
+
+def test_a_texture_needs_a_mesh_when_it_begins(trained, config):
+    alone = config.texture  # as `--mode=preflight` has it, which needs no folder
+    assert alone.mesh.source == ""
+    with pytest.raises(ConfigError, match="texture needs a mesh; give the folder"):
+        source.require(config_lib.validate(alone))
+
+
+def test_a_texture_whose_nerf_is_gone_says_so(trained, config):
+    shutil.rmtree(trained / "nerf")
+    texture = config_lib.validate(pipeline.linked(config, trained)["texture"])
+    with pytest.raises(ConfigError, match="is gone; put it back"):
+        source.read_beginning(texture)
 
 
 def test_a_finished_stage_is_not_passed_off_as_another(trained, config):

@@ -16,7 +16,7 @@ import trimesh
 from vsd_jax.program.build import build
 from vsd_jax.program.folder import writer
 from vsd_jax.program.judge import prior_check, verdict
-from vsd_jax.program.run import session
+from vsd_jax.program.run import session, train
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.program.settings import named
 from vsd_jax.program.terminal.errors import ConfigError, RunError
@@ -203,12 +203,39 @@ def test_a_finished_run_is_rendered_in_another_way_without_its_settings(trained)
     assert imageio.imread(trained / "turntable_00.mp4").shape == (3, 16, 16, 3)
     stored = writer.read_json(trained / "config.json")
     assert stored["eval"]["turntable_frames"] == 3
-    for override in ("--config.vsd.guidance_scale=2", "--config.eval.turntable_fps=2"):
-        with pytest.raises(ConfigError):
+    for override, words in (
+        ("--config.vsd.guidance_scale=2", "belongs to what was learned"),
+        ("--config.eval.turntable_fps=2", "turntable_fps"),
+        ("--config.export.check_size=77", "has no meaning with field.kind='nerf'"),
+    ):
+        with pytest.raises(ConfigError, match=words):
             change("render", trained, override)
     with pytest.raises(ConfigError, match="--config is missing"):
         change("train", trained, "--config.eval.turntable_frames=3")
     assert writer.read_json(trained / "config.json") == stored
+
+
+def test_where_it_is_rendered_is_not_where_it_was_made(trained):
+    path = trained / "environment.json"
+    writer.write_json(path, {"devices": ["gpu:elsewhere"]})
+    change("render", trained, "--config.eval.turntable_frames=3")
+    assert writer.read_json(path)["devices"] == ["gpu:elsewhere"]
+    assert "gpu:elsewhere" in (trained / "report.html").read_text()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_stop_tells_what_goes_on(tmp_path, flat_config, monkeypatch, overwrite):
+    def stop(self, state):
+        raise train.Interrupted("Stopped. The same command goes on from there.")
+
+    start("train", flat_config, tmp_path)
+    monkeypatch.setattr(train.Loop, "run", stop)
+    flat_config.num_steps += 1
+    with pytest.raises(train.Interrupted) as error:
+        start("train", flat_config, tmp_path, overwrite=overwrite)
+    assert ("leave --overwrite out" in str(error.value)) == overwrite
+    # A scheduler that queues it once more would delete it once more.
+    assert error.value.status == (1 if overwrite else 75)
 
 
 def test_training_again_finds_it_finished(trained, nerf_config, capsys):

@@ -64,6 +64,9 @@ def test_one_sentence_names_who_is_gone_and_what_to_do(words, who, tmp_path):
     said = supervisor.explain(words, str(tmp_path))
     assert "Run the same command on all hosts again" in said
     assert "from checkpoint step 1000." in said
+    assert "--overwrite" not in said
+    said = supervisor.explain(words, str(tmp_path), overwrite=True)
+    assert "without --overwrite, which would delete it: it goes on" in said
 
 
 def test_who_is_not_named_is_not_guessed(tmp_path):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run's folder: locked, compared, cleared of its own files alone."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -23,10 +24,10 @@ def config():
     return object_config.get_config("smoke")
 
 
-def adopted(path, config, *, overwrite=False):
-    workdir = Workdir(path, create=True)
-    workdir.adopt(config_lib.validate(config), overwrite=overwrite)
-    workdir.close()
+def adopted(path, config, **options):
+    options = {"overwrite": False} | options
+    with contextlib.closing(Workdir(path, create=True)) as workdir:
+        workdir.adopt(config_lib.validate(config), **options)
     return workdir
 
 
@@ -44,7 +45,9 @@ def test_another_configuration_is_refused_by_key(tmp_path, config):
     with pytest.raises(ConfigError) as error:
         adopted(tmp_path, config)
     assert "vsd.guidance_scale: 2.0 there, 100.0 now" in str(error.value)
-    assert "--overwrite" in str(error.value)
+    assert "--overwrite" not in str(error.value)  # rendering refuses it
+    with pytest.raises(ConfigError, match="or --overwrite to delete it"):
+        adopted(tmp_path, config, extend=True)
     assert workdir_lib.read_config(tmp_path)["vsd"]["guidance_scale"] == 2.0
 
 
@@ -200,10 +203,12 @@ def test_damaged_config_is_an_error_in_words(tmp_path, config):
         adopted(tmp_path, config)
 
 
-def test_record_keeps_every_command_and_the_environment(tmp_path):
+def test_every_command_and_the_environment_of_the_steps_are_kept(tmp_path):
     workdir = Workdir(tmp_path, create=True)
     workdir.record(["python", "-m", "vsd_jax.main", "--config.prompt=a red car"])
     workdir.record(["again", "\udcff"])
+    assert not (tmp_path / "environment.json").exists()
+    workdir.note_environment()
     workdir.close()
     lines = (tmp_path / "command.txt").read_text().splitlines()
     assert lines[0].startswith("python -m vsd_jax.main '--config.prompt=a red car'")

@@ -48,12 +48,14 @@ class Stage(NamedTuple):
       has_colours: its renders are colours, which the embedded prior's judge reads.
       has_density: it is a radiance field with a density.
       goes_on_with: `field.kind` of the run in `mesh.source`; "" = none.
+      needs_source: it has nothing to begin with but that run.
       same_mesh: keys of `mesh` that must be those of that run.
       start: `(config, source) -> [Start] of all particles`, from that run.
       save_mesh: `(folder, config, particles, index) -> numbers` of the mesh files.
       room: keys that make room in its lists, where it is a fault that they overflow.
       may_change: keys that may differ when a run is resumed, which elsewhere shape the
         state or the result.
+      began_from: keys that elsewhere may differ then, and here made what it began from.
       faults: `(flat configuration) -> sentences` about settings without a meaning.
     """
 
@@ -63,11 +65,13 @@ class Stage(NamedTuple):
     has_colours: bool = True
     has_density: bool = False
     goes_on_with: str = ""
+    needs_source: bool = False
     same_mesh: tuple[str, ...] = ()
     start: Callable[[Config, Any], list[Start]] | None = None
     save_mesh: Callable[[Path, Config, Particles, int], dict] | None = None
     room: tuple[str, ...] = ()
     may_change: tuple[str, ...] = ()
+    began_from: tuple[str, ...] = ()
     faults: Callable[[stage_rules.Flat], Iterator[str]] = lambda flat: iter(())
 
 
@@ -181,11 +185,13 @@ STAGES = {
         save_mesh=_save_shape,
         room=("mesh.surface_capacity", "mesh.raster_capacity"),
         may_change=("mesh.surface_capacity",),
+        began_from=("export.resolution", "export.level"),
         faults=stage_rules.geometry_faults,
     ),
     "texture": Stage(
         _texture,
         goes_on_with="geometry",
+        needs_source=True,
         same_mesh=("resolution", "surface_capacity"),
         start=_start_texture,
         save_mesh=_save_textured,
@@ -201,12 +207,13 @@ STAGES = {
 """Every value of `field.kind`."""
 
 
-def more_room(config: Config) -> str:
+def more_room(config: Config, *, train: bool = True) -> str:
     """Settings that make more room in a stage's lists: "mesh.raster_capacity=2"; or "".
 
-    A share of the pixels is 1 at most.
+    A share of the pixels is 1 at most, and all of them in pictures (`train=False`).
     """
     keys = [key.split(".") for key in stage_of(config).room]
+    keys = [key for key in keys if train or key != ["render", "capacity"]]
     more = {f"{part}.{name}": 2 * config[part][name] for part, name in keys}
     if "render.capacity" in more:
         more["render.capacity"] = min(1.0, more["render.capacity"])

@@ -46,12 +46,13 @@ def die_with_parent() -> None:
         library.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
 
 
-def supervise(command: Sequence[str], workdir: str) -> int:
+def supervise(command: Sequence[str], workdir: str, *, overwrite: bool = False) -> int:
     """Runs a command as a child and waits for its end.
 
     Args:
       command: of a program that calls `die_with_parent` when `is_child()`.
       workdir: the run's folder; its newest checkpoint is named if a process is gone.
+      overwrite: whether the command deletes an earlier run.
 
     Returns:
       The exit status to end with: the child's, or 1 if another process was gone.
@@ -63,19 +64,20 @@ def supervise(command: Sequence[str], workdir: str) -> int:
         status = child.wait()
     # Newer jax aborts on it, 0.7 exits with 1.
     if status in (-signal.SIGABRT, 1) and _FATAL in held:
-        words = explain(held.decode(errors="replace"), workdir)
+        words = explain(held.decode(errors="replace"), workdir, overwrite=overwrite)
         _pass_on(f"vsd_jax: {words}\n".encode())
         return 1
     _pass_on(held)
     return status if status >= 0 else 128 - status
 
 
-def explain(last_words: str, workdir: str) -> str:
+def explain(last_words: str, workdir: str, *, overwrite: bool = False) -> str:
     """The sentence for what JAX wrote before it aborted.
 
     Args:
       last_words: of the child, from the coordination service's first line on.
       workdir: the run's folder.
+      overwrite: as of `supervise`.
     """
     if "RegisterTask" in last_words:
         return (
@@ -95,12 +97,13 @@ def explain(last_words: str, workdir: str) -> str:
         f"{who if numbers else 'Another process'} of this run"
         f" {'are' if several else 'is'} gone (it was killed, or its host or the network"
         " failed; its own output may tell), so this one stopped too."
-        f" {_what_next(pathlib.Path(workdir))}"
+        f" {_what_next(pathlib.Path(workdir), overwrite=overwrite)}"
     )
 
 
-def _what_next(workdir: pathlib.Path) -> str:
-    again = "Run the same command on all hosts again: it"
+def _what_next(workdir: pathlib.Path, *, overwrite: bool) -> str:
+    same = "Run the same command on all hosts again"
+    again = f"{same}: it"
     found = [
         path
         for pattern in ("checkpoints/step_*", "*/checkpoints/step_*")
@@ -108,6 +111,8 @@ def _what_next(workdir: pathlib.Path) -> str:
     ]
     if not found:
         return f"{again} begins anew, as {workdir} holds no checkpoint yet."
+    if overwrite:
+        again = f"{same} without --overwrite, which would delete it: it"
     newest = max(found, key=lambda path: (path.stat().st_mtime, path.name))
     return f"{again} goes on from checkpoint step {int(newest.name[5:])}."
 

@@ -30,8 +30,9 @@ _AT_ONCE = 2**22
 """Samples whose points are held at once; each takes some hundred bytes."""
 
 _REMEDY = (
-    " Look at the renders: if they show an object, set --config.export.level to a lower"
-    " density, or --config.export.texture_size=0 to leave the texture out."
+    " Look at the renders: if they show an object, set --config.export.texture_size=0"
+    " to leave the texture out; of a NeRF also --config.export.level to a lower"
+    " density."
 )
 
 

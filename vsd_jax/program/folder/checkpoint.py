@@ -43,7 +43,12 @@ metadata, or wait for ever."""
 
 
 def save_state(
-    folder: Path, state: VSDState, *, keep: int, score: float | None = None
+    folder: Path,
+    state: VSDState,
+    *,
+    keep: int,
+    score: float | None = None,
+    metric: str = "",
 ) -> Path:
     """Saves a state as `folder/step_XXXXXX`; the last `keep` and the best one stay.
 
@@ -53,6 +58,7 @@ def save_state(
         its own particles, and all call this at the same step.
       keep: number of checkpoints that stay, >= 1.
       score: of this state; the one with the lowest is the best. None = not told.
+      metric: what the score is; those of another one are not compared.
 
     Returns:
       The checkpoint's folder.
@@ -74,7 +80,8 @@ def save_state(
     try:
         _write_items(partial, items)
         if hosts.is_first():
-            manifest = {"step": step, "score": score, "files": _digest(partial)}
+            manifest = {"step": step, "score": score, "metric": metric}
+            manifest["files"] = _digest(partial)
             writer.write_json(partial / _MANIFEST, manifest)
             shutil.rmtree(final, ignore_errors=True)
             os.replace(partial, final)
@@ -118,18 +125,23 @@ def list_steps(folder: Path) -> list[int]:
 def find_best(folder: Path, *, until: int | None = None) -> int | None:
     """Step of the checkpoint with the lowest score; None if none has one.
 
+    Compared are those of one metric, the newest's.
+
     Args:
       folder: of the checkpoints.
       until: the last one that counts; None = all do.
     """
-    scores = {}
+    found: dict[str, dict[int, float]] = {}
+    metric = ""
     for step in list_steps(folder):
         if until is not None and step > until:
             continue
         with contextlib.suppress(OSError, ValueError, AttributeError):
             manifest = writer.read_json(Path(folder) / f"step_{step:06d}" / _MANIFEST)
-            scores[step] = manifest.get("score")
-    scores = {step: score for step, score in scores.items() if score is not None}
+            if manifest.get("score") is not None:
+                metric = manifest.get("metric", "")
+                found.setdefault(metric, {})[step] = manifest["score"]
+    scores = found.get(metric, {})
     return min(scores, key=scores.get) if scores else None
 
 
@@ -176,6 +188,8 @@ def load_particles(
     key = jax.eval_shape(lambda: jax.random.key(0))
     items = {"particles": target, "clock": {"step": step, "key": key}}
     first = find_best(folder) if best else None
+    if best and first is None and list_steps(folder):
+        warn("No checkpoint has a score (log.best names what): the last one is taken.")
     found = _load_newest(folder, items, warn=warn, first=first)
     return found and (found["particles"], int(found["clock"]["step"]))
 

@@ -125,7 +125,12 @@ def keep_products(folder: Path, step: int) -> Path | None:
     """Moves what was made at a step into a folder of its own, before more steps.
 
     It is a run's folder with the checkpoint of that step and its settings then, so that
-    all modes but training go on working there.
+    all modes but training go on working there. Where that checkpoint is damaged, and
+    the run goes on from the one before it, it has none.
+
+    Args:
+      folder: of the run.
+      step: from which it goes on; what was made tells by itself of which step it is.
 
     Returns:
       That folder; None if nothing had been made.
@@ -134,11 +139,10 @@ def keep_products(folder: Path, step: int) -> Path | None:
     found = [path for pattern in PRODUCTS for path in folder.glob(pattern)]
     if not found:
         return None
+    step = _step_of_products(folder, step)
     kept = folder / f"at_step_{step:06d}"
     kept.mkdir(exist_ok=True)
-    for path in [*found, *(folder / name for name in _ALSO_MOVED)]:
-        if path.exists():
-            _move(path, kept / path.name)
+    # What is moved goes last: until then the same call does all of it once more.
     for name in _ALSO_COPIED:
         if (folder / name).exists():
             shutil.copy2(folder / name, kept / name)
@@ -148,7 +152,17 @@ def keep_products(folder: Path, step: int) -> Path | None:
     place = origin.find(config.get("mesh", {}).get("source", ""), folder)
     config = origin.replaced(config, origin.stored(place, kept))
     writer.write_json(kept / "config.json", config)
+    for path in [*found, *(folder / name for name in _ALSO_MOVED)]:
+        if path.exists():
+            _move(path, kept / path.name)
     return kept
+
+
+def _step_of_products(folder: Path, step: int) -> int:
+    try:
+        return int(writer.read_json(folder / "evaluation.json")["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return step
 
 
 def _move(source: Path, target: Path) -> None:
@@ -161,7 +175,7 @@ def _copy_checkpoint(folder: Path, kept: Path, step: int) -> None:
     """Hard links where the file system has them: no second copy on the disk."""
     name = f"step_{step:06d}"
     source, target = folder / "checkpoints" / name, kept / "checkpoints" / name
-    if not source.is_dir() or target.exists():
+    if not source.is_dir() or target.exists() or checkpoint.find_damage(source):
         return
     partial = target.with_name(f".partial_{step:06d}")
     shutil.rmtree(partial, ignore_errors=True)

@@ -19,14 +19,15 @@ class Saver:
     before it goes on: their writing is joint work in which all must take part.
     """
 
-    def __init__(self, folder: Path, *, keep: int):
+    def __init__(self, folder: Path, *, keep: int, metric: str = ""):
         """Sets where to.
 
         Args:
           folder: the run's `checkpoints` folder.
           keep: number of checkpoints that stay, >= 1.
+          metric: by which the best is found.
         """
-        self._folder, self._keep = folder, keep
+        self._folder, self._options = folder, {"keep": keep, "metric": metric}
         self._thread: threading.Thread | None = None
         self._fault: BaseException | None = None
 
@@ -69,7 +70,7 @@ class Saver:
             self._fault = fault
 
     def _save(self, state: VSDState, score: float | None) -> None:
-        options = {"keep": self._keep, "score": score}
+        options = {**self._options, "score": score}
         try:
             checkpoint.save_state(self._folder, state, **options)
         except TimeoutError:  # orbax waits by the clock of the day, which may jump

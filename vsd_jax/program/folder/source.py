@@ -171,6 +171,11 @@ def require(
       ConfigError: naming what is wrong with it.
     """
     stage, folder = stages.stage_of(config), config.mesh.source
+    if stage.needs_source and not folder:
+        raise ConfigError(
+            f"field.kind={config.field.kind} needs a mesh; give the folder of a"
+            " finished run of --config=geometry with --config.mesh.source=..."
+        )
     if stage.start is None or not folder:
         return
     if folder == GIVEN:
@@ -286,6 +291,12 @@ def _inherited(config: Config, folder: str) -> PyTree:
     fresh = jax.vmap(scene.init)(keys)
     if not folder:
         return fresh
+    if not (paths.expand(folder, "mesh.source") / "config.json").is_file():
+        raise ConfigError(
+            f"mesh.source={config.mesh.source!r} was made from the NeRF in {folder!r},"
+            " whose colours the texture goes on with, and which is gone; put it back"
+            " there."
+        )
     theirs = read_config(folder)
     found = load(folder, theirs).particles.params
     same = all(config.field[key] == theirs.field[key] for key in idle.GRID)

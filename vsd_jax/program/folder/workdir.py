@@ -224,14 +224,18 @@ class Workdir:
             )
 
     def record(self, argv: Sequence[str]) -> None:
-        """Appends the command to command.txt and writes environment.json."""
+        """Appends the command to command.txt."""
         if not hosts.is_first():
             return
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         options = {"encoding": "utf-8", "errors": "backslashreplace"}
         with (self.path / "command.txt").open("a", **options) as file:
             file.write(f"{shlex.join(argv)}  # {now}\n")
-        writer.write_json(self.path / "environment.json", describe_environment())
+
+    def note_environment(self) -> None:
+        """Writes environment.json: where steps are made, not where they are shown."""
+        if hosts.is_first():
+            writer.write_json(self.path / "environment.json", describe_environment())
 
     def note_prior(self, fingerprint: str) -> str:
         """Writes which weights teach the run; returns those of before, "" if none."""
@@ -302,8 +306,8 @@ def check_same_run(
         raise ConfigError(
             f"--workdir={folder} holds a run with another configuration:\n"
             + "\n".join(lines)
-            + "\nGive another --workdir, or the same settings to go on with it, or"
-            " --overwrite to delete it and start anew."
+            + "\nGive another --workdir, or the same settings to go on with it"
+            + (", or --overwrite to delete it and start anew." if extend else ".")
         )
     done, wanted = history.steps_done(folder), new["num_steps"]
     if changed and wanted < done:

@@ -21,6 +21,18 @@ PATIENCE = 50
 """Steps that a fault must last; training recovers from a single bad step by itself."""
 
 
+def judged(name: str, metrics: Metrics) -> float | None:
+    """A metric by which the state is judged after a step; None if it does not tell.
+
+    Where nothing was updated the metric is of nothing: 0, which would be the best.
+    """
+    lost = metrics.get("score/skipped", 0) > 0
+    if not name.startswith("score/"):
+        lost = np.all(np.asarray(metrics["particle/skipped"]) > 0)
+    value = metrics.get(name, np.nan)
+    return None if lost or not np.isfinite(value) else float(value)
+
+
 class Window:
     """Averages metrics over the steps between two log lines."""
 
@@ -95,17 +107,17 @@ class Alarms:
             that is a fault; "" for a NeRF, which thins its samples, unbiased.
         """
         self._watch = {"empty": empty, "solid": solid}
-        self._since = {
-            name: np.full(num_particles, -1)
-            for name in ("empty", "solid", "not finite")
-        }
+        names = ("empty", "solid", "not finite")
+        self._since = {name: np.full(num_particles, -1) for name in names}
+        self._count = {name: np.zeros(num_particles, int) for name in names}
         self._score_since, self._short = -1, 0
         self._restart, self._room = restart, room
 
     def check(self, step: int, metrics: Metrics) -> str:
         """Says what is wrong since `PATIENCE` steps, or "".
 
-        One empty particle among sound ones is no reason to stop: only when all of
+        Of a particle its own updates are counted, which may be one in many steps. One
+        empty particle among sound ones is no reason to stop: only when all of
         them share the fault is the run lost. One that is not finite is, unless it may
         start anew.
         """
@@ -117,13 +129,15 @@ class Alarms:
             "not finite": np.asarray(metrics["particle/skipped"]) > 0,
         }
         for name, now in faults.items():
-            since = self._since[name]
-            started = np.where(since[index] < 0, step, since[index])
+            since, count = self._since[name], self._count[name]
+            started = np.where(count[index] == 0, step, since[index])
             since[index] = np.where(now, started, -1)
-            first = self._first(name, since)
-            patience = 2 * PATIENCE if self._restarts(name) else PATIENCE
-            if first >= 0 and step - first >= patience:
-                return _EXPLANATION[name].format(step=first)
+            count[index] = np.where(now, count[index] + 1, 0)
+            restarts = self._restart and name == "not finite"
+            late = count > (2 * PATIENCE if restarts else PATIENCE)
+            alone = name == "not finite" and not self._restart
+            if late.any() if alone else late.all():
+                return _EXPLANATION[name].format(step=since[late].max())
         return self._shared_fault(step, metrics)
 
     def _shared_fault(self, step: int, metrics: Metrics) -> str:
@@ -137,16 +151,6 @@ class Alarms:
         if now and step - since >= PATIENCE:
             return _EXPLANATION["score"].format(step=since)
         return ""
-
-    def _restarts(self, name: str) -> bool:
-        return self._restart and name == "not finite"
-
-    def _first(self, name: str, since: np.ndarray) -> int:
-        """Since which step the run has a fault; -1 = it has not."""
-        bad = since[since >= 0]
-        if name == "not finite" and not self._restart:
-            return int(bad.min()) if bad.size else -1
-        return int(bad.max()) if bad.size == since.size else -1
 
 
 _EXPLANATION = {
@@ -163,7 +167,7 @@ _EXPLANATION = {
     "not finite": (
         "Residuals or gradients are not finite since step {step}; nothing was changed"
         " by those steps. Try prior.dtype=float32, lower learning rates in optim, a"
-        " lower vsd.guidance_scale, or on_not_finite=restart."
+        " lower vsd.guidance_scale or, without mesh.source, on_not_finite=restart."
     ),
     "overflow": (
         "In most steps the mesh has more faces, or covers more pixels, than there is"

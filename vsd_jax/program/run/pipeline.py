@@ -5,6 +5,7 @@ A configuration with `stages` holds one configuration for each; WORKDIR/<stage> 
 ordinary run. WORKDIR/report.html shows them side by side.
 """
 
+import contextlib
 import copy
 import dataclasses
 import os
@@ -105,6 +106,21 @@ def _start_stages(mode: str, config: ConfigDict, folder: str, **options) -> None
         session.require_readable([*stages.values()], Path(folder))
     if hosts.is_first():
         _begin(Path(folder), list(stages), overwrite=overwrite)
+    names = list(stages)
+    try:
+        _train_stages(config, stages, folder, **options)
+    except BaseException:  # a page of a run that has ended must not say that it trains
+        if hosts.is_first():
+            with contextlib.suppress(OSError):  # the first fault is the one to tell
+                write_overview(Path(folder), config, names)
+        raise
+    if hosts.is_first():
+        overview = write_overview(Path(folder), config, names)
+        progress.say(f"\nAll stages: {overview}")
+
+
+def _train_stages(config: ConfigDict, stages, folder: str, **options) -> None:
+    overwrite = options["overwrite"]
     for number, (name, stage) in enumerate(stages.items(), 1):
         progress.say(f"\nStage {number} of {len(stages)}: {name}")
         if hosts.is_first():
@@ -116,9 +132,6 @@ def _start_stages(mode: str, config: ConfigDict, folder: str, **options) -> None
             progress.say("Finished before.")
             continue
         session.start("train", stage, str(Path(folder) / name), **options)
-    if hosts.is_first():
-        overview = write_overview(Path(folder), config, list(stages))
-        progress.say(f"\nAll stages: {overview}")
 
 
 def _begin(folder: Path, names: list[str], *, overwrite: bool) -> None:

@@ -51,7 +51,7 @@ def make_renderer(
             said.append(
                 f"Pictures of {size} x {size} pixels lack parts of the mesh"
                 f" ({lost:.0f} entries of lists that are full). Give"
-                f" {stages.more_room(config)}."
+                f" {stages.more_room(config, train=False)}."
             )
             progress.say(said[0])
         if is_latent:

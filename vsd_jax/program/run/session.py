@@ -41,6 +41,9 @@ from vsd_jax.types import Particles, PyTree, VSDState
 
 Path = pathlib.Path
 MODES = ("train", "render", "export", "evaluate", "preflight")
+WITHOUT_OVERWRITE = (
+    "But leave --overwrite out from now on: with it the run begins anew."
+)
 _BYTES_FOR_PRODUCTS = 64 * 2**20
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 
@@ -96,20 +99,32 @@ def start(
         hosts.check_devices(valid)
     workdir = Workdir(folder, create=mode == "train")
     try:
-        if mode == "train":
-            workdir.check(valid, overwrite=overwrite, extend=True)
-            found = _read(valid, workdir, method, overwrite=overwrite)
-            # Only now, when all that is read is known to be sound, is anything deleted.
-            workdir.adopt(valid, overwrite=overwrite, extend=True)
-            workdir.record(command)
-            for line in said:
-                progress.say(line)
-            _train(valid, workdir, *found)
-        else:
-            if valid is None and overrides:
-                valid = overrides_lib.apply(source.read_config(folder), overrides)
-                valid = config_lib.validate(valid)
-            _reopen(mode, valid, workdir, command=command)
+        with _disk_in_words(folder):
+            if mode == "train":
+                workdir.check(valid, overwrite=overwrite, extend=True)
+                found = _read(valid, workdir, method, overwrite=overwrite)
+                # Only now, when all that is read is sound, is anything deleted.
+                workdir.adopt(valid, overwrite=overwrite, extend=True)
+                with _deletes_no_more(overwrite), _disk_in_words(folder):
+                    workdir.record(command)
+                    for line in said:
+                        progress.say(line)
+                    _train(valid, workdir, *found)
+            else:
+                if valid is None and overrides:
+                    valid = overrides_lib.apply(source.read_config(folder), overrides)
+                    valid = config_lib.validate(valid)
+                    config_lib.refuse_idle(valid, overrides_lib.keys(overrides))
+                _reopen(mode, valid, workdir, command=command)
+    finally:
+        workdir.close()
+
+
+@contextlib.contextmanager
+def _disk_in_words(folder: str) -> Iterator[None]:
+    """A disk that is full or not ours is no fault of the program's."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in _DISK_FAULTS:
             raise
@@ -117,8 +132,18 @@ def start(
             f"--workdir={folder} could not be written to ({error}). What is saved"
             " stays; free some space and run the same command again."
         ) from error
-    finally:
-        workdir.close()
+
+
+@contextlib.contextmanager
+def _deletes_no_more(overwrite: bool) -> Iterator[None]:
+    """Once --overwrite has done its work, the same command would undo what followed."""
+    try:
+        yield
+    except RunError as error:
+        if overwrite:
+            error.args = (f"{error} {WITHOUT_OVERWRITE}",)
+            error.status = 1  # else a scheduler would begin anew for ever
+        raise
 
 
 def require_folder(folder: str) -> None:
@@ -172,6 +197,7 @@ def _train(
     try:
         if int(state.step) < config.num_steps:
             _keep_earlier(workdir, int(state.step))
+            workdir.note_environment()
             with _memory_in_words():
                 state = Loop(config, run, workdir).run(state)
         if hosts.is_first():
@@ -202,10 +228,11 @@ def _memory_in_words() -> Iterator[None]:
         raise RunError(
             "The device's memory does not suffice for a step. --mode=preflight tells"
             " what one needs. In this order try --config.render.keep_features=False,"
-            " --config.prior.dtype=bfloat16 (float16 on a T4),"
-            " --config.render.max_rays=4096, --config.vsd.views_per_step=1; several"
-            " particles: --config.particles_per_step=1. A checkpoint that is there"
-            f" stays. JAX said: {str(error).splitlines()[0]}"
+            " --config.render.max_rays=4096, with which a run that has made steps goes"
+            " on; then, in a new --workdir, --config.prior.dtype=bfloat16 (float16 on a"
+            " T4), --config.vsd.views_per_step=1; several particles:"
+            " --config.particles_per_step=1. A checkpoint that is there stays. JAX"
+            f" said: {str(error).splitlines()[0]}"
         ) from error
 
 
@@ -216,7 +243,7 @@ def _keep_earlier(workdir: Workdir, step: int) -> None:
     history.rewind(workdir.path, step)
     kept = history.keep_products(workdir.path, step)
     if kept is not None:
-        progress.say(f"What was made at step {step} is kept in {kept}.")
+        progress.say(f"What was made so far is kept in {kept}.")
 
 
 def _note_prior(config: Config, workdir: Workdir) -> None:

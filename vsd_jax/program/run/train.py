@@ -112,8 +112,11 @@ class Loop:
             room=stages.more_room(config),
         )
         self._window = monitor.Window(config.num_particles)
-        keep = config.log.keep_checkpoints
-        self._saver = saver.Saver(workdir.checkpoints, keep=keep)
+        self._saver = saver.Saver(
+            workdir.checkpoints,
+            keep=config.log.keep_checkpoints,
+            metric=config.log.best,
+        )
         self._looker = look.Looker(config, run)
         self._events: events.EventFile | None = None
         self._times: list[float] = []
@@ -192,8 +195,9 @@ class Loop:
         votes = metrics.pop(parallel.VOTES, 0)
         self._estimate(step)
         self._window.add(metrics)
-        if self._config.log.best in metrics:
-            self._judged.append(float(metrics[self._config.log.best]))
+        judged = monitor.judged(self._config.log.best, metrics)
+        if judged is not None:
+            self._judged.append(judged)
         for i in metrics["particle/index"][metrics["particle/restarted"] > 0]:
             progress.say(
                 f"Particle {i} was not finite in {monitor.PATIENCE} steps in a row: it"

@@ -28,6 +28,7 @@ MAY_CHANGE = (
     "num_shards",
     "on_not_finite",
     "render.keep_features",
+    "render.max_rays",
 )
 """Keys that do not touch what is learned: they may differ when a run is resumed. What
 becomes of lost particles may too, since a run that they stopped tells to change it."""
@@ -245,14 +246,19 @@ def differing_keys(
     """
     before, after = DEFAULTS_OF_OLD_RUNS | flatten(old), flatten(new)
     off = idle.idle(before).keys() & idle.idle(after).keys()
-    kind = after.get("field.kind")
-    free = (*MAY_CHANGE, *(STAGES[kind].may_change if kind in STAGES else ()))
     return {
         key: (before.get(key, "(absent)"), after.get(key, "(absent)"))
         for key in sorted((before.keys() | after.keys()) - off)
-        if not key.startswith(free)
+        if not may_change(key, after)
         and before.get(key, "(absent)") != after.get(key, "(absent)")
     }
+
+
+def may_change(key: str, flat: Mapping[str, Any]) -> bool:
+    """Whether a key may be another in a run of this flat configuration."""
+    stage = STAGES.get(flat.get("field.kind"))
+    more, fixed = (stage.may_change, stage.began_from) if stage else ((), ())
+    return key.startswith((*MAY_CHANGE, *more)) and key not in fixed
 
 
 def is_off(key: str, flat: Mapping[str, Any]) -> bool:

@@ -78,9 +78,25 @@ _RULES = (
     _Rule(
         "field.kind",
         _is("nerf"),
-        ("render.num_samples", "render.num_fine", "field.density_scale"),
+        (
+            *("render.num_samples", "render.num_fine", "field.density_scale"),
+            *("render.density_noise", "render.half_extent", "render.max_rays"),
+            *("render.occupancy_resolution", "render.occupancy_threshold"),
+            *("render.occupancy_decay", "render.occupancy_interval"),
+            "render.keep_features",
+        ),
     ),
-    _Rule("field.kind", _is("nerf", "geometry"), ("export.resolution",)),
+    _Rule("field.kind", _is("nerf", "texture"), ("render.capacity",)),
+    _Rule("field.kind", _is("nerf", "geometry"), ("export.resolution", "export.level")),
+    _Rule(
+        "field.kind",
+        _is("nerf", "geometry", "texture"),
+        (
+            *("eval.turntable_frames", "eval.fps", "eval.num_views", "eval.radius"),
+            *("eval.elevation_deg", "eval.fov_deg"),
+            *("export.min_component", "export.chunk"),
+        ),
+    ),
     _Rule(
         "field.kind",
         _is("nerf", "texture"),

@@ -29,11 +29,6 @@ def geometry_faults(flat: Flat) -> Iterator[str]:
 def texture_faults(flat: Flat) -> Iterator[str]:
     """Of the texture stage."""
     yield from _mesh_faults(flat)
-    if not flat["mesh.source"]:
-        yield (
-            "field.kind=texture needs a mesh; give the folder of a finished run of"
-            " --config=geometry with --config.mesh.source=..."
-        )
     yield from _factor_faults(flat)
 
 

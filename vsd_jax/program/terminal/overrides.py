@@ -52,13 +52,14 @@ def apply(base: Mapping[str, Any], arguments: Sequence[str]) -> ConfigDict:
       ConfigError: for an unknown key, one that was learned with, or a wrong type.
     """
     config = ConfigDict(base)
-    known, free = config_lib.flatten(config), config_lib.MAY_CHANGE
+    known = config_lib.flatten(config)
+    free = config_lib.MAY_CHANGE
     names = ", ".join(f"{key}*" if key.endswith(".") else key for key in free)
     faults = [
         f"{key} belongs to what was learned; of a finished run only these may be"
         f" another: {names}. The run keeps {key}={known[key]!r}."
         for key in _known_keys(known, arguments)
-        if not key.startswith(free)
+        if not config_lib.may_change(key, known)
     ]
     if faults:
         raise ConfigError("\n".join(faults))
