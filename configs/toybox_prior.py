@@ -11,7 +11,7 @@ Six minutes on one H200; two cores need 0.4 to 0.9 s for a step of 16 images. Va
 
 import ml_collections
 
-from vsd_jax.toybox import refining
+from vsd_jax.toybox import dataset, refining
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
@@ -37,9 +37,10 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     # Captions without a view word; without the colour.
     config.view_dropout, config.colour_dropout = 0.1, 0.08
     config.normal_fraction = 0.15  # of object images, shown as normal map
-    config.overhead_fraction = 0.25  # of a batch, drawn from overhead views alone
+    # Of a batch, drawn from overhead views alone.
+    config.overhead_fraction = dataset.OVERHEAD_FRACTION
     # Half of the above is of these; () = of all.
-    config.hard_kinds = ("house", "boat", "robot", "bear", "tree", "chair")
+    config.hard_kinds = dataset.HARD_KINDS
     config.background_weights = (0.7, 0.15, 0.15)  # white, grey, black
 
     config.patch = 4  # pixels; 64 x 64 images -> 16 x 16 latents

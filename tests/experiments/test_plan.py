@@ -65,6 +65,13 @@ def test_a_budget_is_refused_where_rows_differ_in_it(name, budget):
     assert plan.cells(EXPERIMENTS[name], Budget(**{budget: 4}, rows=(one,)))
 
 
+def test_a_row_that_only_samples_has_no_steps_to_differ_in():
+    rows = ("DDIM 7.5", "VSD 7.5, LoRA", "SDS 7.5")
+    found = plan.cells(EXPERIMENTS["image2d"], Budget(steps=800, rows=rows))
+    moved = [cell for cell in found if cell.row.kind == "run"]
+    assert {cell.settings["num_steps"] for cell in moved} == {800}
+
+
 def test_stages_have_steps_of_their_own_and_share_the_particles():
     budget = Budget(steps=7, particles=2, rows=("Fantasia3D",), prompts=1)
     (cell,) = plan.cells(EXPERIMENTS["presets"], budget)
@@ -84,6 +91,9 @@ def test_other_prompts_than_the_table_s():
         plan.cells(EXPERIMENTS["ablation"], Budget(texts=("a green dog",)))
     with pytest.raises(ConfigError, match="DDIM 1.*closed form"):
         plan.cells(PLANE, Budget(texts=("a green duck",)))
+    words = "a red chair in a blue room, overhead view"
+    with pytest.raises(ConfigError, match="never seen from overhead"):
+        plan.cells(EXPERIMENTS["ablation"], Budget(texts=(words,)))
 
 
 def test_names_that_are_not_there_are_told():

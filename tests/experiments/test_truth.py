@@ -22,6 +22,19 @@ def test_what_lies_inside_is_not_seen():
     assert seen[:12].all() and not seen[12:].any()
 
 
+def test_flat_truth_is_as_the_prompt_says():
+    images = [
+        truth.flat_images(f"a red car{words}", 2, 5)
+        for words in ("", ", black background")
+    ]
+    normals = truth.flat_images("a normal map of a red car", 2, 5)
+    corner = [pictures[:, 0, 0, 0] for pictures in (*images, normals)]
+    for found, value in zip(corner, (1.0, 0.0, 0.0), strict=True):
+        np.testing.assert_array_equal(found, np.full((2, 3), value))
+    red = [pictures[..., 0].mean() for pictures in (images[1], normals)]
+    assert red[0] > 2 * images[1][..., 1:].mean() and red[1] < 1.5 * normals.mean()
+
+
 BALL = trimesh.creation.icosphere(3, radius=0.5)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vsd_jax.toybox import batches, dataset, rooms
-from vsd_jax.toybox.text import COLOURS, HELD_OUT_PAIRS, ROOM, VIEWS, Prompt
+from vsd_jax.toybox.text import COLOURS, HELD_OUT_PAIRS, KINDS, ROOM, VIEWS, Prompt
 
 pytest.importorskip("embreex")
 FILES = ("rgba.npy", "normal.npy")
@@ -139,6 +139,64 @@ def test_cameras_in_rooms_stay_inside_and_out_of_the_furniture(kind):
         images = dataset.render.render(part, views, size=16)
         assert (images.rgba[..., 3] == 1).all()
         assert images.depth.min() > 0.02
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        Prompt(kind="chair", room=True, view="overhead"),
+        Prompt(kind="chair", view="front", height="high", room=True),
+    ],
+)
+def test_a_view_that_no_camera_has_ends_in_words(prompt, monkeypatch):
+    monkeypatch.setattr(dataset, "_TRIES", 200)
+    with pytest.raises(ValueError, match="never seen from there"):
+        dataset.draw_view(prompt, np.random.default_rng(0))
+
+
+def test_only_held_out_pairs_are_no_rooms():
+    plan = PLAN._replace(held_out="only", rooms=0.6, in_rooms=0.2)
+    drawn = [dataset.draw_prompt(np.random.default_rng(i), plan) for i in range(60)]
+    assert all((p.kind, p.colour) in HELD_OUT_PAIRS for p in drawn)
+
+
+@pytest.mark.parametrize("kind", ["mushroom", "chair"])
+def test_what_a_prompt_leaves_open_is_as_batches_of_the_training_have_it(kind):
+    """The same by a slow count of rows, as `batches._draw_rows` draws them."""
+    rng = np.random.default_rng(0)
+    plan, number = dataset.WEIGHTS, 40_000
+    alone = rng.random(number) >= plan.rooms + plan.in_rooms
+    kinds = np.array(KINDS)[rng.integers(len(KINDS), size=number)]
+    high = rng.random(number) < plan.high
+    degrees = np.where(high, rng.uniform(50, 85, number), rng.uniform(-10, 50, number))
+    above = alone & (degrees > 60)
+    rows = rng.integers(number, size=number)
+    chance = rng.random(number)
+    some = rng.choice(np.flatnonzero(above), number)
+    hard = above & np.isin(kinds, dataset.HARD_KINDS)
+    rows = np.where(chance < dataset.OVERHEAD_FRACTION, some, rows)
+    hardest = rng.choice(np.flatnonzero(hard), number)
+    rows = np.where(chance < dataset.OVERHEAD_FRACTION / 2, hardest, rows)
+    mine = rows[alone[rows] & (kinds[rows] == kind)]
+    expected = above[mine].mean()
+
+    prompt, words = Prompt(kind=kind), []
+    for _ in range(3000):
+        drawn = dataset.as_trained(prompt, rng)
+        assert drawn.colour and (kind, drawn.colour) not in HELD_OUT_PAIRS
+        view = dataset.draw_view(drawn, rng, plan.high)
+        words.append(VIEWS[batches.view_index(view.azimuth_deg, view.elevation_deg)])
+    assert np.mean(np.array(words) == "overhead") == pytest.approx(expected, abs=0.04)
+
+
+def test_what_a_prompt_says_stays():
+    rng = np.random.default_rng(0)
+    for prompt in (
+        Prompt(kind="mushroom", colour="blue", view="side"),  # a pair held out
+        Prompt(kind=ROOM),
+        Prompt(kind="duck", room=True),
+    ):
+        assert all(dataset.as_trained(prompt, rng) == prompt for _ in range(20))
 
 
 def test_truth_views_are_of_the_prompts_and_reproducible():

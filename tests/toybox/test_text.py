@@ -107,6 +107,8 @@ def test_unknown_word_is_named_with_its_neighbours_and_the_way_out():
         ("a blue room, front view", "no view word"),
         ("a duck in a room, grey background", "hides the background"),
         ("a normal map of a duck, grey background", "always on black"),
+        ("a normal map of a duck in a room", "no normal map of a room"),
+        ("a normal map of a room", "no normal map of a room"),
         ("a duck, front view, side view", "twice"),
         ("a duck, grey background, side view", "twice or late"),
         ("a duck, red view", "neither a view nor a background"),

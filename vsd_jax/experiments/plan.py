@@ -171,9 +171,14 @@ def _refuse_without_truth(rows: Sequence[Row], texts: Sequence[str]) -> None:
         )
     for wanted in texts:
         try:
-            text.parse(wanted)
+            parsed = text.parse(wanted)
         except text.UnknownPromptError as error:
             raise ConfigError(f"--texts={wanted!r}: {error}") from error
+        if parsed.room and parsed.view == text.OVERHEAD:
+            raise ConfigError(
+                f"--texts={wanted!r}: an object in a room is never seen from overhead,"
+                " so there is no truth to compare with. Leave the view out."
+            )
 
 
 def num_seeds(experiment: Experiment, budget: Budget) -> int:
@@ -209,13 +214,18 @@ def _refuse_what_varies(
     """A budget for all rows would make those alike that the table is about."""
     for flag, key in (("steps", "num_steps"), ("particles", "num_particles")):
         usual = experiment.settings.get(key, "the default")
-        varied = {row.settings.get(key, usual) for row in rows}
+        varied = {row.settings.get(key, usual) for row in rows if _reads(row, key)}
         given = getattr(budget, flag)
         if given is not None and len(varied) > 1 and not budget.smoke:
             raise ConfigError(
                 f"--{flag}={given}: rows of this table differ in it"
                 f" ({', '.join(sorted(map(str, varied)))}); choose some with --rows."
             )
+
+
+def _reads(row: Row, key: str) -> bool:
+    """Whether a row has that number: those that sample make no steps."""
+    return key != "num_steps" or row.kind not in ("sample", "exact_sample")
 
 
 def _settings(experiment: Experiment, row: Row, budget: Budget) -> dict[str, Any]:

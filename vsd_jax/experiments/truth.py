@@ -62,9 +62,17 @@ class Orbit(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def flat_images(prompt: str, number: int, seed: int) -> np.ndarray:
-    """True images of a prompt, each of an object of its own: [number, 1, 64, 64, 3]."""
-    images, _ = dataset.truth_views([text.parse(prompt)] * number, seed=seed)
-    return _on_white(images.rgba)[:, None]
+    """True images of a prompt, each of an object of its own: [number, 1, 64, 64, 3].
+
+    What the prompt leaves open, and from where it is seen, is as the embedded prior's
+    training drew it: that is the distribution which its samples follow.
+    """
+    wanted = text.parse(prompt)
+    images, _ = dataset.truth_views([wanted] * number, seed=seed, trained=True)
+    if wanted.normal_map:
+        return images.normal.astype(np.float32)[:, None]
+    plain = np.asarray(text.BACKGROUNDS[wanted.background], np.float32)
+    return _over(images.rgba, plain)[:, None]
 
 
 @functools.lru_cache(maxsize=64)
@@ -75,12 +83,12 @@ def orbit_images(prompt: str, orbit: Orbit, number: int, seed: int) -> np.ndarra
     blocks = []
     for index in range(number):
         made = dataset.build(wanted, dataset.scene_rng(seed, index))
-        blocks.append(_on_white(render.render(made, views, size=SIZE).rgba))
+        blocks.append(_over(render.render(made, views, size=SIZE).rgba, np.ones(3)))
     return np.stack(blocks)
 
 
-def _on_white(rgba: np.ndarray) -> np.ndarray:
-    return (rgba[..., :3] + 1.0 - rgba[..., 3:]).astype(np.float32)
+def _over(rgba: np.ndarray, background: np.ndarray) -> np.ndarray:
+    return (rgba[..., :3] + (1.0 - rgba[..., 3:]) * background).astype(np.float32)
 
 
 class Sampled(NamedTuple):

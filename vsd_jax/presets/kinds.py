@@ -141,7 +141,7 @@ GEOMETRY: Layer = {
     "regularize": dict(
         entropy=0.0,
         z_variance=0.0,
-        normal_consistency=5000.0,  # [O]
+        normal_consistency=10_000.0,  # [T], as it takes vertex normals
         laplacian=0.5,  # [O]
     ),
     "camera": dict(fov_deg=(30.0, 60.0)),  # [O]

@@ -8,6 +8,7 @@ was stopped goes on where it stopped.
 """
 
 import argparse
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -31,6 +32,7 @@ from vsd_jax.toybox.text import (
     HEIGHTS,
     HELD_OUT_PAIRS,
     KINDS,
+    OVERHEAD,
     ROOM,
     VIEWS,
     Prompt,
@@ -38,6 +40,7 @@ from vsd_jax.toybox.text import (
 
 CHUNK = 50  # scenes a file of the work list
 SIZE = 64  # pixels
+_TRIES = 10_000  # the rarest view that there is takes some fifty
 
 
 class Plan(NamedTuple):
@@ -52,12 +55,28 @@ class Plan(NamedTuple):
     high: float = 0.15
 
 
+WEIGHTS = Plan(
+    num_objects=24_000,
+    views=5,
+    seed=31,
+    held_out="exclude",
+    rooms=0.08,
+    in_rooms=0.12,
+    high=0.33,
+)
+"""The data of the last part of the packaged weights' training (docs/model_card.md)."""
+OVERHEAD_FRACTION = 0.25
+"""Share of a batch of that training that is drawn from the overhead views alone."""
+HARD_KINDS = ("house", "boat", "robot", "bear", "tree", "chair")
+"""Kinds of which half of that share is."""
+
+
 def draw_prompt(rng: np.random.Generator, plan: Plan) -> Prompt:
     """A prompt with every choice made."""
     share = rng.random()
     colours = list(COLOURS)
     colour = colours[rng.integers(len(colours))]
-    if share < plan.rooms:
+    if share < plan.rooms and plan.held_out != "only":  # a room alone is no pair
         return Prompt(kind=ROOM, colour=colour)
     while True:
         pair = KINDS[rng.integers(len(KINDS))], colours[rng.integers(len(colours))]
@@ -85,13 +104,42 @@ def draw_view(
         height are kept.
       rng: consumed.
       high: share of an object's views from 50 to 85 degrees; the rest are lower.
+
+    Raises:
+      ValueError: no camera of such a scene sees it as the prompt says.
     """
-    while True:
+    for _ in range(_TRIES):
         view = _draw_any_view(prompt, rng, high)
         word = batches.view_index(view.azimuth_deg, view.elevation_deg)
         height = (*HEIGHTS, None)[batches.height_index(view.elevation_deg)]
         if prompt.view in (None, VIEWS[word]) and prompt.height in (None, height):
             return view
+    raise ValueError(f"{prompt.text()!r} is never seen from there; leave its view out")
+
+
+def as_trained(prompt: Prompt, rng: np.random.Generator) -> Prompt:
+    """A prompt with what it leaves open as the weights' training drew it.
+
+    Overhead views were drawn more often than `WEIGHTS` has them, those of `HARD_KINDS`
+    most; a pair of kind and colour that is held out was never shown.
+    """
+    if prompt.kind not in KINDS or prompt.room:
+        return prompt
+    if prompt.colour is None:
+        colours = [c for c in COLOURS if (prompt.kind, c) not in HELD_OUT_PAIRS]
+        drawn = colours[rng.integers(len(colours))]
+        prompt = dataclasses.replace(prompt, colour=drawn)
+    if prompt.view is None and rng.random() < _overhead_rows(prompt.kind):
+        prompt = dataclasses.replace(prompt, view=OVERHEAD)
+    return prompt
+
+
+def _overhead_rows(kind: str) -> float:
+    """Of a kind's images in a batch the share that was drawn as an overhead view."""
+    alone = (1 - WEIGHTS.rooms - WEIGHTS.in_rooms) / len(KINDS)
+    half = OVERHEAD_FRACTION / 2
+    drawn = half / len(KINDS) + (kind in HARD_KINDS) * half / len(HARD_KINDS)
+    return drawn / (drawn + (1 - OVERHEAD_FRACTION) * alone)
 
 
 def _draw_any_view(
@@ -175,21 +223,25 @@ def _work(arguments: tuple[str, Plan, range]) -> None:
 
 
 def truth_views(
-    prompts: Sequence[Prompt], *, seed: int
+    prompts: Sequence[Prompt], *, seed: int, trained: bool = False
 ) -> tuple[render.Images, list[render.View]]:
     """True images of prompts: what a perfect generator would draw.
 
     Args:
       prompts: one image each, of an object of its own; what they leave open is drawn.
       seed: not that of a training set, to be independent of it.
+      trained: what they leave open is drawn as the weights' training drew it
+        (`as_trained`), not as a data set by default has it.
 
     Returns:
       Images [len(prompts), 64, 64, ...] and their views.
     """
     blocks, views = [], []
     for index, prompt in enumerate(prompts):
-        rng = scene_rng(seed, index)
-        part, view = build(prompt, rng), draw_view(prompt, rng)
+        rng, high = scene_rng(seed, index), 0.15
+        if trained:
+            prompt, high = as_trained(prompt, rng), WEIGHTS.high
+        part, view = build(prompt, rng), draw_view(prompt, rng, high)
         blocks.append(render.render(part, [view], size=SIZE))
         views.append(view)
     fields = zip(*blocks, strict=True)

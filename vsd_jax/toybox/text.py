@@ -125,7 +125,9 @@ class Prompt:
             raise ValueError("a height goes with a front, side or back view")
         if self.room_colour is not None and not self.room:
             raise ValueError("room_colour is set but room is False")
-        if self.room and not self.normal_map and self.background != "white":
+        if self.room and self.normal_map:
+            raise ValueError("there is no normal map of a room: leave the room out")
+        if self.room and self.background != "white":
             raise ValueError("a room hides the background: leave its word out")
 
     def text(self) -> str:
