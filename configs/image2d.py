@@ -3,7 +3,7 @@
 
   python -m vsd_jax.main --config=configs/image2d.py --workdir=runs/2d
   python -m vsd_jax.main --config=configs/image2d.py --config.vsd.method=sds \
-      --config.vsd.guidance_scale=100 --workdir=runs/2d_sds
+      --config.vsd.guidance_scale=100 --config.vsd.x0_limit=0 --workdir=runs/2d_sds
 
 ProlificDreamer (arXiv:2305.16213), Sec. 3 and App. G. VSD gives samples of the prior,
 SDS one mode. Variants as in `configs/object.py`; with Stable Diffusion theta is a

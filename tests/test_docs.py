@@ -59,9 +59,21 @@ def run_python(code: str, folder: pathlib.Path) -> str:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
 def test_links_lead_somewhere(path):
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
-        if not target.startswith(("http://", "https://")):
-            assert (path.parent / target).exists(), f"{path.name} links to {target}"
+    links = re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", path.read_text())
+    for target, anchor in links:
+        if target.startswith(("http://", "https://")):
+            continue
+        there = path.parent / target if target else path
+        assert there.exists(), f"{path.name} links to {target}"
+        if anchor and there.suffix == ".md":
+            assert anchor in anchors(there), f"{path.name} links to {target}#{anchor}"
+
+
+def anchors(path: pathlib.Path) -> set[str]:
+    """Of its headings, as the site and code hosts name them."""
+    heads = re.findall(r"^#+ (.*)$", path.read_text(), re.M)
+    plain = [re.sub(r"[^\w\- ]", "", head.lower()) for head in heads]
+    return {name.strip().replace(" ", "-") for name in plain}
 
 
 def test_architecture_is_a_page_and_names_every_file():

@@ -16,7 +16,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the checkout, where the package is not installed
 
 from vsd_jax.presets import PartOf, join  # noqa: E402
-from vsd_jax.presets.numbers import EMBEDDED, PAPER  # noqa: E402
+from vsd_jax.presets.kinds import layers_of  # noqa: E402
+from vsd_jax.presets.numbers import PAPER  # noqa: E402
 from vsd_jax.program.settings import sections  # noqa: E402
 from vsd_jax.spec import UNBOUNDED, FieldRule, OneOf, Within  # noqa: E402
 
@@ -27,9 +28,9 @@ Every key of a configuration: `--config.KEY=VALUE`, or `preset.replace({"KEY": V
 for the library's parts (what only the program does, such as `eval` and `log`, has no
 effect there). *Paper* is the value of the paper or of its published code, as far as
 they state one: `vsd_jax/presets/numbers.py` gives the source of each. *Embedded* is
-that for the embedded prior, where it differs. What Stable Diffusion's weights, rooms,
-mesh stages and images change: the layers there and in `vsd_jax/presets/kinds.py`. A
-fraction of another key follows it until it is set itself.
+that of an object on the embedded prior, `--config=object`, where it differs. What
+Stable Diffusion's weights, rooms, the refinement, mesh stages and images change: the
+layers there and in `vsd_jax/presets/kinds.py`. A fraction of another key follows it until it is set itself.
 
 <!-- Written by tools/write_settings.py: do not edit. -->
 """
@@ -100,7 +101,7 @@ def bounds(rule: FieldRule) -> str:
 
 def page() -> str:
     """The whole page."""
-    embedded, keys = join(PAPER, EMBEDDED), sections.keys()
+    embedded, keys = join(*layers_of("object", "")), sections.keys()
     lines = [HEAD]
     for section, values in PAPER.items():
         lines += [

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a mesh is compared with."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 
@@ -9,9 +11,11 @@ trimesh = pytest.importorskip("trimesh")
 
 from ml_collections.config_flags import config_flags  # noqa: E402
 
-from vsd_jax.experiments import scores, truth  # noqa: E402
+from vsd_jax.experiments import plan, scores, truth  # noqa: E402
+from vsd_jax.experiments.catalogue import EXPERIMENTS  # noqa: E402
 from vsd_jax.program.run import renders  # noqa: E402
 from vsd_jax.program.settings import config as config_lib  # noqa: E402
+from vsd_jax.program.terminal.errors import ConfigError  # noqa: E402
 
 
 def test_what_lies_inside_is_not_seen():
@@ -20,6 +24,19 @@ def test_what_lies_inside_is_not_seen():
     points = np.concatenate([outer.triangles_center, inner.triangles_center])
     seen = truth.seen_from_outside(both, points)
     assert seen[:12].all() and not seen[12:].any()
+
+
+def test_without_a_renderer_nothing_long_begins(monkeypatch):
+    find, plane = importlib.util.find_spec, EXPERIMENTS["plane"]
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *more: None if name == "embreex" else find(name, *more),
+    )
+    truth.require_renderer(plan.cells(plane, plan.Budget()))
+    for name in ("images", "image2d", "ablation"):
+        with pytest.raises(ConfigError, match=r"pip install 'vsd_jax\[toybox\]'"):
+            truth.require_renderer(plan.cells(EXPERIMENTS[name], plan.Budget()))
 
 
 def test_flat_truth_is_as_the_prompt_says():

@@ -108,6 +108,11 @@ class Cell:
         """Where it stands below the experiment's folder."""
         return f"{slug(self.row.name)}/{slug(self.prompt)}_{self.seed}"
 
+    @property
+    def is_rendered(self) -> bool:
+        """Whether its truth is rendered: all but points in the plane."""
+        return not self.settings.get("exact.world", "").startswith("plane")
+
 
 def slug(name: str) -> str:
     """Letters, digits and underscores only: "VSD, s = 7.5" -> "vsd_s_7_5"."""

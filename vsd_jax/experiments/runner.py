@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vsd_jax.experiments import cells, plan, present, scores, together
+from vsd_jax.experiments import cells, plan, present, scores, together, truth
 from vsd_jax.experiments.plan import Budget, Cell, Experiment
 from vsd_jax.program.folder import writer
 from vsd_jax.program.terminal import progress
@@ -40,6 +40,7 @@ def run(
       RunError: what a run raises; finished cells stay, and the same command goes on.
     """
     todo = plan.cells(experiment, budget)
+    truth.require_renderer(todo)
     missing = [cell for cell in todo if not (out / cell.folder / "cell.json").exists()]
     progress.say(f"{len(todo)} cells, {len(todo) - len(missing)} of them finished.")
     if at_once:

@@ -2,12 +2,15 @@
 """What a cell is compared with: true images from its cameras, and true shapes."""
 
 import functools
+import importlib.util
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from vsd_jax.experiments.plan import Cell
+from vsd_jax.program.terminal.errors import ConfigError
 from vsd_jax.toybox import batches, dataset, metrics, objects, render, text
 
 Path = pathlib.Path
@@ -58,6 +61,21 @@ class Orbit(NamedTuple):
         """[num_views] indices into `text.VIEWS`."""
         height = np.full(self.num_views, self.elevation_deg)
         return batches.view_index(self.azimuths, height)
+
+
+def require_renderer(cells: Iterable[Cell]) -> None:
+    """Refuses to begin what could not be compared with truth in the end.
+
+    Raises:
+      ConfigError: if what renders the truth of one of them is not installed.
+    """
+    is_there = importlib.util.find_spec("embreex") is not None
+    if not is_there and any(cell.is_rendered for cell in cells):
+        raise ConfigError(
+            "True images are rendered by embree, which is not installed:"
+            " pip install 'vsd_jax[toybox]' (in the project's folder: '.[toybox]')."
+            " Points in the plane need none."
+        )
 
 
 @functools.lru_cache(maxsize=64)

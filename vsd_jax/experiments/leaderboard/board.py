@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from vsd_jax.experiments import truth
 from vsd_jax.experiments.leaderboard import (
     clock,
     page,
@@ -147,6 +148,7 @@ def run_worlds(
       After each block of a world (`block`), and at the end of the world, the cells of
       all finished blocks of it and of the worlds before it, with their results.
     """
+    truth.require_renderer(start.cell for start in todo)
     results = {key(start): work.result_of(start, out, known) for start in todo}
     missing = [start for start in todo if results[key(start)] is None]
     seconds: dict[str, list[float]] = collections.defaultdict(list)

@@ -98,26 +98,21 @@ def start(
     if mode == "train":
         hosts.check_devices(valid)
     workdir = Workdir(folder, create=mode == "train")
-    try:
-        with _disk_in_words(folder):
-            if mode == "train":
-                workdir.check(valid, overwrite=overwrite, extend=True)
-                found = _read(valid, workdir, method, overwrite=overwrite)
-                # Only now, when all that is read is sound, is anything deleted.
-                workdir.adopt(valid, overwrite=overwrite, extend=True)
-                with _deletes_no_more(overwrite), _disk_in_words(folder):
-                    workdir.record(command)
-                    for line in said:
-                        progress.say(line)
-                    _train(valid, workdir, *found)
-            else:
-                if valid is None and overrides:
-                    valid = overrides_lib.apply(source.read_config(folder), overrides)
-                    valid = config_lib.validate(valid)
-                    config_lib.refuse_idle(valid, overrides_lib.keys(overrides))
-                _reopen(mode, valid, workdir, command=command)
-    finally:
-        workdir.close()
+    with contextlib.closing(workdir), _disk_in_words(folder):
+        if mode == "train":
+            workdir.check(valid, overwrite=overwrite, extend=True)
+            found = _read(valid, workdir, method, overwrite=overwrite)
+            # Only now, when all that is read is known to be sound, is anything deleted.
+            workdir.adopt(valid, overwrite=overwrite, extend=True)
+            with _deletes_no_more(overwrite), _disk_in_words(folder):
+                _begin(workdir, said, command)
+                _train(valid, workdir, *found)
+        else:
+            if valid is None and overrides:
+                valid = overrides_lib.apply(source.read_config(folder), overrides)
+                valid = config_lib.validate(valid)
+                config_lib.refuse_idle(valid, overrides_lib.keys(overrides))
+            _reopen(mode, valid, workdir, command=command)
 
 
 @contextlib.contextmanager
@@ -177,6 +172,12 @@ def _read(
     target = jax.eval_shape(run.init)
     workdir.require_space(_needed_bytes(config, target))
     return run, source.NOTHING if goes_on else source.read_beginning(config)
+
+
+def _begin(workdir: Workdir, said: Sequence[str], command: Sequence[str]) -> None:
+    workdir.record(command)
+    for line in said:
+        progress.say(line)
 
 
 def _train(
