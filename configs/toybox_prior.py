@@ -37,8 +37,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     # Captions without a view word; without the colour.
     config.view_dropout, config.colour_dropout = 0.1, 0.08
     config.normal_fraction = 0.15  # of object images, shown as normal map
-    # Of a batch, drawn from overhead views alone.
-    config.overhead_fraction = dataset.OVERHEAD_FRACTION
+    config.overhead_fraction = dataset.OVERHEAD_FRACTION  # from above alone
     # Half of the above is of these; () = of all.
     config.hard_kinds = dataset.HARD_KINDS
     config.background_weights = (0.7, 0.15, 0.15)  # white, grey, black

@@ -87,6 +87,21 @@ _RULES = (
         ),
     ),
     _Rule("field.kind", _is("nerf", "texture"), ("render.capacity",)),
+    _Rule("field.kind", _is("geometry"), ("mesh.smoothing", "mesh.max_offset")),
+    _Rule("field.kind", _is("nerf"), ("field.object_strength",)),
+    _Rule("field.kind", _is("nerf", "geometry"), ("field.object_radius",)),
+    _Rule(
+        "field.init",
+        _is("object", "object_in_scene"),
+        ("field.object_strength", "field.object_radius", "field.init_centre"),
+    ),
+    _Rule(
+        "field.init",
+        _is("scene", "object_in_scene"),
+        ("field.scene_strength", "field.scene_radius"),
+    ),
+    _Rule("field.init", _is("object_in_scene"), ("field.switch_radius",)),
+    _Rule("field.environment", bool, ("optim.environment_lr",)),
     _Rule("field.kind", _is("nerf", "geometry"), ("export.resolution", "export.level")),
     _Rule(
         "field.kind",
