@@ -41,7 +41,7 @@ def result_of(
         return dict(known[mark]) if known and mark in known else None
     found = writer.read_json(path)
     cells.refuse_another(found, cells.describe(start.cell), path.parent)
-    old = found.get("scoring") != cells.SCORING and not found["failed"]
+    old = found.get("scoring") != cells.scoring(start.cell) and not found["failed"]
     return None if old else found | {"run": mark}
 
 
@@ -72,7 +72,7 @@ def run(start: Start, out: Path) -> None:
         "passes": start.passes,
         **spent,
         "commit": commit,
-        "scoring": cells.SCORING,
+        "scoring": cells.scoring(start.cell),
         "machine": machine(environment),
         "failed": failed,
         "scores": {} if failed else _wanted(start.world, found),
