@@ -64,6 +64,20 @@ def test_floaters_go_and_large_pieces_stay():
     assert len(pieces) == 2
 
 
+def test_a_hollow_of_an_object_is_filled_and_a_room_is_not():
+    def shell(points):
+        radius = np.linalg.norm(points, axis=-1)
+        return np.where((radius < 0.8) & (radius > 0.4), 40.0, 0.0)
+
+    solid, room = make_mesh(shell), make_mesh(shell, closed=False)
+    for mesh, pieces in ((solid, 1), (room, 2)):
+        assert len(as_trimesh(mesh).split(only_watertight=False)) == pieces
+    assert as_trimesh(solid).is_watertight
+    np.testing.assert_allclose(
+        as_trimesh(solid).volume, 4 / 3 * np.pi * 0.8**3, rtol=0.1
+    )
+
+
 def test_object_is_capped_at_the_border_and_a_room_is_left_open():
     def slab(points):
         return np.where(points[:, 1] < -0.5, 40.0, 0.0)

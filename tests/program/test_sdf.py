@@ -90,3 +90,37 @@ def test_an_empty_scene_is_refused_with_the_key_to_change():
         sdf.signed_distance(
             np.full((8, 8, 8), 1.0), 2.0, smoothing=1.0, min_component=0.02
         )
+
+
+def hollow_ball(opening):
+    """A ball with a hollow inside, and a straight passage of so many nodes from +x."""
+    distance = np.linalg.norm(nodes(), axis=0)
+    solid = (distance < 0.8) & (distance > 0.4)
+    low = (R - opening) // 2
+    middle = slice(low, low + opening)
+    solid[R // 2 :, middle, middle] = False
+    return solid
+
+
+@pytest.mark.parametrize(("opening", "is_filled"), [(0, 1), (1, 1), (2, 1), (5, 0)])
+def test_a_hollow_is_filled_where_no_wide_passage_leads(opening, is_filled):
+    solid = hollow_ball(opening)
+    found = sdf.enclosed(solid)
+    inside = np.linalg.norm(nodes(), axis=0) < 0.35
+    assert not (found & solid).any()
+    assert found[inside].mean() == pytest.approx(is_filled, abs=0.02)
+    outside = np.linalg.norm(nodes(), axis=0) > 0.8
+    assert not found[outside].any()
+    whole = solid | found
+    assert not sdf.enclosed(whole).any()  # once is enough
+
+
+def test_what_is_open_stays_open():
+    """A cup, a gap that is seen through, and a solid that touches the border."""
+    x, y, z = nodes()
+    cup = (np.hypot(x, z) < 0.7) & (np.abs(y) < 0.7)
+    cup &= ~((np.hypot(x, z) < 0.5) & (y > -0.5))
+    slats = (np.abs(x) < 0.7) & (np.abs(y) < 0.7) & (np.abs(z) < 0.06)
+    slats[R // 2 - 1 : R // 2 + 2] = False  # three nodes wide
+    for solid in (cup, slats, y < 0.3):
+        assert not sdf.enclosed(solid).any()

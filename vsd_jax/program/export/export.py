@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from vsd_jax.program.export import sdf
 from vsd_jax.program.folder import writer
 from vsd_jax.program.terminal.errors import RunError
 from vsd_jax.types import Mesh
@@ -130,6 +131,9 @@ def extract_mesh(
 ) -> Mesh:
     """Makes the coloured level set of a density grid over [-1, 1]^3.
 
+    Hollows that are not seen into are filled if it is `closed` (`sdf.enclosed`): their
+    walls would take faces and texels.
+
     Args:
       grid: [R, R, R] density at the nodes.
       color: sRGB colours of points; asked for at the vertices.
@@ -161,6 +165,9 @@ def extract_mesh(
             f"All of the scene is denser than {level:.3g}: there is no surface. Set"
             " --config.export.level to a higher one, or to 0 (automatic)."
         )
+    if closed:
+        hollow = sdf.enclosed(volume > 0)
+        volume = np.where(hollow, np.maximum(np.abs(volume), 1e-6), volume)
     pad = 1 if closed else 0
     volume = np.pad(volume, pad, constant_values=-np.log1p(level))
     # "ascent" is what makes dense regions the inside, by the right-hand rule.
