@@ -6,7 +6,14 @@ import pathlib
 
 import pytest
 
-from vsd_jax.experiments.leaderboard import page, ranking, records, submit, tuned
+from vsd_jax.experiments.leaderboard import (
+    page,
+    ranking,
+    records,
+    submit,
+    tuned,
+    tuning,
+)
 from vsd_jax.program.folder import writer
 
 pytest.importorskip("embreex")
@@ -45,15 +52,18 @@ def test_tuned_settings_are_those_of_their_file():
     chosen = tuned.read(FOLDER / "tuned.json", list(found["worlds"]), "full")
     assert "plane" in chosen and len(chosen["plane"]) == 20
     text = (FOLDER / "README.md").read_text()
-    for key, what in (
-        ("vsd.guidance_scale", "the guidance"),
-        ("optim.image_lr", "the"),
-    ):
-        own = [each for each in found["worlds"]["plane"]["entries"].values()]
-        factors = [each["chosen"][key] / each["authors"][key] for each in own]
-        half, twice, same = (factors.count(factor) for factor in (0.5, 2.0, 1.0))
-        assert f"{half} take half {what}" in text
-        assert f"{twice} twice, {same} the same" in text
+    for name, world in found["worlds"].items():
+        said = []
+        for key, what in (
+            ("vsd.guidance_scale", "the guidance"),
+            ("optim.image_lr", "the rate"),
+        ):
+            own = [each for each in world["entries"].values()]
+            factors = [each["chosen"][key] / each["authors"][key] for each in own]
+            less, more = (sum(f < 1 for f in factors), sum(f > 1 for f in factors))
+            ends = sum(f in (1 / tuning.FURTHEST, tuning.FURTHEST) for f in factors)
+            said.append(f"{less} lower {what}, {more} raise it, {ends} to the end")
+        assert f"- **{name}**: {'; '.join(said)}" in text
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -4,7 +4,7 @@
 For each entry and world: first the guidance scale (a half, one and two times the
 authors') at the world's own learning rate of the particles, then that rate (the same
 three) at the guidance that was best. While the best stands at the edge of what was
-tried, its half or its double is tried too, from an eighth to eight times the authors'.
+tried, its half or its double is tried too, from a 64th to 64 times the authors'.
 Each has the two prompts of the world's `tuning`, one seed, and the passes of the form.
 The smallest mean Fréchet distance to truth wins; a tie is the authors'.
 """
@@ -26,13 +26,13 @@ from vsd_jax.program.terminal import progress
 Path = pathlib.Path
 FACTORS = (1.0, 0.5, 2.0)
 """Of guidance and of rate; the authors' first, so that they win a tie."""
-FURTHEST = 8.0
+FURTHEST = 64.0
 """How many times the authors', or which part of it, is tried at most."""
 RULE = (
     "For each entry and world the guidance scale is tuned first (a half, one and two"
     " times the authors') at the world's own learning rate of the particles, then that"
     " rate (the same three) at the best guidance. While the best stands at the edge of"
-    " what was tried, its half or its double is tried too, from an eighth to eight"
+    " what was tried, its half or its double is tried too, from a 64th to 64"
     " times the authors'. Each is run on two prompts that are not scored, with seed 0."
     " The smallest mean Fréchet distance to truth wins; a tie is the authors'. What"
     " fails is out."
