@@ -156,11 +156,13 @@ def score(images: np.ndarray, orbit: truth.Orbit) -> tuple[list[dict], np.ndarra
 
 
 def summary(rows: list[dict]) -> dict[str, float]:
-    """Means over prompts; `empty` counts those that cover under 1 % of the picture."""
-    means = {}
-    for name in NAMES:
-        values = [row[name] for row in rows if np.isfinite(row.get(name, np.nan))]
-        means[name] = float(np.mean(values)) if values else float("nan")
+    """Means over prompts; `empty` counts those that cover under 1 % of the picture.
+
+    Not a number where one prompt has none: its failure must not help the mean.
+    """
+    means = {
+        name: float(np.mean([row.get(name, np.nan) for row in rows])) for name in NAMES
+    }
     means["worst_kind"] = min(row["kind_precision"] for row in rows)
     return {**means, "empty": sum(row["covered"] < 0.01 for row in rows)}
 

@@ -31,8 +31,9 @@ def shared(tmp_path_factory):
 
 
 @pytest.fixture
-def file(shared, capsys):
+def file(shared, capsys, monkeypatch):
     """Tuned in the smoke form; what is finished is not run again."""
+    monkeypatch.setattr(tuning, "FURTHEST", 4.0)  # each trial takes seconds
     start(shared, "--tune", "--smoke")
     capsys.readouterr()
     return shared / "tuned.json"
@@ -110,6 +111,13 @@ def test_the_search_goes_on_while_an_edge_is_best(best, expected):
     nearest = 2.0 ** np.clip(best, -6, 6)
     chosen = tuned.choose(tried)
     assert (chosen["guidance"], chosen["rate"]) == tuple(nearest)
+
+
+def test_what_the_program_refuses_is_not_tried():
+    for scale, allowed in ((1000.0, True), (1600.0, False), (-1.0, False)):
+        settings = {GUIDANCE: scale, RATE: 0.03}
+        trial = tuning.Trial("SDS", 16.0, 1.0, settings, ())
+        assert tuning.is_allowed(trial) == allowed
 
 
 def test_where_all_fails_the_search_ends():

@@ -60,16 +60,19 @@ def sliced_attention(
       query: [B, N, d]; heads belong to B.
       key: [B, M, d].
       value: [B, M, d].
-      slice_size: queries at a time; all at once if it does not divide N.
+      slice_size: queries at a time, at most: the largest number that divides N, or all
+        at once if that is less than a quarter of it.
 
     Returns:
       [B, N, d] in the dtype of `value`; scores and sums are float32.
     """
     chex.assert_rank([query, key, value], 3)
     batch, length, width = query.shape
-    if length % slice_size or length == slice_size:
+    divisors = (n for n in range(min(slice_size, length), 0, -1) if length % n == 0)
+    largest = next(divisors)
+    if largest == length or 4 * largest < slice_size:
         return attend(query, key, value)
-    slices = query.reshape(batch, -1, slice_size, width).swapaxes(0, 1)
+    slices = query.reshape(batch, -1, largest, width).swapaxes(0, 1)
     out = lax.map(lambda part: attend(part, key, value), slices)
     return out.swapaxes(0, 1).reshape(batch, length, width)
 

@@ -41,7 +41,11 @@ SIZE = 64
 TRAINED = "trained.json"
 """In a cell's folder: the seconds spent on it before, alone or with others at once."""
 SCORING = 2
-"""Which way cells are scored: 1 = shapes with what is inside of them (f3cd590)."""
+"""Which way cells in 3D are scored: 1 = shapes with what is inside of them (f3cd590).
+
+The others have 3: images of the embedded prior against the views of its training, and
+truth's modes on priors in closed form by as many samples as a cell has.
+"""
 _BATCH = 32
 _WEIGHTS = classifier.WEIGHTS.parent / "unet"
 
@@ -151,8 +155,8 @@ def fingerprint(cell: Cell) -> str:
 
 def scoring(cell: Cell) -> int:
     """Which way of scoring a cell has: results of different ones are not mixed."""
-    is_flat = "image2d" in cell.config and not cell.row.kind.startswith("exact")
-    return SCORING + is_flat  # since November 2026 against the training's views
+    is_flat = "image2d" in cell.config or cell.row.kind.startswith("exact")
+    return SCORING + is_flat
 
 
 def prior_fingerprint() -> str:

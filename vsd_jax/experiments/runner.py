@@ -107,7 +107,7 @@ def _present(
         reference = None if row == experiment.reference else experiment.reference
         others = by_row.get(reference) if reference else None
         found[row] = scores.row_scores(by_seed, true, others)
-        spent = [r["cpu_seconds"] for r in stored if r["row"] == row]
+        spent = _seconds([result for result in stored if result["row"] == row])
         if spent:
             found[row]["seconds"] = scores.spread(spent)
     shown = {row: _pictures(by_seed) for row, by_seed in by_row.items()}
@@ -118,6 +118,16 @@ def _present(
         "budget": {"cells": len(done), "seeds": len(seeds), "prompts": prompts},
     }
     return present.save(out, record, shown, experiment.columns)
+
+
+def _seconds(stored: Sequence[dict[str, Any]]) -> list[float]:
+    """Of each seed the mean over prompts; of one seed those of its prompts."""
+    by_seed: dict[int, list[float]] = {}
+    for result in stored:
+        by_seed.setdefault(result["seed"], []).append(result["cpu_seconds"])
+    if len(by_seed) == 1:
+        return next(iter(by_seed.values()))
+    return [float(np.mean(spent)) for spent in by_seed.values()]
 
 
 def _pictures(by_seed: dict[int, list[scores.Scored]]) -> np.ndarray:

@@ -149,7 +149,8 @@ _SDI = {
 }
 _CONSISTENT = {
     "vsd.method": "consistent3d",
-    "vsd.guidance_scale": 50.0,
+    "vsd.guidance_scale": 50.0,  # theirs falls from 101 to 51
+    "vsd.x0_limit": 0.0,  # as for SDS
     "vsd.weighting": "uniform",
     "vsd.t_schedule": "sqrt",
     "vsd.t_range": (0.1, 0.7),
@@ -179,7 +180,7 @@ FAMILY_OBJECTS = Experiment(
             for name in ("CSD", "NFSD 7.5", "ESD 7.5", "ASD 7.5", "SDEdit 7.5")
         ),
         Row(name="ISM 7.5", settings=_VSD | _ISM),
-        Row(name="SDI 7.5", settings=_VSD | _SDI),
+        Row(name="SDI 8.5", settings=_VSD | _SDI | {"vsd.guidance_scale": 8.5}),
         Row(name="L2-VSD 7.5", settings=_VSD | {"vsd.method": "l2_vsd"}),
         Row(name="Consistent3D 50", settings=_CONSISTENT),
         Row(name="VSD 7.5, APG", settings=_VSD | _APG),

@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from vsd_jax.experiments import own_method, present
+from vsd_jax.experiments import cells, own_method, present
 from vsd_jax.experiments.leaderboard import (
     board,
     page,
@@ -122,6 +122,14 @@ def choose_worlds(names: Sequence[str], stored: Board) -> list[str]:
                 f" ({tuned.prior_of(name) or 'a closed form'}); run"
                 " --name=leaderboard anew."
             )
+        if stored.get("settings_of", "authors") == "authors" and _is_stale(
+            name, stored
+        ):
+            raise ConfigError(
+                f"The stored leaderboard's world {name} has runs with other settings,"
+                " or scored in another way, than this version's; run"
+                " --name=leaderboard anew."
+            )
         if "unfinished" in stored["worlds"][name]:
             raise ConfigError(
                 f"The leaderboard's world {name} is not finished; run"
@@ -133,6 +141,18 @@ def choose_worlds(names: Sequence[str], stored: Board) -> list[str]:
                 " scores than this version's; run --name=leaderboard anew."
             )
     return chosen
+
+
+def _is_stale(name: str, stored: Board) -> bool:
+    """Whether a run of a world, as this version makes and scores it, is not there."""
+    runs = [cell for cell in stored["cells"] if cell["world"] == name]
+    methods = {cell["method"] for cell in runs}
+    wanted = {
+        cells.fingerprint(start.cell)
+        for start in worlds.starts(name, stored["form"])
+        if start.cell.row.name in methods
+    }
+    return not wanted <= {cell.get("run") for cell in runs}
 
 
 def starts(

@@ -21,6 +21,7 @@ from vsd_jax.experiments.leaderboard.worlds import MAIN_SCORE, WORLDS, Start
 from vsd_jax.experiments.plan import Row
 from vsd_jax.experiments.plan import Settings as Changes
 from vsd_jax.program.folder import workdir, writer
+from vsd_jax.program.settings import sections
 from vsd_jax.program.terminal import progress
 
 Path = pathlib.Path
@@ -32,10 +33,10 @@ RULE = (
     "For each entry and world the guidance scale is tuned first (a half, one and two"
     " times the authors') at the world's own learning rate of the particles, then that"
     " rate (the same three) at the best guidance. While the best stands at the edge of"
-    " what was tried, its half or its double is tried too, from a 64th to 64"
-    " times the authors'. Each is run on two prompts that are not scored, with seed 0."
-    " The smallest mean Fréchet distance to truth wins; a tie is the authors'. What"
-    " fails is out."
+    " what was tried, its half or its double is tried too, from a 64th to 64 times the"
+    " authors', as far as the program takes it. Each is run on two prompts that are not"
+    " scored, with seed 0. The smallest mean Fréchet distance to truth wins; a tie is"
+    " the authors'. What fails is out."
 )
 
 
@@ -97,9 +98,10 @@ def _tune_world(name: str, form: str, out: Path, jobs: int) -> dict[str, Any]:
     competing = worlds.rows(WORLDS[name])
     for axis in ("guidance", "rate"):
         while todo := [
-            trial(name, form, row, *pair)
+            each
             for row in competing
             for pair in ahead(axis, tried.get(row.name, ()))
+            if is_allowed(each := trial(name, form, row, *pair))
         ]:
             progress.say(f"{name}: {axis}")
             for each, results in _run(todo, out, jobs):
@@ -160,6 +162,15 @@ def trial(name: str, form: str, row: Row, guidance: float, rate: float) -> Trial
     )
     found = worlds.tuning_starts(name, form, changed)
     return Trial(row.name, guidance, rate, settings, found)
+
+
+def is_allowed(each: Trial) -> bool:
+    """Whether its settings are ones that the program takes."""
+    bounds = sections.ranges()
+    return all(
+        bounds[key][0] <= value <= bounds[key][1]
+        for key, value in each.settings.items()
+    )
 
 
 def _run(

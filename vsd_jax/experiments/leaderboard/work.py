@@ -84,13 +84,14 @@ def run(start: Start, out: Path) -> None:
 def score(cell: Cell, folder: Path) -> tuple[dict[str, float], dict[str, float]]:
     """The numbers of a finished cell, and those of truth in its place.
 
-    Truth's numbers are of many true samples; its shapes, and its distances to these,
-    are those of another true set, as large as the cell.
+    Truth's numbers are of many true samples; its shapes, its shares of modes, and its
+    distances to these are those of another true set, as large as the cell.
     """
     many = scores.score_truth(cell, folder)
     numbers, features, _ = scores.score_truth(cell, folder, cell.seed)
-    shapes = {name: numbers[name] for name in ("chamfer", "mmd") if name in numbers}
-    true = many[0] | shapes | _distances(features, many[1])
+    alike = ("chamfer", "mmd", "mode_error")  # what depends on how many there are
+    alike = {name: numbers[name] for name in alike if name in numbers}
+    true = many[0] | alike | _distances(features, many[1])
     if not _is_finite(cell, folder):
         return {"kind_precision": math.nan}, true
     numbers, features, _ = scores.score_cell(cell, folder)

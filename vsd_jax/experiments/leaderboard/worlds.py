@@ -46,7 +46,14 @@ ENTRIES = (
     Entry(name="SDS", flat="SDS 100", spatial="SDS 100"),
     _same("VSD"),
     _same("CSD", ""),
-    *(_same(name) for name in ("NFSD", "ESD", "ASD", "SDEdit", "SDI", "ISM")),
+    *(_same(name) for name in ("NFSD", "ESD", "ASD", "SDEdit")),
+    Entry(
+        name="SDI",
+        flat="SDI",
+        spatial="SDI 8.5",
+        settings={"vsd.guidance_scale": 8.5},  # 7.5 with their formula
+    ),
+    _same("ISM"),
     Entry(name="Bridge", flat="Bridge"),
     _same("L2-VSD"),
     Entry(

