@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A method of the user's: tried before long work, scored as the stored ones are."""
 
+import dataclasses
 import pathlib
 import re
 
@@ -10,7 +11,7 @@ import tiny_runs
 import vsd_jax
 from vsd_jax.experiments import __main__ as program
 from vsd_jax.experiments import cells, own_method
-from vsd_jax.experiments.leaderboard import records, submit
+from vsd_jax.experiments.leaderboard import records, submit, worlds
 from vsd_jax.program.build import build
 from vsd_jax.program.folder import writer
 from vsd_jax.program.terminal.errors import ConfigError
@@ -214,6 +215,26 @@ def test_worlds_that_cannot_be(stored, tmp_path):
     found["worlds"] = {"objects": {}}
     with pytest.raises(ConfigError, match="say with --worlds which of objects"):
         submit.choose_worlds([], found)
+
+
+@pytest.mark.parametrize("what", ["scoring", "settings"])
+def test_runs_that_are_not_made_like_this_version_s_are_no_rivals(
+    stored, monkeypatch, what
+):
+    found = records.read(stored / "leaderboard.json")
+    assert submit.choose_worlds(["plane"], found) == ["plane"]
+    if what == "scoring":
+        monkeypatch.setattr(cells, "SCORING", 77)
+    else:
+        entries = [
+            dataclasses.replace(each, settings={"vsd.guidance_scale": 9.5})
+            for each in worlds.ENTRIES
+        ]
+        monkeypatch.setattr(worlds, "ENTRIES", entries)
+    with pytest.raises(ConfigError, match="other settings, or scored in another way"):
+        submit.choose_worlds(["plane"], found)
+    # With tuned settings a run has others on purpose.
+    assert submit.choose_worlds(["plane"], {**found, "settings_of": "tuned"})
 
 
 def test_the_package_brings_a_leaderboard_of_its_own(tmp_path):

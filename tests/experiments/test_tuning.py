@@ -114,10 +114,15 @@ def test_the_search_goes_on_while_an_edge_is_best(best, expected):
 
 
 def test_what_the_program_refuses_is_not_tried():
-    for scale, allowed in ((1000.0, True), (1600.0, False), (-1.0, False)):
-        settings = {GUIDANCE: scale, RATE: 0.03}
-        trial = tuning.Trial("SDS", 16.0, 1.0, settings, ())
-        assert tuning.is_allowed(trial) == allowed
+    (row,) = (r for r in worlds.rows(worlds.WORLDS["plane"]) if r.name == "SDS")
+    for factor, allowed in ((8.0, True), (16.0, False)):  # of 100; 1000 is the most
+        settings = tuning.scaled("plane", row, factor, 1.0)
+        assert tuning.is_allowed(settings) == allowed
+        if allowed:
+            assert tuning.trial("plane", "smoke", row, factor, 1.0).starts
+        else:
+            with pytest.raises(ConfigError, match="out of range"):
+                tuning.trial("plane", "smoke", row, factor, 1.0)
 
 
 def test_where_all_fails_the_search_ends():

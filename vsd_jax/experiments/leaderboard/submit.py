@@ -122,14 +122,6 @@ def choose_worlds(names: Sequence[str], stored: Board) -> list[str]:
                 f" ({tuned.prior_of(name) or 'a closed form'}); run"
                 " --name=leaderboard anew."
             )
-        if stored.get("settings_of", "authors") == "authors" and _is_stale(
-            name, stored
-        ):
-            raise ConfigError(
-                f"The stored leaderboard's world {name} has runs with other settings,"
-                " or scored in another way, than this version's; run"
-                " --name=leaderboard anew."
-            )
         if "unfinished" in stored["worlds"][name]:
             raise ConfigError(
                 f"The leaderboard's world {name} is not finished; run"
@@ -139,6 +131,13 @@ def choose_worlds(names: Sequence[str], stored: Board) -> list[str]:
             raise ConfigError(
                 f"The stored leaderboard's world {name} has another budget or other"
                 " scores than this version's; run --name=leaderboard anew."
+            )
+        is_usual = stored.get("settings_of", "authors") == "authors"
+        if is_usual and _is_stale(name, stored):
+            raise ConfigError(
+                f"The stored leaderboard's world {name} has runs with other settings,"
+                " or scored in another way, than this version's; run"
+                " --name=leaderboard anew."
             )
     return chosen
 

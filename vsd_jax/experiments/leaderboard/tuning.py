@@ -98,10 +98,10 @@ def _tune_world(name: str, form: str, out: Path, jobs: int) -> dict[str, Any]:
     competing = worlds.rows(WORLDS[name])
     for axis in ("guidance", "rate"):
         while todo := [
-            each
+            trial(name, form, row, *pair)
             for row in competing
             for pair in ahead(axis, tried.get(row.name, ()))
-            if is_allowed(each := trial(name, form, row, *pair))
+            if is_allowed(scaled(name, row, *pair))
         ]:
             progress.say(f"{name}: {axis}")
             for each, results in _run(todo, out, jobs):
@@ -151,10 +151,7 @@ def ahead(axis: str, tried: Sequence[Mapping[str, Any]]) -> list[tuple[float, fl
 
 def trial(name: str, form: str, row: Row, guidance: float, rate: float) -> Trial:
     """The cells of an entry with its guidance and rate times these factors."""
-    settings = {
-        key: value * (guidance if key == tuned.GUIDANCE else rate)
-        for key, value in tuned.authors(name, row).items()
-    }
+    settings = scaled(name, row, guidance, rate)
     changed = dataclasses.replace(
         row,
         name=f"{row.name}, guidance x {guidance:g}, rate x {rate:g}",
@@ -164,12 +161,19 @@ def trial(name: str, form: str, row: Row, guidance: float, rate: float) -> Trial
     return Trial(row.name, guidance, rate, settings, found)
 
 
-def is_allowed(each: Trial) -> bool:
-    """Whether its settings are ones that the program takes."""
+def scaled(name: str, row: Row, guidance: float, rate: float) -> dict[str, float]:
+    """The authors' guidance and rates of a row, times these factors."""
+    return {
+        key: value * (guidance if key == tuned.GUIDANCE else rate)
+        for key, value in tuned.authors(name, row).items()
+    }
+
+
+def is_allowed(settings: Mapping[str, float]) -> bool:
+    """Whether the program takes these settings."""
     bounds = sections.ranges()
     return all(
-        bounds[key][0] <= value <= bounds[key][1]
-        for key, value in each.settings.items()
+        bounds[key][0] <= value <= bounds[key][1] for key, value in settings.items()
     )
 
 
