@@ -231,6 +231,7 @@ def test_runs_that_are_not_made_like_this_version_s_are_no_rivals(
             for each in worlds.ENTRIES
         ]
         monkeypatch.setattr(worlds, "ENTRIES", entries)
+        worlds.starts.cache_clear()
     with pytest.raises(ConfigError, match="other settings, or scored in another way"):
         submit.choose_worlds(["plane"], found)
     # With tuned settings a run has others on purpose.
