@@ -75,7 +75,9 @@ def test_a_leaderboard_at_equal_time(timed, tmp_path, capsys):
     start(tmp_path, *more)
     assert timed == ["SDS", "VSD", "CSD"]
     stored = writer.read_json(tmp_path / clock.FILE)
-    assert stored["worlds"] == {"plane": SECONDS} and stored["machine"]
+    rows = stored["worlds"]["plane"]
+    assert {row: own["seconds"] for row, own in rows.items()} == SECONDS
+    assert all(own["machine"] and own["commit"] is not None for own in rows.values())
     found = records.read(tmp_path / "leaderboard.json")
     assert found["equal"] == "time" and found["worlds"]["plane"]["seconds"] == 3.0
     steps = {cell["method"]: cell["steps"] for cell in found["cells"]}
@@ -108,3 +110,20 @@ def test_real_steps_are_timed(world, tmp_path, monkeypatch):
     found = clock.step_seconds(starts, tmp_path / clock.FILE)
     assert 0.0 < found["SDS"] < 5.0
     assert clock.step_seconds(starts, tmp_path / clock.FILE) == found
+
+
+@pytest.mark.parametrize("what", ["form", "machine", "older file"])
+def test_seconds_of_something_else_are_measured_anew(
+    timed, tmp_path, monkeypatch, what
+):
+    rows = worlds.rows(worlds.WORLDS["plane"])
+    clock.budget("plane", "full", rows, tmp_path)
+    clock.budget("plane", "full", rows, tmp_path)
+    assert timed == ["SDS", "VSD", "CSD"]
+    if what == "machine":
+        monkeypatch.setattr(clock.work, "machine", lambda environment: "another")
+    elif what == "older file":
+        writer.write_json(tmp_path / clock.FILE, {"worlds": {"plane": SECONDS}})
+    form = "smoke" if what == "form" else "full"
+    clock.budget("plane", form, rows, tmp_path)
+    assert timed == 2 * ["SDS", "VSD", "CSD"]

@@ -205,6 +205,18 @@ def test_of_diversities_over_seeds_those_of_most_stay():
         assert [each["seeds"] for each in joined["between_seeds"]] == [best]
 
 
+def test_diversities_of_other_runs_go():
+    place = {"world": "objects", "method": "SDS", "prompt": "a duck"}
+    old = {**place, "seeds": 3, "diversity": 1.0, "runs": ["gone"]}
+    new = {**place, "seeds": 2, "diversity": 2.0, "runs": ["a", "b"]}
+    terms = dict(names=["objects"], command="", terms={"form": "quick"})
+    for found, expected in (([], []), ([new], [2])):
+        joined = records.collect(
+            [], **terms, between_seeds=found, before=_with_seeds([old])
+        )
+        assert [each["seeds"] for each in joined["between_seeds"]] == expected
+
+
 def _with_seeds(between):
     return {"cells": [], "truth": [], "between_seeds": between}
 

@@ -99,7 +99,7 @@ def collect(
             {name: {**_OF_OLD, **own, **cell}[name] for name in kept}
             for cell in results
         ],
-        "between_seeds": _of_most_seeds(between_seeds, before, names),
+        "between_seeds": _of_most_seeds(between_seeds, before, names, results),
         "kept": _kept(results, before),
     }
     found["ranking"] = ranking.rank_board(found)
@@ -175,11 +175,20 @@ def _place(cell: Board) -> tuple:
 
 
 def _of_most_seeds(
-    found: Sequence[Board], before: Board | None, names: Sequence[str]
+    found: Sequence[Board],
+    before: Board | None,
+    names: Sequence[str],
+    results: Sequence[Board],
 ) -> list[dict[str, Any]]:
-    """Diversities over seeds, found and of before, of each the one of most seeds."""
+    """Diversities over seeds, found and of before, of each the one of most seeds.
+
+    Of before only those of runs that stand among the results now.
+    """
     best: dict[tuple, dict[str, Any]] = {}
-    for each in [*(before or {}).get("between_seeds", ()), *found]:
+    marks = {cell.get("run") for cell in results}
+    earlier = (before or {}).get("between_seeds", ())
+    earlier = [each for each in earlier if set(each.get("runs", ())) <= marks]
+    for each in [*earlier, *found]:
         key = tuple(each[name] for name in ("world", "method", "prompt"))
         if each["world"] in names and each["seeds"] >= best.get(key, each)["seeds"]:
             best[key] = dict(each)

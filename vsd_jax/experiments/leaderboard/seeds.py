@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vsd_jax.experiments import scores
+from vsd_jax.experiments import cells, scores
 from vsd_jax.experiments.leaderboard.worlds import Start
 from vsd_jax.toybox import metrics
 
@@ -51,6 +51,7 @@ def between_seeds(
                 "method": method,
                 "prompt": prompt,
                 "seeds": len(starts),
+                "runs": [cells.fingerprint(start.cell) for start in starts],
                 "diversity": metrics.diversity(_features(starts, out)),
                 "truth": true[world, prompt],
             }
