@@ -302,3 +302,11 @@ def test_score_network_on_another_prior(prior_folder, tmp_path):
     assert set(params) == {"unet", "vae", "score"}
     found = jax.eval_shape(score.init, jax.random.key(0), params)
     assert found["lora"] and found["camera"]
+    # What a resumed run compares: another base is another score network.
+    marks = build.fingerprints(config)
+    assert marks["prior.path"] == marks["score.path"]
+    (weights,) = (other / "unet").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert build.fingerprints(config)["score.path"] != marks["score.path"]
+    config.vsd.method = "sds"
+    assert build.fingerprints(config) == {"prior.path": marks["prior.path"]}

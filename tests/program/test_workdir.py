@@ -230,6 +230,9 @@ def test_record_names_the_commit(tmp_path):
 
 def test_the_prior_before_is_remembered_until_overwritten(tmp_path, config):
     workdir = adopted(tmp_path, config)
-    assert workdir.note_prior("a") == ""
-    assert workdir.note_prior("b") == "a"
-    assert adopted(tmp_path, config, overwrite=True).note_prior("c") == ""
+    one, two = {"prior.path": "a"}, {"prior.path": "b", "score.path": "c"}
+    assert workdir.note_weights(one) == {}
+    assert workdir.note_weights(two) == one
+    assert workdir.note_weights(one) == two
+    assert writer.read_json(tmp_path / "prior.json") == {"unet": "a"}
+    assert adopted(tmp_path, config, overwrite=True).note_weights(two) == {}

@@ -195,7 +195,7 @@ def _adopt(folder: Workdir, config: Config, command: Sequence[str]) -> None:
             f"{folder.path} has begun already: go on with it by itself, or delete it."
         )
     folder.record(command)
-    folder.note_prior(build.prior_fingerprint(config))
+    folder.note_weights(build.fingerprints(config))
 
 
 def _train(jobs: Sequence[Job]) -> tuple[VSDState, list[tuple[int, PyTree]]]:

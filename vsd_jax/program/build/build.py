@@ -72,17 +72,32 @@ def load_prior(path: str, dtype: str, **options) -> tuple[Prior, PyTree, Callabl
         raise RunError(str(error)) from error
 
 
-def prior_fingerprint(config: Config) -> str:
-    """Which weights the prior's U-Net has (`weights.fingerprint`).
+def fingerprints(config: Config) -> dict[str, str]:
+    """Which weights the frozen U-Nets have (`weights.fingerprint`).
+
+    Returns:
+      Of `prior.path`, and of `score.path` where the score network has another base.
 
     Raises:
       RunError: if there are none.
     """
+    paths = {"prior.path": config.prior.path}
+    if _has_base(config):
+        paths["score.path"] = config.score.path
+    variant, found = config.prior.variant, {}
     try:
-        folder = hub.resolve(config.prior.path, variant=config.prior.variant)
-        return weights.fingerprint(folder / "unet", config.prior.variant)
+        for key, path in paths.items():
+            folder = hub.resolve(path, variant=variant, components=("unet",))
+            found[key] = weights.fingerprint(folder / "unet", variant)
     except OSError as error:
         raise RunError(str(error)) from error
+    return found
+
+
+def _has_base(config: Config) -> bool:
+    """Whether the score network adapts another U-Net than the prior's."""
+    trains = Settings(config).method.trains_score and config.score.kind == "lora"
+    return trains and config.score.path not in ("", config.prior.path)
 
 
 def build(
@@ -206,7 +221,7 @@ def make_score(
             raise ConfigError(
                 f"score.channels={config.score.channels}: {error}"
             ) from error
-    if config.score.path in ("", config.prior.path):
+    if not _has_base(config):
         return score_network.lora(prior, settings.score), prior_params
     base, own, _ = load(
         config.score.path,

@@ -41,6 +41,8 @@ _PRODUCTS = (
     "at_step_*",
     "config.json",  # last: a folder that is cleared by half is still that run's
 )
+_WEIGHTS = (("prior.path", "unet"), ("score.path", "score_unet"))
+"""Keys that name frozen weights, and their fingerprints' names in prior.json."""
 STAGES = ("nerf", "refine", "geometry", "texture")
 """Folders that several stages in one folder may have, in their order."""
 
@@ -237,14 +239,20 @@ class Workdir:
         if hosts.is_first():
             writer.write_json(self.path / "environment.json", describe_environment())
 
-    def note_prior(self, fingerprint: str) -> str:
-        """Writes which weights teach the run; returns those of before, "" if none."""
+    def note_weights(self, now: Mapping[str, str]) -> dict[str, str]:
+        """Writes which frozen weights the run has; returns those of before.
+
+        Args:
+          now: fingerprints by the key that names the weights (`build.fingerprints`).
+        """
         if not hosts.is_first():
-            return ""
-        path, before = self.path / "prior.json", ""
+            return {}
+        path, before = self.path / "prior.json", {}
         if path.exists():
-            before = writer.read_json(path).get("unet", "")
-        writer.write_json(path, {"unet": fingerprint})
+            stored = writer.read_json(path)
+            before = {key: stored[name] for key, name in _WEIGHTS if name in stored}
+        names = dict(_WEIGHTS)
+        writer.write_json(path, {names[key]: mark for key, mark in now.items()})
         return before
 
 

@@ -249,15 +249,18 @@ def _keep_earlier(workdir: Workdir, step: int) -> None:
 
 
 def _note_prior(config: Config, workdir: Workdir) -> None:
-    """Records the prior's weights; says so if the run began with others."""
-    now = build.prior_fingerprint(config)
-    before = workdir.note_prior(now)
-    if before not in ("", now):
+    """Records the frozen weights; says so if the run began with others."""
+    now = build.fingerprints(config)
+    before = workdir.note_weights(now)
+    for key in now.keys() & before.keys():
+        if now[key] == before[key]:
+            continue
+        path = config[key.partition(".")[0]].path
         progress.say(
-            f"Warning: prior.path={config.prior.path!r} has other weights ({now}) than"
-            f" this run had so far ({before}). Its particles and score network go on"
-            " with the new ones; to have a run of one prior alone, give the former"
-            " weights' folder as prior.path in a new --workdir, or --overwrite."
+            f"Warning: {key}={path!r} has other weights ({now[key]}) than this run had"
+            f" so far ({before[key]}). Its particles and score network go on with the"
+            " new ones; to have a run of one prior alone, give the former weights'"
+            f" folder as {key} in a new --workdir, or --overwrite."
         )
 
 
