@@ -30,7 +30,8 @@ effect there). *Paper* is the value of the paper or of its published code, as fa
 they state one: `vsd_jax/presets/numbers.py` gives the source of each. *Embedded* is
 that of an object on the embedded prior, `--config=object`, where it differs. What
 Stable Diffusion's weights, rooms, the refinement, mesh stages and images change: the
-layers there and in `vsd_jax/presets/kinds.py`. A fraction of another key follows it until it is set itself.
+layers there and in `vsd_jax/presets/kinds.py`. A fraction of another key follows it
+until it is set itself.
 
 <!-- Written by tools/write_settings.py: do not edit. -->
 """
