@@ -128,9 +128,13 @@ def test_preflight_estimates_every_program(monkeypatch):
         ("NVIDIA H200", "H200"),
         ("Tesla T4", "T4"),
         ("NVIDIA A100-SXM4-40GB", "A100 40 GB"),
+        ("NVIDIA A100-SXM4-80GB", "A100 80 GB"),
+        ("NVIDIA A100 80GB PCIe", "A100 80 GB"),
+        ("NVIDIA H100 PCIe", None),  # slower than the one that is known
         ("NVIDIA L40S", None),
         ("TPU v4", "TPU v4"),
         ("TPU v5 lite", "TPU v5e-1"),
+        ("TPU v5", "TPU v5p"),
         ("TPU v6 lite", "TPU v6e"),
         ("cpu", None),
     ],
@@ -138,6 +142,11 @@ def test_preflight_estimates_every_program(monkeypatch):
 def test_cards_are_known_by_their_kind(kind, name, monkeypatch):
     class Device:
         device_kind = kind
+
+        def memory_stats(self):
+            # JAX may take nine tenths; a card's gigabytes are a little more than 1e9.
+            memory = 80 if "80GB" in kind else 40
+            return {"bytes_limit": 0.9 * 1.07e9 * memory}
 
     monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
     known = accelerator_parts.preflight.ACCELERATORS

@@ -236,7 +236,6 @@ def test_every_canonical_text_fits(embedded):
         room=True,
         room_colour="purple",
         view="overhead",
-        normal_map=True,
     )
     for wanted in (longest, text.Prompt(kind="tree", view="front", background="grey")):
         assert embedded.count_tokens(wanted.text()) <= embedded.length

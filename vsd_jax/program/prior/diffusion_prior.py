@@ -330,7 +330,7 @@ def load_prior(
     )
     hub.check_is_stable_diffusion(folder)
     hub.describe(path, folder, say)
-    if load_weights and not any_variant:
+    if not any_variant:
         weights.check_variant(folder, variant)
     if sha256 and load_weights:
         weights.check_digest(weights.find_files(folder / "unet", variant)[0], sha256)

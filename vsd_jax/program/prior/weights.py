@@ -154,12 +154,15 @@ def variants(component: str, names: Iterable[str]) -> list[str]:
 def check_variant(folder: Path, variant: str) -> None:
     """Refuses a variant that no component of a prior's folder has.
 
+    A folder of settings alone, for shapes, is taken with any.
+
     Raises:
       WeightsError: naming those that there are.
     """
     files = (file for part in COMPONENTS for file in (folder / part).glob("*"))
     names = [f"{file.parent.name}/{file.name}" for file in files]
-    require_variant(names, variant, str(folder))
+    if any(name.endswith((".safetensors", ".msgpack")) for name in names):
+        require_variant(names, variant, str(folder))
 
 
 def require_variant(names: Iterable[str], variant: str, where: str) -> None:
