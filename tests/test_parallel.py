@@ -255,3 +255,18 @@ def test_blocks_of_one_host_are_the_whole():
     np.testing.assert_array_equal(parallel.gather_hosts(block), block)
     (joined,) = jax.tree.leaves(parallel.join_hosts({"a": jax.numpy.asarray(block)}))
     np.testing.assert_array_equal(joined, block)
+
+
+@pytest.mark.parametrize("by", ["pmap", "shard_map", "other"])
+def test_one_name_says_which_map_is_used(monkeypatch, by):
+    monkeypatch.setattr(parallel, "MAP", by)
+    state = jnp.ones((1, 3))
+    if by == "other":
+        with pytest.raises(ValueError, match="by='other' is unknown"):
+            parallel.parallel_step(lambda x: x + 1)
+        return
+    real, used = jax.pmap, []
+    monkeypatch.setattr(jax, "pmap", lambda *a, **k: used.append(1) or real(*a, **k))
+    found = parallel.parallel_step(lambda x: x + 1)(state)
+    np.testing.assert_array_equal(found, np.full((1, 3), 2.0))
+    assert bool(used) == (by == "pmap")

@@ -71,7 +71,8 @@ def _each_device(
 
     Either takes and gives leaves with a leading axis of as many devices of this host.
     """
-    if (by or MAP) == "pmap":
+    by = by or MAP
+    if by == "pmap":
         options = {"devices": devices, "donate_argnums": donate_argnums}
         return jax.pmap(function, axis_name=AXIS, in_axes=in_axes, **options)
     if by != "shard_map":

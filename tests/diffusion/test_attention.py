@@ -118,3 +118,22 @@ def test_memory_is_that_of_a_slice():
 
     sliced = temporary(lambda *args: attention.sliced_attention(*args, slice_size=64))
     assert sliced < 0.6 * temporary(_at_once)
+
+
+@pytest.mark.parametrize(
+    ("length", "slice_size", "slices"),
+    [(12, 4, 3), (12, 5, 3), (12, 12, 0), (12, 99, 0), (13, 4, 13), (13, 12, 0)],
+)
+def test_any_length_is_sliced_that_can_be(length, slice_size, slices):
+    """640 pixels have 6400 tokens, which 1024 does not divide and 800 does."""
+    inputs = [jax.ShapeDtypeStruct((2, length, 3), jnp.float32)] * 3
+
+    def attend(*parts):
+        return attention.sliced_attention(*parts, slice_size=slice_size)
+
+    found = [
+        each.params["length"]
+        for each in jax.make_jaxpr(attend)(*inputs).eqns
+        if each.primitive.name == "scan"
+    ]
+    assert found == ([slices] if slices else [])
