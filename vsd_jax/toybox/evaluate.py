@@ -156,8 +156,7 @@ def camera_errors(
     told = {
         "own": cameras,
         "none": np.zeros_like(cameras),
-        # Half of all further: neighbours are mostly asked for by the same view word.
-        "another": np.roll(cameras, len(cameras) // 2, 0),
+        "another": np.roll(cameras, 1, 0),
     }
     levels = [int(share * num_t) for share in CAMERA_T]
     return {
