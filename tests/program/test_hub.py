@@ -85,9 +85,9 @@ def test_what_is_cached_serves_where_the_hub_does_not_answer(silent_hub, whole):
     assert hub.resolve(ID) == tmp_path
     # Of another's copy nothing is fetched for that: the hub was asked once each time.
     assert asked == [ID, ID]
-    assert hub.is_at_hand(ID) and asked == [ID, ID]
+    assert hub.is_at_hand(ID, "") and asked == [ID, ID]
     cached.clear()
-    assert not hub.is_at_hand(ID)
+    assert not hub.is_at_hand(ID, "")
     with pytest.raises(WeightsError, match="no route to the hub"):
         hub.resolve(ID)
 
@@ -96,6 +96,7 @@ def test_a_part_in_the_cache_does_not_hide_a_whole_copy(silent_hub, whole, tmp_p
     cached, _ = silent_hub
     part = cached[ID] = write_weights(tmp_path / "part", ["unet"])
     assert hub.resolve(ID, components=("unet",)) == part
+    assert hub.is_at_hand(ID, "", ("unet",)) and not hub.is_at_hand(ID, "")
     with pytest.raises(WeightsError, match="no route to the hub"):
         hub.resolve(ID)
     cached["Manojb/stable-diffusion-2-1-base"] = whole

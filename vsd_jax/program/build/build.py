@@ -81,17 +81,30 @@ def fingerprints(config: Config) -> dict[str, str]:
     Raises:
       RunError: if there are none.
     """
-    paths = {"prior.path": config.prior.path}
-    if _has_base(config):
-        paths["score.path"] = config.score.path
     variant, found = config.prior.variant, {}
     try:
-        for key, path in paths.items():
+        for key, path in _frozen(config).items():
             folder = hub.resolve(path, variant=variant, components=("unet",))
             found[key] = weights.fingerprint(folder / "unet", variant)
     except OSError as error:
         raise RunError(str(error)) from error
     return found
+
+
+def is_at_hand(config: Config) -> bool:
+    """Whether a run can be built without fetching anything."""
+    parts = {"prior.path": tuple(weights.COMPONENTS), "score.path": ("unet",)}
+    variant = config.prior.variant
+    return all(
+        hub.is_at_hand(path, variant, parts[key])
+        for key, path in _frozen(config).items()
+    )
+
+
+def _frozen(config: Config) -> dict[str, str]:
+    """Where the frozen networks are, by the key that names them."""
+    found = {"prior.path": config.prior.path}
+    return found | ({"score.path": config.score.path} if _has_base(config) else {})
 
 
 def _has_base(config: Config) -> bool:

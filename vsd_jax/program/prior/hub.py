@@ -125,14 +125,16 @@ def write_settings(path: str | Path, folder: Path) -> None:
     (folder / "README.md").write_text(f"---\nlicense: {row['licence']}\n---\n")
 
 
-def is_at_hand(path: str | Path, variant: str = "") -> bool:
-    """Whether a prior can be loaded without fetching anything."""
+def is_at_hand(
+    path: str | Path, variant: str, components: Collection[str] = tuple(COMPONENTS)
+) -> bool:
+    """Whether `resolve` would find all of it without fetching anything."""
     text = str(path)
     if text == EMBEDDED or paths.expand(path, "prior.path").is_dir():
         return True
     for name in same_files(text):
         with contextlib.suppress(Exception):  # the hub's library has dozens of its own
-            fetch(name, variant, only_cached=True)
+            fetch(name, variant, components, only_cached=True)
             return True
     return False
 

@@ -29,7 +29,6 @@ from vsd_jax.program.export import adapter
 from vsd_jax.program.folder import checkpoint, events, history, source
 from vsd_jax.program.folder.workdir import Workdir
 from vsd_jax.program.judge import evaluation
-from vsd_jax.program.prior import hub
 from vsd_jax.program.report import live, report
 from vsd_jax.program.run import products, renders
 from vsd_jax.program.run.train import Loop
@@ -287,19 +286,16 @@ def _reopen(
 
 def _prior_at_hand(config: Config) -> build.Run | None:
     """The prior to ask about the views, if nothing has to be fetched for it."""
-    path, variant = config.prior.path, config.prior.variant
-    others = [path, *(other for other in (config.score.path,) if other)]
-    if missing := [name for name in others if not hub.is_at_hand(name, variant)]:
-        progress.say(
-            f"The prior is not asked about the views: {missing[0]} is not here, and is"
-            " not fetched for it."
-        )
-        return None
     try:
-        return build.build(config)
+        if build.is_at_hand(config):
+            return build.build(config)
+        progress.say(
+            "The prior is not asked about the views: the weights of"
+            f" {config.prior.path} are not all here, and are not fetched for it."
+        )
     except RunError as error:
         progress.say(f"The prior is not asked about the views: {error}")
-        return None
+    return None
 
 
 def _make_products(
