@@ -308,5 +308,8 @@ def test_score_network_on_another_prior(prior_folder, tmp_path):
     (weights,) = (other / "unet").glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     assert build.fingerprints(config)["score.path"] != marks["score.path"]
+    assert build.is_at_hand(config)
     config.vsd.method = "sds"
     assert build.fingerprints(config) == {"prior.path": marks["prior.path"]}
+    config.score.path = "nobody/nothing"  # which SDS has no use for
+    assert build.is_at_hand(config)

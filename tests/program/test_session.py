@@ -156,6 +156,11 @@ def test_the_prior_is_asked_if_it_is_at_hand(
     found = writer.read_json(trained / "evaluation.json")
     assert found["mean"]["prior_text_gain"] == 0.1
     capsys.readouterr()
+    with monkeypatch.context() as patch:  # as if its weights were not here
+        patch.setattr(build, "is_at_hand", lambda config: False)
+        patch.setattr(build, "build", lambda config: pytest.fail("would fetch"))
+        start("evaluate", nerf_config, trained)
+    assert "are not fetched for it" in " ".join(capsys.readouterr().out.split())
     monkeypatch.setattr(build, "build", without)
     start("evaluate", nerf_config, trained)
     assert "its weights are gone" in capsys.readouterr().out

@@ -39,7 +39,7 @@ class RenderSpec:
       occupancy_interval: steps between updates of the grid.
       capacity: share of the samples that is evaluated in training, in (0, 1]; 1 = all.
       half_extent: half size of the cube that is sampled, at most 1.
-      max_rays: rays rendered at a time; bounds memory, not a result.
+      max_rays: rays rendered at a time; bounds memory. Each time has its own draws.
       keep_features: keep the grid's features for the gradient instead of computing
         them again: memory for time, not a result. 4 bytes a feature and sample.
     """
