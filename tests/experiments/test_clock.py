@@ -52,9 +52,9 @@ def test_all_have_the_time_of_vsd(timed, tmp_path):
     assert steps == {"SDS": 1500, "VSD": 600, "CSD": 120}
     own = worlds.all_starts("plane", "full", rows, steps)
     found = {each.cell.row.name: each.cell.settings["num_steps"] for each in own}
-    assert found == steps and len(own) == 3 * 5
+    assert found == {**steps, worlds.CONTROL: 1} and len(own) == 4 * 5
     passes = {each.cell.row.name: each.passes for each in own}
-    assert passes == {"SDS": 3000, "VSD": 3000, "CSD": 240}
+    assert passes == {"SDS": 3000, "VSD": 3000, "CSD": 240, worlds.CONTROL: 2}
 
 
 def test_a_step_that_takes_longer_than_the_budget_is_made(timed, monkeypatch, tmp_path):
@@ -81,7 +81,7 @@ def test_a_leaderboard_at_equal_time(timed, tmp_path, capsys):
     found = records.read(tmp_path / "leaderboard.json")
     assert found["equal"] == "time" and found["worlds"]["plane"]["seconds"] == 3.0
     steps = {cell["method"]: cell["steps"] for cell in found["cells"]}
-    assert steps == {"SDS": 7, "VSD": 3, "CSD": 1}
+    assert steps == {"SDS": 7, "VSD": 3, "CSD": 1, worlds.CONTROL: 1}
     assert {cell["equal"] for cell in found["cells"]} == {"time"}
     markdown = (tmp_path / "leaderboard.md").read_text()
     assert "the same wall clock" in markdown and "| ms a step |" in markdown

@@ -12,7 +12,7 @@ import tiny_runs
 
 from configs import object as object_config
 from vsd_jax.experiments import __main__ as program
-from vsd_jax.experiments import cells, flat_tables, plan
+from vsd_jax.experiments import cells, exact_cells, flat_tables, plan
 from vsd_jax.experiments.leaderboard import (
     board,
     page,
@@ -73,8 +73,8 @@ def plane(tmp_path_factory):
 def test_the_files_of_a_world(plane, capsys):
     start(plane, "--smoke", "--worlds", "plane")
     said = capsys.readouterr().out
-    assert "[0 of 6 cells are finished]" in said
-    assert re.search(r"\[4 of 6 cells are finished, about \d+ s left\]", said)
+    assert "[0 of 8 cells are finished]" in said
+    assert re.search(r"\[4 of 8 cells are finished, about \d+ s left\]", said)
     found = records.read(plane / "leaderboard.json")
     assert found["form"] == "smoke" and found["not_run"] == [
         *("images", "image2d", "objects", "objects_by_text"),
@@ -84,11 +84,12 @@ def test_the_files_of_a_world(plane, capsys):
     assert cell["commit"] == workdir.describe_environment()["git_commit"]
     names = {cell["method"] for cell in found["cells"]}
     rows = found["ranking"]["worlds"]["plane"]["frechet_truth"]["methods"]
-    assert {row["method"] for row in rows} == names == set(FEW)
+    assert {row["method"] for row in rows} == set(FEW)
+    assert names == {*FEW, worlds.CONTROL}
     table = list(csv.DictReader(io.StringIO((plane / "leaderboard.csv").read_text())))
     assert list(table[0]) == list(records.SCHEMA)
-    assert len(table) == 6 * len(worlds.WORLDS["plane"].scores)
-    value = {line["score"]: float(line["value"]) for line in table[: len(table) // 6]}
+    assert len(table) == 8 * len(worlds.WORLDS["plane"].scores)
+    value = {line["score"]: float(line["value"]) for line in table[: len(table) // 8]}
     assert value == pytest.approx(cell["scores"])
 
 
@@ -97,7 +98,9 @@ def test_the_page_holds_all_that_it_shows(plane):
     text = (plane / "leaderboard.html").read_text()
     assert text.count("<img") == text.count("data:image/png;base64,") == 2
     assert not re.search(r"(src|href)=\"(?!data:)", text)
-    assert text.count("<tr>") == 1 + len(FEW) + 1  # heading, methods, truth
+    assert (
+        text.count("<tr>") == 1 + len(FEW) + 2
+    )  # heading, methods, the control, truth
     markdown = (plane / "leaderboard.md").read_text()
     assert "Not run: images, image2d, objects, objects_by_text." in markdown
     assert (
@@ -108,6 +111,28 @@ def test_the_page_holds_all_that_it_shows(plane):
     assert (plane / "ranks_plane.png").stat().st_size > 0
 
 
+def test_the_control_is_what_all_begin_with_and_has_no_rank(plane):
+    start(plane, "--smoke", "--worlds", "plane")
+    found = records.read(plane / "leaderboard.json")
+    still = [c for c in found["cells"] if c["method"] == worlds.CONTROL]
+    assert [cell["steps"] for cell in still] == [1, 1]
+    one = next(
+        each
+        for each in worlds.starts("plane", "smoke")
+        if each.cell.row.name == worlds.CONTROL
+    )
+    made = np.load(plane / "plane" / one.cell.products / "samples.npy")
+    world = exact_cells.make_world(one.cell.settings["exact.world"])
+    state, _ = exact_cells.start(one.cell, cells.exact_config(one.cell), world)
+    np.testing.assert_array_equal(made, state.particles.params["pixels"])
+    rows = found["ranking"]["worlds"]["plane"]["frechet_truth"]["methods"]
+    begin = np.mean([cell["scores"]["frechet_truth"] for cell in still])
+    nearer = sum(row["mean"] < begin for row in rows)
+    said = (plane / "leaderboard.md").read_text()
+    assert f"; {nearer} of {len(FEW)} methods end nearer." in said
+    assert not any(row["method"] == worlds.CONTROL for row in rows)
+
+
 def test_it_goes_on_where_it_stopped(plane, capsys, monkeypatch):
     start(plane, "--smoke", "--worlds", "plane")
 
@@ -116,7 +141,7 @@ def test_it_goes_on_where_it_stopped(plane, capsys, monkeypatch):
 
     monkeypatch.setattr(cells, "_KINDS", dict.fromkeys(cells._KINDS, fail))
     start(plane, "--smoke", "--worlds", "plane")
-    assert "[6 of 6 cells are finished]" in capsys.readouterr().out
+    assert "[8 of 8 cells are finished]" in capsys.readouterr().out
     with pytest.raises(RunError, match="another config and settings"):
         start(plane, "--quick", "--worlds", "plane")
 
@@ -156,7 +181,7 @@ def run_until_vsd_fails(monkeypatch):
             with pytest.raises(RunError, match="went away"):
                 board.run(SMOKE, ["plane"], out, jobs=1, command="")
         found = records.read(out / "leaderboard.json")
-        assert [cell["seed"] for cell in found["cells"]] == [0] * len(FEW)
+        assert [cell["seed"] for cell in found["cells"]] == [0] * (len(FEW) + 1)
         return found
 
     return run
@@ -171,7 +196,7 @@ def test_what_is_finished_of_a_world_is_ranked(tmp_path, run_until_vsd_fails):
     text = board.run(SMOKE, ["plane"], tmp_path, jobs=1, command="")
     assert "Not run yet" not in text
     found = records.read(tmp_path / "leaderboard.json")
-    assert len(found["cells"]) == 6 and "unfinished" not in found["worlds"]["plane"]
+    assert len(found["cells"]) == 8 and "unfinished" not in found["worlds"]["plane"]
 
 
 def test_nothing_of_before_is_lost(plane, tmp_path, run_until_vsd_fails):
@@ -182,12 +207,12 @@ def test_nothing_of_before_is_lost(plane, tmp_path, run_until_vsd_fails):
     writer.write_json(tmp_path / "leaderboard.json", {**data, "cells": some + old})
     found = run_until_vsd_fails(tmp_path)
     kept = {(cell["method"], cell["seed"]) for cell in found["kept"]}
-    assert kept == {("SDS", 1), ("CSD", 1), ("old", 0)}
-    assert len(records.known_runs(found)) == 5
+    assert kept == {("SDS", 1), ("CSD", 1), (worlds.CONTROL, 1), ("old", 0)}
+    assert len(records.known_runs(found)) == 7
     again = records.collect(
         [], names=[], command="", terms={"form": "smoke"}, before=found
     )
-    assert len(again["kept"]) == 6
+    assert len(again["kept"]) == 8
 
 
 def test_of_diversities_over_seeds_those_of_most_stay():
@@ -317,8 +342,10 @@ def test_all_have_the_same_passes(world, form):
     budget = worlds.WORLDS[world].forms[form].passes
     sizes = worlds.WORLDS[world].forms[form]
     found = worlds.starts(world, form)
-    assert len(found) == len(FEW) * sizes.seeds * sizes.prompts
+    assert len(found) == (len(FEW) + 1) * sizes.seeds * sizes.prompts
     for one in found:
+        if one.cell.row.name == worlds.CONTROL:
+            continue
         assert budget - 5 < one.passes <= budget
         assert cells.make_config(one.cell).num_steps == one.cell.settings["num_steps"]
 

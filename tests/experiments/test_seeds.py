@@ -47,7 +47,7 @@ def out(shared, capsys):
 def test_the_leaderboard_says_it(out):
     found = records.read(out / "leaderboard.json")
     assert [(each["method"], each["seeds"]) for each in found["between_seeds"]] == [
-        *(("SDS", 2), ("VSD", 2)),
+        *(("SDS", 2), ("VSD", 2), (worlds.CONTROL, 2)),
     ]
     for truth in found["truth"]:
         assert truth["scores"]["kind_precision"] > 0.95
@@ -80,13 +80,14 @@ def test_the_leaderboard_says_it(out):
 def test_what_has_no_other_seed_is_left_out(out):
     starts = worlds.starts("objects", "smoke")
     pairs = [(start, work.result_of(start, out)) for start in starts]
-    assert len(seeds.between_seeds(pairs, out)) == 2
+    assert len(seeds.between_seeds(pairs, out)) == 3
     assert seeds.between_seeds([p for p in pairs if not p[0].cell.seed], out) == []
     broken = [
         (start, {**result, "failed": "Stopped." * (start.cell.row.name == "SDS")})
         for start, result in pairs
     ]
-    assert [each["method"] for each in seeds.between_seeds(broken, out)] == ["VSD"]
+    left = [each["method"] for each in seeds.between_seeds(broken, out)]
+    assert left == ["VSD", worlds.CONTROL]
 
 
 def test_several_particles_have_a_diversity_of_their_own():

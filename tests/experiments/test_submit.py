@@ -125,11 +125,16 @@ def test_a_copy_of_sds_is_sds(stored, tmp_path, capsys):
     folder = folder_of(stored, path)
     assert said.rstrip().endswith(f"{folder / 'leaderboard.html'}")
     found = cells_of(folder / "leaderboard.json")
-    assert list(found) == ["SDS", "VSD", "CSD", "mine"]
+    assert list(found) == ["SDS", "VSD", "CSD", worlds.CONTROL, "mine"]
     for mine, sds in zip(found["mine"], found["SDS"], strict=True):
         assert mine["scores"] == pytest.approx(sds["scores"], rel=1e-4)
         assert (mine["passes"], mine["steps"]) == (sds["passes"], sds["steps"])
-    assert list(cells_of(stored / "leaderboard.json")) == ["SDS", "VSD", "CSD"]
+    assert list(cells_of(stored / "leaderboard.json")) == [
+        "SDS",
+        "VSD",
+        "CSD",
+        worlds.CONTROL,
+    ]
 
 
 def test_a_file_that_changed_is_run_anew(stored, tmp_path, monkeypatch, capsys):
@@ -155,7 +160,7 @@ def test_a_name_that_is_taken_is_told_apart(stored, tmp_path, capsys):
     start(stored, f"--submit={path}")
     capsys.readouterr()
     names = [*cells_of(folder_of(stored, path) / "leaderboard.json")]
-    assert names == ["SDS", "VSD", "CSD", "SDS (submitted)"]
+    assert names == ["SDS", "VSD", "CSD", worlds.CONTROL, "SDS (submitted)"]
 
 
 def test_the_program_trains_with_it_on_the_embedded_prior(tmp_path, monkeypatch):
@@ -167,14 +172,14 @@ def test_the_program_trains_with_it_on_the_embedded_prior(tmp_path, monkeypatch)
 
     monkeypatch.setattr(build, "build", make_run)
     start(tmp_path, "--smoke", "--worlds", "image2d")
-    assert [method for _, method in trained] == [None] * 3
+    assert [method for _, method in trained] == [None] * 4
     for name, text in {"sds": AS_SDS, "vsd": AS_VSD}.items():
         path = write(tmp_path / name, text)
         start(tmp_path, f"--submit={path}", "--worlds", "image2d")
         kind, method = trained.pop()
         assert kind == name and method is own_method.read(path).method
         found = cells_of(folder_of(tmp_path, path) / "leaderboard.json")
-        assert list(found) == ["SDS", "VSD", "CSD", "mine"]
+        assert list(found) == ["SDS", "VSD", "CSD", worlds.CONTROL, "mine"]
         (mine,), (same,) = found["mine"], found[name.upper()]
         assert mine["passes"] == same["passes"] and mine["prior"] == same["prior"]
 

@@ -12,7 +12,7 @@ from vsd_jax.experiments import present, scores
 from vsd_jax.experiments.leaderboard import diagram, records, tables
 from vsd_jax.experiments.leaderboard.records import Board
 from vsd_jax.experiments.leaderboard.tables import Cell
-from vsd_jax.experiments.leaderboard.worlds import WORLDS, Start
+from vsd_jax.experiments.leaderboard.worlds import CONTROL, WORLDS, Start
 from vsd_jax.program.folder import writer
 from vsd_jax.program.report import page
 from vsd_jax.program.terminal import progress
@@ -156,6 +156,7 @@ def summary(board: Board) -> str:
             f" {sum(apart)} of {len(apart)} pairs are told apart"
             f" ({ranking[main]['blocks']} blocks)."
         )
+        lines += against_control(board, world)
     for found in board["ranking"]["between"]:
         if found["score"] in {about["main"] for about in board["worlds"].values()}:
             rho, p = (tables.plain(found[key], form)[0] for key, form in tables.RHO)
@@ -166,6 +167,22 @@ def summary(board: Board) -> str:
             )
     lines += map(against, board.get("compared", ()))
     return "\n".join(lines)
+
+
+def against_control(board: Board, world: str) -> list[str]:
+    """How many methods are nearer to truth than where they began, in a sentence."""
+    main = board["worlds"][world]["main"]
+    start = tables.control_scores(board, world)
+    if not start or board["worlds"][world]["scores"][main] != "low":
+        return []
+    still = scores.spread([block[main] for block in start])
+    rows = board["ranking"]["worlds"][world][main]["methods"]
+    nearer = sum((row["mean"] or np.inf) < still["mean"] for row in rows)
+    return [
+        f"- **{world}, against standing still**: what all begin with has a"
+        f" {present.HEADS[main][0]} of {present.number(still, main)}; {nearer} of"
+        f" {len(rows)} methods end nearer."
+    ]
 
 
 def against(found: Mapping[str, Any]) -> str:
@@ -206,7 +223,7 @@ def html(out: Path, board: Board) -> str:
         parts += [f"<h2>{title}</h2>", _html_table(*table)]
     if board["not_run"]:
         parts.append(f"<p>Not run: {', '.join(board['not_run'])}.</p>")
-    number = len({cell["method"] for cell in board["cells"]})
+    number = len({cell["method"] for cell in board["cells"]} - {CONTROL})
     chips = (
         f"{number} methods",
         f"{len(board['cells'])} runs",

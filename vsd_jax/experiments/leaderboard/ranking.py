@@ -15,6 +15,7 @@ import numpy as np
 from scipy import stats
 
 from vsd_jax.experiments.leaderboard.published import TABLES
+from vsd_jax.experiments.leaderboard.worlds import CONTROL
 
 LEVEL = 0.05
 DRAWS = 10_000
@@ -241,7 +242,7 @@ def table(board: Mapping[str, Any], world: str, score: str, best: str) -> Table:
         for block in board["truth"]
         if block["world"] == world
     }
-    cells = [cell for cell in board["cells"] if cell["world"] == world]
+    cells = _competing(board, world)
     names = list(dict.fromkeys(cell["method"] for cell in cells))
     by_block: dict[tuple[str, int], dict[str, float | None]] = {}
     for cell in cells:
@@ -363,10 +364,17 @@ def _published(of: Table | None) -> list[dict[str, Any]]:
 
 def _failed(board: Mapping[str, Any], world: str) -> dict[str, float]:
     shares: dict[str, list[bool]] = {}
-    for cell in board["cells"]:
-        if cell["world"] == world:
-            shares.setdefault(cell["method"], []).append(bool(cell["failed"]))
+    for cell in _competing(board, world):
+        shares.setdefault(cell["method"], []).append(bool(cell["failed"]))
     return {name: float(np.mean(failed)) for name, failed in shares.items()}
+
+
+def _competing(board: Mapping[str, Any], world: str) -> list[Mapping[str, Any]]:
+    return [
+        cell
+        for cell in board["cells"]
+        if cell["world"] == world and cell["method"] != CONTROL
+    ]
 
 
 def _number(value: float | None) -> float:

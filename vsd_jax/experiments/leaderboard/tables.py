@@ -10,6 +10,7 @@ import numpy as np
 from vsd_jax.experiments import present, scores
 from vsd_jax.experiments.leaderboard import tuned
 from vsd_jax.experiments.leaderboard.records import Board
+from vsd_jax.experiments.leaderboard.worlds import CONTROL
 
 RHO = (("rho", ".2f"), ("p", ".2g"))
 """How a correlation is written."""
@@ -19,7 +20,10 @@ Table = tuple[list[str], list[list[Cell]]]
 
 
 def world_table(board: Board, world: str) -> Table:
-    """Headings and rows of a world, best first by its main score, truth last."""
+    """Headings and rows of a world, best first by its main score.
+
+    The last ones are the control, if it was run, and truth.
+    """
     ranking = board["ranking"]["worlds"][world]
     main = board["worlds"][world]["main"]
     columns = [name for name in board["worlds"][world]["scores"] if name in ranking]
@@ -52,7 +56,24 @@ def world_table(board: Board, world: str) -> Table:
             ]
         )
     blanks = [("", None)] * len(_more_heads(board))
-    return heads, [*rows, _truth(board, world, columns) + blanks]
+    last = {CONTROL: control_scores(board, world), scores.TRUTH: _truth(board, world)}
+    for name, blocks in last.items():
+        if blocks:
+            rows.append([*_unranked(name, blocks, columns), *blanks])
+    return heads, rows
+
+
+def control_scores(board: Board, world: str) -> list[Mapping[str, float]]:
+    """Those of the control, one for each block; empty if it was not run."""
+    return [
+        cell["scores"]
+        for cell in board["cells"]
+        if (cell["world"], cell["method"]) == (world, CONTROL)
+    ]
+
+
+def _truth(board: Board, world: str) -> list[Mapping[str, float]]:
+    return [b["scores"] for b in board["truth"] if b["world"] == world]
 
 
 def _more_heads(board: Board) -> list[str]:
@@ -172,14 +193,15 @@ def _costs(board: Board, world: str, method: str) -> list[Cell]:
     ]
 
 
-def _truth(board: Board, world: str, columns: Sequence[str]) -> list[Cell]:
-    blocks = [b["scores"] for b in board["truth"] if b["world"] == world]
+def _unranked(
+    name: str, blocks: Sequence[Mapping[str, float]], columns: Sequence[str]
+) -> list[Cell]:
     cells: list[Cell] = []
     for column in columns:
         values = [b[column] for b in blocks if b.get(column) is not None]
         score = scores.spread(values)
         cells.append((present.number(score, column), score["mean"]))
-    return [(scores.TRUTH, scores.TRUTH), ("", None), ("", None), *cells, *_BLANKS]
+    return [(name, name), ("", None), ("", None), *cells, *_BLANKS]
 
 
 _BLANKS: tuple[Cell, ...] = (("", None),) * 3

@@ -78,6 +78,8 @@ ENTRIES = (
     Entry(name="VSD, interval .1 to .5", flat="VSD, interval .1 to .5"),
     Entry(name="VSD, guidance at t < .2", flat="VSD, guidance at t < .2"),
 )
+CONTROL = "standing still"
+"""The particles as they begin: shown beside truth in each world, never ranked."""
 PASSES_OF_VSD = 5
 """Of a step of VSD, in whose steps the budgets below are told."""
 
@@ -263,6 +265,13 @@ def rows(world: World) -> list[Row]:
     return found
 
 
+def control(world: World) -> Row:
+    """One step of the first entry at a rate of 0: what is scored is the start."""
+    first = rows(world)[0]
+    settings = first.settings | dict.fromkeys(world.rates, 0.0)
+    return dataclasses.replace(first, name=CONTROL, settings=settings)
+
+
 class Start(NamedTuple):
     """A cell of a world, and the network passes of each of its particles and views."""
 
@@ -273,7 +282,7 @@ class Start(NamedTuple):
 
 @functools.lru_cache(maxsize=16)
 def starts(name: str, form: str) -> tuple[Start, ...]:
-    """All cells of a world: each entry, prompt and seed, a block after the other."""
+    """All cells of a world: each entry, prompt and seed, and the control's."""
     return all_starts(name, form, rows(WORLDS[name]))
 
 
@@ -283,9 +292,10 @@ def all_starts(
     rows: Sequence[Row],
     steps: Mapping[str, int] | None = None,
 ) -> tuple[Start, ...]:
-    """The cells of these rows, a block after the other: all prompts of seed 0 first.
+    """The cells of these rows and of the control, a block after the other.
 
-    So what is finished of a world that takes long ranks all methods on some prompts.
+    All prompts of seed 0 come first, so that what is finished of a world that takes
+    long ranks all methods on some prompts.
 
     Args:
       name: of the world.
@@ -293,10 +303,10 @@ def all_starts(
       rows: of the entries.
       steps: training steps of each row; None = those of the same number of passes.
     """
-    given = steps or {}
+    given = {**(steps or {}), CONTROL: 1}
     found = [
         each
-        for row in rows
+        for row in (*rows, control(WORLDS[name]))
         for each in starts_of(name, form, row, steps=given.get(row.name))
     ]
     prompts = WORLDS[name].prompts
