@@ -380,6 +380,19 @@ def test_prompts_and_views_are_of_the_same_backgrounds():
         draw(jax.random.key(0), jnp.int32(0), make_contexts(2))
 
 
+def test_a_start_stays_its_owner_s():
+    """A step that takes the state's buffers leaves those of `start` alone."""
+    scene, tx, key = make_scene(), optax.sgd(0.1), jax.random.key(0)
+    first = begin_state(scene, None, tx, key, {}, num_particles=2)
+    start = (first.particles.params, first.particles.stats)
+    second = begin_state(scene, None, tx, key, {}, num_particles=2, start=start)
+    for mine, theirs in zip(
+        jax.tree.leaves(second.particles.params), jax.tree.leaves(start[0]), strict=True
+    ):
+        assert mine.unsafe_buffer_pointer() != theirs.unsafe_buffer_pointer()
+        np.testing.assert_array_equal(mine, theirs)
+
+
 def test_refuses_impossible_starts():
     def begin(key, num_particles, start=None):
         scene, tx = make_scene(), optax.sgd(0.1)

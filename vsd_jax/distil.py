@@ -232,7 +232,8 @@ def init_state(
     if start is None:
         particles = jax.vmap(init_one)(jnp.arange(num_particles, dtype=jnp.uint32))
     else:
-        particles = jax.vmap(lambda *one: start_particle(*one, tx))(*start)
+        own = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), start)
+        particles = jax.vmap(lambda *one: start_particle(*one, tx))(*own)
     return VSDState(
         particles=particles,
         score=ScoreState(params=phi, opt_state=opt_state),

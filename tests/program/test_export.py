@@ -145,6 +145,17 @@ def test_haze_does_not_reach_the_surface():
     assert level > 1
 
 
+def test_what_stands_in_a_room_is_in_its_mesh():
+    """All rays end in a wall that is far denser than what stands before it."""
+
+    def room(points):
+        return sphere_density(points) + 200 * np.clip(-0.6 - 2 * points[:, 2], 0, 1)
+
+    bundle = ray_bundle(room)
+    level, _ = export.choose_level(*bundle)
+    assert level < sphere_density(np.zeros((1, 3)))[0] < bundle[0].max(axis=1).min()
+
+
 def test_empty_scene_is_an_error_in_words():
     with pytest.raises(RunError, match="empty"):
         export.choose_level(*ray_bundle(lambda p: np.zeros(len(p))))

@@ -70,6 +70,20 @@ def test_what_is_there_is_shown(folder):
     assert "vsd.guidance_scale" in page
 
 
+def test_files_of_others_are_left_alone(folder):
+    """What a user saved beside the products, or what cannot be read, is no fault."""
+    for name in ("particle_00_edited.ply", "particle_01.ply"):
+        writer.write_bytes(folder / "mesh" / name, b"no mesh")
+    writer.write_bytes(folder / "turntable_00_small.mp4", b"film")
+    writer.write_bytes(folder / "mesh" / "particle_<i>.glb", b"mesh")
+    found = writer.read_json(folder / "evaluation.json") | {"diversity": None}
+    writer.write_json(folder / "evaluation.json", found)
+    page = report.write_report(folder).read_text()
+    assert page.count("<video") == page.count("<canvas") == 1
+    assert "particle_&lt;i&gt;.glb" in page and "<i>" not in page
+    assert "in features: –." in page
+
+
 def test_an_empty_folder_still_gives_a_page(tmp_path):
     page = report.write_report(tmp_path).read_text()
     assert "(no configuration)" in page and "<canvas" not in page
@@ -105,6 +119,13 @@ def test_chart_breaks_nothing_on_gaps_and_constants():
     svg = charts.line_chart("T & U", series, log=False)
     assert svg.count("<path") == 1 and "a &lt;b&gt;" in svg and "T &amp; U" in svg
     assert charts.line_chart("none", {"x": ([1, 2], [0.0, -1.0])}, log=True) == ""
+
+
+def test_ticks_have_the_digits_that_tell_them_apart():
+    values = [0.9996, 0.9998, 0.9997, 0.9999]
+    svg = charts.line_chart("x", {"a": ([1, 2, 3, 4], values)}, log=False)
+    labels = re.findall(r'text-anchor="end">([^<]*)<', svg)
+    assert len(labels) == len(set(labels)) > 2 and "0.9998" in labels
 
 
 def test_long_curves_are_thinned():

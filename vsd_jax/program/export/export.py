@@ -94,10 +94,10 @@ def choose_level(
             "The scene is empty: no pixel of the test views is solid, so there is no"
             " surface to export. Train longer, or look at images/ for what went wrong."
         )
-    lowest, highest = np.quantile(peak[peak > 0], [0.01, 0.999])
+    highest = np.quantile(peak[peak > 0], 0.999)
     best = (-np.inf, 0.0, 0.0)
-    start = max(lowest, 1e-3 * highest)
-    spaced = np.geomspace(start, highest * 0.98, num_levels)
+    # Not from the lowest peak on: in a room each ray ends deep inside a wall.
+    spaced = np.geomspace(1e-3 * highest, highest * 0.98, num_levels)
     for each in [level] if level else spaced:
         hit = peak > each
         both = hit & solid

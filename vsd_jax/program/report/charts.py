@@ -104,9 +104,12 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 def _grid(x_range, y_range, log: bool) -> str:
     parts = []
-    for value in _log_ticks(*y_range) if log else _ticks(*y_range, 4):
+    ticks = _log_ticks(*y_range) if log else _ticks(*y_range, 4)
+    apart = min(np.diff(ticks), default=1.0)
+    digits = max(0, -math.floor(math.log10(apart) + 1e-9))
+    for value in ticks:
         y = _y(value, y_range)
-        label = f"{10**value:.3g}" if log else f"{value:.3g}"
+        label = f"{10**value:.3g}" if log else f"{value:.{digits}f}"
         parts.append(
             f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}"'
             f' y2="{y:.1f}"/><text x="{LEFT - 7}" y="{y + 4:.1f}"'

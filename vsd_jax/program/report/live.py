@@ -62,7 +62,7 @@ def line(now: dict[str, Any]) -> str:
     """How far it is and how long the rest will take, in a sentence."""
     left = now.get("seconds_left")
     if now["step"] >= now["num_steps"]:
-        return f"Trained for {now['step']:,} steps; its pictures and meshes are made."
+        return f"Trained for {now['step']:,} steps; its products are being made."
     time = "" if left is None else f", about {progress.duration(left)} left"
     return f"Training: step {now['step']:,} of {now['num_steps']:,}{time}."
 

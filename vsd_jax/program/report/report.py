@@ -8,6 +8,8 @@ text of the user is escaped, and a content security policy forbids any request.
 
 import base64
 import pathlib
+import re
+import urllib.parse
 from typing import Any
 
 from vsd_jax.program.folder import history, writer
@@ -20,6 +22,7 @@ MAX_SHOWN = 8
 """Particles shown in full; more would make the file too large to open."""
 
 MAX_SHEETS = 5
+_NUMBERED = re.compile(r"[a-z]+_(\d+)")
 _LATE_ROWS = {"step", "alarm"}
 
 
@@ -143,15 +146,15 @@ def _num_samples(rows: list[dict], render: dict) -> int:
 
 def _films(folder: Path) -> str:
     cards = []
-    for path in sorted(folder.glob("turntable_*.mp4"))[:MAX_SHOWN]:
+    for number, path in of_particles(folder, "turntable_*.mp4"):
         url = page.data_url(path, "video/mp4")
         cards.append(
             '<figure class="card"><video class="stage" autoplay loop muted playsinline'
             f' controls src="{url}"></video><figcaption><span>Turntable, particle'
-            f" {int(path.stem[-2:])}</span></figcaption></figure>"
+            f" {number}</span></figcaption></figure>"
         )
-    for path in sorted(folder.glob("views_*.png"))[:MAX_SHOWN]:
-        name, url = f"Particle {int(path.stem[-2:])}", page.data_url(path, "image/png")
+    for number, path in of_particles(folder, "views_*.png"):
+        name, url = f"Particle {number}", page.data_url(path, "image/png")
         cards.append(
             f'<figure class="card"><img class="stage" src="{url}" alt="{name}">'
             f"<figcaption>{name}</figcaption></figure>"
@@ -159,14 +162,22 @@ def _films(folder: Path) -> str:
     return "".join(cards)
 
 
+def of_particles(folder: Path, pattern: str) -> list[tuple[int, Path]]:
+    """Number and path of a run's own products; what else lies there is not shown."""
+    found = ((_NUMBERED.fullmatch(p.stem), p) for p in sorted(folder.glob(pattern)))
+    return [(int(match[1]), path) for match, path in found if match][:MAX_SHOWN]
+
+
 def _mesh_cards(folder: Path, settings: dict, infos: list[dict]) -> tuple[str, str]:
     """Mesh data as script elements, and the cards that show them."""
     is_open = settings.get("field", {}).get("init", "object") != "object"
     scripts, cards = [], []
-    for path in sorted((folder / "mesh").glob("particle_*.ply"))[:MAX_SHOWN]:
-        number = int(path.stem[-2:])
+    for number, path in of_particles(folder / "mesh", "particle_*.ply"):
         name = f"mesh-{number}"
-        data = base64.b64encode(mesh_data.pack(path)).decode()
+        try:
+            data = base64.b64encode(mesh_data.pack(path)).decode()
+        except (OSError, ValueError):  # half written, or not a mesh: not shown
+            continue
         scripts.append(f'<script type="text/plain" id="{name}">{data}</script>')
         info = infos[number] if number < len(infos) else {}
         data = f'data-mesh="{name}" data-open="{str(is_open).lower()}"'
@@ -230,7 +241,8 @@ def _evaluation(folder: Path) -> str:
         notes.append(verdict.MEASURED)
     for key, what in (("diversity", "features"), ("diversity_pixels", "pixels")):
         if key in found:
-            notes.append(f"Difference between particles in {what}: {found[key]:.3f}.")
+            shown = page.number(found[key])
+            notes.append(f"Difference between particles in {what}: {shown}.")
     text = "".join(f'<p class="note">{page.escape(note)}</p>' for note in notes)
     table = f"<table><tr><th></th>{head}</tr>{lines}</table>"
     return f'<div class="scroll">{table}</div>{text}'
@@ -261,10 +273,10 @@ def _inside(folder: Path) -> str:
     step, url = int(paths[-1].stem[7:]), page.data_url(paths[-1], "image/png")
     note = (
         "What is seen in one render of particle 0: the noisy picture x_t at three"
-        " timesteps (of them training draws one), what the prior, with its guidance,"
-        " makes of it, and what the score network makes of it. The particle follows"
-        " the difference of the two; without a score network that of the prior and"
-        " the noise."
+        " timesteps, what the prior, with its guidance, makes of it, and, where there"
+        " is one, what the score network makes of it. VSD follows the difference of the"
+        " two, SDS that of the prior and the noise; other methods, and VSD below"
+        " family.exact_below, follow what their equations say."
     )
     return (
         f'<p class="note">{note}</p><figure class="card"><img class="sheet"'
@@ -319,15 +331,16 @@ def _downloads(folder: Path) -> str:
         *("views_*.png", "metrics.jsonl", "evaluation.json", "config.json"),
     )
     paths = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    names = [(path.relative_to(folder).as_posix(), path) for path in paths]
     items = "".join(
-        f'<li><a href="{path.relative_to(folder).as_posix()}" download>'
-        f"{path.relative_to(folder).as_posix()}</a>"
+        f'<li><a href="{urllib.parse.quote(name)}" download>{page.escape(name)}</a>'
         f' <span class="soft">{path.stat().st_size / 1024:,.1f} KiB</span></li>'
-        for path in paths
+        for name, path in names
     )
     note = (
         '<p class="note">The links work while this file lies in the run\'s folder. GLB'
-        " opens in Blender and game engines; its colours contain the light.</p>"
+        " opens in Blender and game engines; its colours contain the light (of a shape"
+        " alone they are its normals).</p>"
     )
     return items and f"{note}<ul>{items}</ul>"
 

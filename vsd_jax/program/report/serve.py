@@ -66,7 +66,12 @@ class Server(http.server.ThreadingHTTPServer):
             return None
         root = self.folder.expanduser().resolve()
         path = root.joinpath(*(parts or ["report.html"])).resolve()
-        return path if path.is_relative_to(root) and path.is_file() else None
+        with contextlib.suppress(OSError):  # a name that is too long
+            return path if path.is_relative_to(root) and path.is_file() else None
+        return None
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Says nothing of a browser that went away or asked for nonsense."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

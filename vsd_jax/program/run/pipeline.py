@@ -299,8 +299,8 @@ def write_overview(
     """
     cards, rows = [], []
     for name in names:
-        films = sorted((folder / name).glob("turntable_*.mp4"))
-        cards += [_card(name, film) for film in films[: report.MAX_SHOWN]]
+        films = report.of_particles(folder / name, "turntable_*.mp4")
+        cards += [_card(name, number, film) for number, film in films]
         steps = config[name].num_steps
         rows.append(
             f"<tr><th>{name}</th><td>{steps:,} steps</td>"
@@ -335,17 +335,19 @@ def _state(folder: Path, name: str, now: str) -> str:
     try:
         found = writer.read_json(folder / name / "evaluation.json")
     except (OSError, ValueError):
+        if (folder / name / "report.html").exists():  # stopped, or trains no more
+            return f'<a href="{name}/report.html">not finished</a>'
         return "not yet"
     numbers = {key: page.number(value) for key, value in found["mean"].items()}
     return ", ".join(f"{key.replace('_', ' ')} {n}" for key, n in numbers.items())
 
 
-def _card(name: str, film: Path) -> str:
+def _card(name: str, number: int, film: Path) -> str:
     url = page.data_url(film, "video/mp4")
     return (
         '<figure class="card"><video class="stage" autoplay loop muted playsinline'
         f' controls src="{url}"></video><figcaption><a href="{name}/report.html">'
-        f"{name}, particle {int(film.stem[-2:])}</a></figcaption></figure>"
+        f"{name}, particle {number}</a></figcaption></figure>"
     )
 
 

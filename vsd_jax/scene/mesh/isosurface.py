@@ -101,7 +101,10 @@ def marching_tetrahedra(
     size = tet_grid.num_grid_vertices(resolution)
     chex.assert_shape([sdf, offsets], [(size,), (3, size)])
     boundary = tet_grid.boundary_mask(resolution).reshape(-1)
-    sdf = jnp.where(boundary, jnp.minimum(sdf, -_NEVER_ZERO), sdf)
+    # As far outside as it was inside: the cap lies in the middle of its edges, where
+    # faces have an area and `sdf` a gradient.
+    outside = -jnp.maximum(jnp.abs(sdf), _NEVER_ZERO)
+    sdf = jnp.where(boundary, outside, sdf)
     active = _crossed_cells(sdf > 0, resolution, capacities.cells)
     crossed = _crossed_edges(active.inside) & active.used[None]
     edges, number, num_vertices = compact(crossed.reshape(-1), capacities.vertices)
