@@ -226,20 +226,22 @@ def init_state(
     phi, opt_state = {}, ()
     if score is not None:
         phi = score.init(jax.random.fold_in(key, _SCORE_FOLD), prior_params)
-        phi = without_weak_types(phi)
-        phi = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), phi)
+        phi = _copy(without_weak_types(phi))
         opt_state = score.tx.init(phi)
     if start is None:
         particles = jax.vmap(init_one)(jnp.arange(num_particles, dtype=jnp.uint32))
     else:
-        own = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), start)
-        particles = jax.vmap(lambda *one: start_particle(*one, tx))(*own)
+        particles = jax.vmap(lambda *one: start_particle(*one, tx))(*_copy(start))
     return VSDState(
         particles=particles,
         score=ScoreState(params=phi, opt_state=opt_state),
         step=jnp.zeros((), jnp.int32),
         key=jax.random.clone(key),
     )
+
+
+def _copy(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
 
 
 def _check_start(key: jax.Array, num_particles: int, start: PyTree | None) -> None:

@@ -148,6 +148,8 @@ def test_the_report_is_served_on_this_machine_alone(server):
         "/images",
         "/%00",
         "/\\..\\secret.txt",
+        f"/{300 * 'x'}",  # no name of a file
+        "http://[",
     ],
 )
 def test_nothing_outside_of_the_folder_is_served(server, target):
@@ -156,6 +158,16 @@ def test_nothing_outside_of_the_folder_is_served(server, target):
     (server.folder / "link.txt").symlink_to(server.folder.parent / "secret.txt")
     status, content, _ = ask(server, target)
     assert (status, content) == (404, b"")
+
+
+def test_only_a_browser_that_went_away_is_no_news(server, capsys):
+    for fault in (ConnectionResetError(), ZeroDivisionError()):
+        try:
+            raise fault
+        except type(fault):
+            server.handle_error(None, ("127.0.0.1", 1))
+    said = capsys.readouterr().err
+    assert "ZeroDivisionError" in said and "ConnectionResetError" not in said
 
 
 def test_a_page_of_another_origin_reaches_nothing(server):

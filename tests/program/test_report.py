@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from configs import object as object_config
+from configs import textured_mesh
 from vsd_jax.program.export import export
 from vsd_jax.program.folder import writer
 from vsd_jax.program.judge import evaluation, verdict
 from vsd_jax.program.report import charts, mesh_data, report
+from vsd_jax.program.run import pipeline
 from vsd_jax.program.settings import config as config_lib
 from vsd_jax.types import Mesh
 
@@ -82,6 +84,20 @@ def test_files_of_others_are_left_alone(folder):
     assert page.count("<video") == page.count("<canvas") == 1
     assert "particle_&lt;i&gt;.glb" in page and "<i>" not in page
     assert "in features: –." in page
+    assert page.count("particle_01.ply cannot be read and is not shown") == 1
+
+
+def test_the_overview_leads_to_a_stage_that_stopped(tmp_path):
+    names = ["geometry", "texture"]
+    stopped = tmp_path / "geometry"
+    writer.write_bytes(stopped / "report.html", b"stopped")
+    writer.write_bytes(stopped / "turntable_00_of_mine.mp4", b"film")
+    writer.write_bytes(tmp_path / "texture" / "mesh" / "particle_00 #1.glb", b"mesh")
+    config = textured_mesh.get_config("smoke")
+    page = pipeline.write_overview(tmp_path, config, names).read_text()
+    assert '<a href="geometry/report.html">not finished</a>' in page
+    assert page.count("not yet") == 1 and "<video" not in page
+    assert 'href="texture/mesh/particle_00%20%231.glb"' in page
 
 
 def test_an_empty_folder_still_gives_a_page(tmp_path):

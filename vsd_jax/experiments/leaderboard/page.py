@@ -172,12 +172,13 @@ def summary(board: Board) -> str:
 def against_control(board: Board, world: str) -> list[str]:
     """How many methods are nearer to truth than where they began, in a sentence."""
     main = board["worlds"][world]["main"]
-    start = tables.control_scores(board, world)
+    start = [s[main] for s in tables.control_scores(board, world) if main in s]
     if not start or board["worlds"][world]["scores"][main] != "low":
         return []
-    still = scores.spread([block[main] for block in start])
+    still = scores.spread(start)
     rows = board["ranking"]["worlds"][world][main]["methods"]
-    nearer = sum((row["mean"] or np.inf) < still["mean"] for row in rows)
+    means = [row["mean"] for row in rows if row["mean"] is not None]
+    nearer = sum(mean < still["mean"] for mean in means)
     return [
         f"- **{world}, against standing still**: what all begin with has a"
         f" {present.HEADS[main][0]} of {present.number(still, main)}; {nearer} of"

@@ -78,7 +78,7 @@ def choose_level(
       tdist: [R, S] distances of the samples along the rays, ascending, scene units.
       opacity: [R] rendered, in [0, 1].
       depth: [R] rendered, scene units.
-      num_levels: candidates, evenly spaced in the logarithm.
+      num_levels: candidates, evenly spaced in the logarithm over three decades.
       level: the only candidate; 0 = these.
 
     Returns:

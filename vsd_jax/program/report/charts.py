@@ -106,7 +106,7 @@ def _grid(x_range, y_range, log: bool) -> str:
     parts = []
     ticks = _log_ticks(*y_range) if log else _ticks(*y_range, 4)
     apart = min(np.diff(ticks), default=1.0)
-    digits = max(0, -math.floor(math.log10(apart) + 1e-9))
+    digits = max(0, -math.floor(math.log10(apart) + 1e-9))  # that tell ticks apart
     for value in ticks:
         y = _y(value, y_range)
         label = f"{10**value:.3g}" if log else f"{value:.{digits}f}"

@@ -5,6 +5,7 @@ import base64
 import html
 import pathlib
 import string
+import urllib.parse
 from importlib import resources
 from typing import Any
 
@@ -72,6 +73,11 @@ def template(name: str) -> str:
 def number(value: Any) -> str:
     """A number as it is shown; a dash where there is none."""
     return f"{value:.3f}" if isinstance(value, int | float) else "–"
+
+
+def download(name: str) -> str:
+    """A link, as HTML, that saves a file which lies beside the page."""
+    return f'<a href="{urllib.parse.quote(name)}" download>{escape(name)}</a>'
 
 
 def escape(value: Any) -> str:

@@ -9,7 +9,6 @@ text of the user is escaped, and a content security policy forbids any request.
 import base64
 import pathlib
 import re
-import urllib.parse
 from typing import Any
 
 from vsd_jax.program.folder import history, writer
@@ -176,7 +175,9 @@ def _mesh_cards(folder: Path, settings: dict, infos: list[dict]) -> tuple[str, s
         name = f"mesh-{number}"
         try:
             data = base64.b64encode(mesh_data.pack(path)).decode()
-        except (OSError, ValueError):  # half written, or not a mesh: not shown
+        except Exception as error:  # trimesh has many for what is half written
+            text = f"{path.name} cannot be read and is not shown: {error}"
+            cards.append(f'<p class="warning">{page.escape(text)}</p>')
             continue
         scripts.append(f'<script type="text/plain" id="{name}">{data}</script>')
         info = infos[number] if number < len(infos) else {}
@@ -331,11 +332,10 @@ def _downloads(folder: Path) -> str:
         *("views_*.png", "metrics.jsonl", "evaluation.json", "config.json"),
     )
     paths = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
-    names = [(path.relative_to(folder).as_posix(), path) for path in paths]
     items = "".join(
-        f'<li><a href="{urllib.parse.quote(name)}" download>{page.escape(name)}</a>'
+        f"<li>{page.download(path.relative_to(folder).as_posix())}"
         f' <span class="soft">{path.stat().st_size / 1024:,.1f} KiB</span></li>'
-        for name, path in names
+        for path in paths
     )
     note = (
         '<p class="note">The links work while this file lies in the run\'s folder. GLB'

@@ -10,10 +10,12 @@ import contextlib
 import http.server
 import pathlib
 import re
+import sys
 import threading
 import time
 import urllib.parse
 from collections.abc import Iterator
+from typing import Any
 
 from vsd_jax.program.terminal import progress
 from vsd_jax.program.terminal.errors import ConfigError
@@ -60,18 +62,23 @@ class Server(http.server.ThreadingHTTPServer):
 
     def find(self, target: str) -> pathlib.Path | None:
         """The file that a request asks for; None if there is none to give out."""
+        with contextlib.suppress(OSError, ValueError):  # too long a name; no URL
+            return self._find(target)
+        return None
+
+    def _find(self, target: str) -> pathlib.Path | None:
         parts = urllib.parse.unquote(urllib.parse.urlsplit(target).path).split("/")
         parts = [part for part in parts if part]
         if any(part.startswith(".") or "\0" in part or "\\" in part for part in parts):
             return None
         root = self.folder.expanduser().resolve()
         path = root.joinpath(*(parts or ["report.html"])).resolve()
-        with contextlib.suppress(OSError):  # a name that is too long
-            return path if path.is_relative_to(root) and path.is_file() else None
-        return None
+        return path if path.is_relative_to(root) and path.is_file() else None
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Says nothing of a browser that went away or asked for nonsense."""
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing of a browser that went away."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

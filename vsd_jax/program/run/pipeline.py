@@ -307,7 +307,8 @@ def write_overview(
             f"<td>{_state(folder, name, now)}</td></tr>"
         )
     models = sorted((folder / names[-1] / "mesh").glob("particle_*"))
-    links = "".join(_link(path.relative_to(folder).as_posix()) for path in models)
+    names_of_files = (path.relative_to(folder).as_posix() for path in models)
+    links = "".join(f"<li>{page.download(name)}</li>" for name in names_of_files)
     parts = {
         "Stages": cards and f'<div class="grid">{"".join(cards)}</div>',
         "Numbers": f'<div class="scroll"><table>{"".join(rows)}</table></div>',
@@ -335,7 +336,7 @@ def _state(folder: Path, name: str, now: str) -> str:
     try:
         found = writer.read_json(folder / name / "evaluation.json")
     except (OSError, ValueError):
-        if (folder / name / "report.html").exists():  # stopped, or trains no more
+        if (folder / name / "report.html").exists():  # it has begun, and has stopped
             return f'<a href="{name}/report.html">not finished</a>'
         return "not yet"
     numbers = {key: page.number(value) for key, value in found["mean"].items()}
@@ -349,7 +350,3 @@ def _card(name: str, number: int, film: Path) -> str:
         f' controls src="{url}"></video><figcaption><a href="{name}/report.html">'
         f"{name}, particle {number}</a></figcaption></figure>"
     )
-
-
-def _link(path: str) -> str:
-    return f'<li><a href="{page.escape(path)}" download>{page.escape(path)}</a></li>'

@@ -77,8 +77,8 @@ def marching_tetrahedra(
 ) -> Surface:
     """The zero level set of a grid of signed distances.
 
-    The outermost layers of the grid count as outside, whatever `sdf` says there: a
-    surface that would leave the cube is closed.
+    The outermost layers of the grid count as outside, whatever the sign of
+    `sdf` says there: a surface that would leave the cube is closed.
 
     Args:
       sdf: [G] signed distance at the grid vertices, > 0 inside, any unit.
