@@ -17,7 +17,7 @@ VERSION = 1
 FILE = "leaderboard.json"
 SCHEMA = {
     "world": "where methods compete",
-    "method": "name of the method on the leaderboard",
+    "method": "its name; standing still = the control, which has no rank",
     "prompt": "the text; a block is a prompt and a seed",
     "seed": "of the run, from 0",
     "score": "name of the number",
