@@ -60,6 +60,32 @@ def test_it_goes_on_where_it_stopped(plane, capsys, monkeypatch):
         start(plane, "plane", "--seeds=1", "--steps=2", *ROWS)
 
 
+def test_a_run_that_diverges_is_told_and_the_others_go_on(tmp_path, monkeypatch):
+    """By row and seed: SDS's second seed, and all of VSD's."""
+    real = cells._KINDS["exact"]
+
+    def draw(cell, folder):
+        if (cell.row.name, cell.seed) == ("SDS 7.5", 1) or "VSD" in cell.row.name:
+            raise DivergedError("Stopped at step 2. It grew. Lower it. Last: none yet.")
+        real(cell, folder)
+
+    monkeypatch.setattr(cells, "_KINDS", cells._KINDS | {"exact": draw})
+    for _ in range(2):  # the second one runs nothing
+        start(tmp_path, "plane", "--seeds=2", *ROWS)
+        monkeypatch.setattr(cells, "_KINDS", dict.fromkeys(cells._KINDS, None))
+    found = writer.read_json(tmp_path / "scores.json")
+    sds = found["rows"]["SDS 7.5"]
+    assert list(found["rows"]) == [*ROWS[1:], "truth"]
+    assert [len(sds[k]["values"]) for k in ("mode_error", "frechet_truth")] == [1, 1]
+    assert found["rows"]["VSD 7.5, own score"] == {} and found["unfinished"] == 0
+    where = [(cell["row"], cell["seed"]) for cell in found["stopped"]]
+    assert set(where) == {(ROWS[2], 1), (ROWS[3], 0), (ROWS[3], 1)}
+    table = (tmp_path / "table.md").read_text()
+    assert "SDS 7.5, a mushroom, seed 1" in table
+    assert "Stopped at step 2. It grew.\n" in table and "Lower it" not in table
+    assert "| VSD 7.5, own score | – |" in table
+
+
 def test_what_was_spent_before_it_stopped_counts(tmp_path, monkeypatch):
     def stop(cell, folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,8 @@ def test_a_row_has_mean_and_spread_over_seeds():
 
 
 def test_with_one_seed_the_spread_is_over_prompts():
-    found = scores.row_scores({0: [cell(1.0), cell(float("nan"))]}, [cell(0.0)], None)
+    pair = [cell(1.0), cell(float("nan"))]
+    found = scores.row_scores({0: pair}, [cell(0.0)] * 2, None)
     assert found["saturation"]["mean"] == 1.0
     assert found["saturation"]["spread"] is None
     assert found["frechet_truth"]["spread"] is None

@@ -98,7 +98,7 @@ def run_cell(cell: Cell, out: Path) -> Path:
 
     Raises:
       RunError: if it is finished with other settings or another prior; or whatever a
-        run of the program raises.
+        run of the program raises (`DivergedError`: `note_stopped` finishes it).
     """
     folder = out / cell.folder
     record = describe(cell)
@@ -113,12 +113,29 @@ def run_cell(cell: Cell, out: Path) -> Path:
             with contextlib.suppress(OSError):  # the disk may be full
                 writer.write_json(folder / TRAINED, _spent(watch, folder))
         raise
+    finally:
+        if not cell.row.kind.startswith("exact"):
+            jax.clear_caches()  # programs of finished cells would fill the memory
     record |= _spent(watch, folder)
     record["environment"] = workdir.describe_environment()
     writer.write_json(folder / "cell.json", record)
-    if not cell.row.kind.startswith("exact"):
-        jax.clear_caches()  # programs of finished cells would fill the memory
     return folder
+
+
+def note_stopped(cell: Cell, out: Path, why: str) -> None:
+    """Finishes the cell of a run that diverged, which is a result too, without scores.
+
+    Args:
+      cell: the one that `run_cell` has not finished.
+      out: the table's folder.
+      why: what the alarm said.
+    """
+    folder = out / cell.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    record = describe(cell) | {"seconds": 0.0, "cpu_seconds": 0.0}
+    record |= spent_before(folder) | {"stopped": why}
+    record["environment"] = workdir.describe_environment()
+    writer.write_json(folder / "cell.json", record)
 
 
 def spent_before(folder: Path) -> dict[str, float]:

@@ -95,7 +95,17 @@ def provenance(record: Mapping[str, Any]) -> str:
     ]
     if record["unfinished"]:
         lines.append(f"**Unfinished: {record['unfinished']} cells are missing.**")
+    lines += [_stopped(cell) for cell in record.get("stopped", ())]
     return "\n".join(lines) + "\n\n"
+
+
+def _stopped(cell: Mapping[str, Any]) -> str:
+    """A run that diverged: where, and the first two sentences of why."""
+    why = ". ".join(cell["stopped"].rstrip(".").split(". ")[:2])
+    return (
+        f"**Stopped**, and in no number here: {cell['row']}, {cell['prompt']}, seed"
+        f" {cell['seed']}, so that this seed has no distance between sets. {why}."
+    )
 
 
 def _short(commit: str) -> str:

@@ -12,6 +12,7 @@ from vsd_jax.experiments import cells, plan, present, scores, together, truth
 from vsd_jax.experiments.plan import Budget, Cell, Experiment
 from vsd_jax.program.folder import writer
 from vsd_jax.program.terminal import progress
+from vsd_jax.program.terminal.errors import DivergedError
 
 Path = pathlib.Path
 
@@ -37,7 +38,8 @@ def run(
       The table.
 
     Raises:
-      RunError: what a run raises; finished cells stay, and the same command goes on.
+      RunError: what a run raises, but for one that diverges, which the table tells as
+        stopped; finished cells stay, and the same command goes on.
     """
     todo = plan.cells(experiment, budget)
     truth.require_renderer(todo)
@@ -64,7 +66,11 @@ def _run_seed(todo: Sequence[Cell], out: Path, missing: list[Cell]) -> None:
                 f"\n[{left} to do{about}] {cell.row.name}: {cell.prompt}, seed"
                 f" {cell.seed}"
             )
-        cells.run_cell(cell, out)
+        try:
+            cells.run_cell(cell, out)
+        except DivergedError as error:  # a result too: the others go on
+            progress.say(f"{cell.folder} is told as stopped. {error}")
+            cells.note_stopped(cell, out, str(error))
         if cell in missing:
             missing.remove(cell)
             spent.append(time.monotonic() - begin)
@@ -78,10 +84,12 @@ def _present(
     experiment: Experiment, done: Sequence[Cell], out: Path, *, command: str, total: int
 ) -> str:
     """Scores what is finished, writes the files and returns the table."""
-    scored = {
-        cell.folder: scores.score_cell(cell, out / cell.products) for cell in done
-    }
     stored = [writer.read_json(out / cell.folder / "cell.json") for cell in done]
+    scored = {
+        cell.folder: scores.score_cell(cell, out / cell.products)
+        for cell, result in zip(done, stored, strict=True)
+        if "stopped" not in result
+    }
     rows = list(dict.fromkeys(cell.row.name for cell in done))
     prompts = list(dict.fromkeys(cell.prompt for cell in done))
     seeds = sorted({cell.seed for cell in done})
@@ -95,7 +103,10 @@ def _present(
     judged = max(runs, key=lambda r: of(r, 0)[0].settings.get("num_particles", 1))
     true = [scores.score_truth(c, out / c.products) for c in of(judged, 0)]
     by_row = {
-        row: {seed: [scored[c.folder] for c in of(row, seed)] for seed in seeds}
+        row: {
+            seed: [scored[c.folder] for c in of(row, seed) if c.folder in scored]
+            for seed in seeds
+        }
         for row in rows
     }
     by_row[scores.TRUTH] = {
@@ -107,10 +118,15 @@ def _present(
         reference = None if row == experiment.reference else experiment.reference
         others = by_row.get(reference) if reference else None
         found[row] = scores.row_scores(by_seed, true, others)
-        spent = _seconds([result for result in stored if result["row"] == row])
+        own = [result for result in stored if result["row"] == row]
+        spent = _seconds([result for result in own if "stopped" not in result])
         if spent:
             found[row]["seconds"] = scores.spread(spent)
-    shown = {row: _pictures(by_seed) for row, by_seed in by_row.items()}
+    shown = {
+        row: _pictures(by_seed)
+        for row, by_seed in by_row.items()
+        if any(by_seed.values())
+    }
     record = _record(experiment, stored, command=command) | {
         "rows": found,
         "unfinished": total - len(done),
@@ -132,7 +148,7 @@ def _seconds(stored: Sequence[dict[str, Any]]) -> list[float]:
 
 def _pictures(by_seed: dict[int, list[scores.Scored]]) -> np.ndarray:
     """The first seed's: all particles of one prompt, or a few views of each prompt."""
-    images = [images for _, _, images in next(iter(by_seed.values()))]
+    images = [images for _, _, images in next(filter(None, by_seed.values()))]
     if images[0].shape[1] == 1:
         return images[0][:, 0]
     number = max(1, present.SHOWN // len(images))
@@ -162,5 +178,10 @@ def _record(
         "cells": [
             {key: cell[key] for key in ("row", "prompt", "seed", "seconds")}
             for cell in stored
+        ],
+        "stopped": [
+            {key: cell[key] for key in ("row", "prompt", "seed", "stopped")}
+            for cell in stored
+            if "stopped" in cell
         ],
     }

@@ -198,7 +198,9 @@ def row_scores(
     """The scores of a row: `{score: {"mean", "spread", "values"}}`.
 
     Args:
-      by_seed: the row's cells of each seed, one a prompt.
+      by_seed: the row's cells of each seed, one a prompt; a run that was stopped is
+        missing, and its seed has no distance between sets, which depends on the
+        prompts.
       true: truth of the same prompts, many objects.
       reference: cells of the reference row, or None.
 
@@ -219,7 +221,7 @@ def row_scores(
     for aim, cells_of in aims.items():
         for seed, cells in by_seed.items():
             others = cells_of(seed)
-            if not others:
+            if not others or len(cells) != len(true):
                 continue
             made, aimed = _features(cells), _features(others)
             for name, distance in (
