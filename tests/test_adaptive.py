@@ -17,6 +17,7 @@ from simple_scene import (
 from test_distil import MODEL, PHI, SCORE, TXS
 
 from vsd_jax import adaptive
+from vsd_jax.parallel import Devices
 from vsd_jax.scene.camera import orbit_camera
 
 
@@ -88,6 +89,19 @@ def test_where_the_residual_was_large_is_looked_at_more_often():
     assert 0.85 < float(jnp.mean(cameras.azimuth_deg > 0)) < 0.93  # 0.9 as K grows
     plain = draw(two_sides, stats, others)
     assert abs(float(jnp.mean(plain.azimuth_deg > 0)) - 0.5) < 0.05
+
+
+def test_devices_that_share_a_particle_would_learn_of_different_views():
+    law = adaptive.by_residual(VIEWS.sample_camera, num_candidates=4)
+    options = TXS | {"sample_camera": law, "particles_per_step": 1}
+    with pytest.raises(ValueError, match="per_particle=1"):
+        simple_step(
+            adaptive.remember_views(make_scene()),
+            make_prior(MODEL),
+            SCORE,
+            devices=Devices("devices", 2),
+            **options,
+        )
 
 
 def test_a_step_remembers_what_each_particle_saw():

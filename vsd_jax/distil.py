@@ -47,6 +47,7 @@ from vsd_jax.score_network import ScoreUpdate, make_score_update
 from vsd_jax.spec import OneOf, Within, check_fields
 from vsd_jax.trees import over_axis, without_weak_types
 from vsd_jax.types import (
+    AdaptiveCamera,
     Batch,
     Draw,
     Particles,
@@ -163,6 +164,11 @@ def distil(
     if not method.trains_score:
         score = None
     check_levels(prior.alphas_cumprod)
+    if devices.per_particle > 1 and isinstance(views.sample_camera, AdaptiveCamera):
+        raise ValueError(
+            "Devices that share the views of a particle would each learn of their own"
+            " views: with an AdaptiveCamera take devices.per_particle=1."
+        )
     axis_name = devices.axis_name
     shares = dict(devices_per_particle=devices.per_particle, axis_name=axis_name)
     mean = functools.partial(mean_shares, **shares)

@@ -72,6 +72,19 @@ def test_what_is_there_is_shown(folder):
     assert "vsd.guidance_scale" in page
 
 
+def test_what_is_left_out_and_what_is_single_is_said(folder):
+    page = report.write_report(folder).read_text()
+    assert "A row per particle" not in page and "4 views of each" in page
+    assert "The first" not in page
+    found = writer.read_json(folder / "evaluation.json") | {"views": 1}
+    writer.write_json(folder / "evaluation.json", found)
+    config = writer.read_json(folder / "config.json") | {"num_particles": 9}
+    writer.write_json(folder / "config.json", config)
+    page = report.write_report(folder).read_text()
+    assert "A row per particle" in page and "One view of each" in page
+    assert "The first 8 of 9 particles" in page
+
+
 def test_files_of_others_are_left_alone(folder):
     """What a user saved beside the products, or what cannot be read, is no fault."""
     for name in ("particle_00_edited.ply", "particle_01.ply"):
@@ -134,6 +147,12 @@ def test_chart_breaks_nothing_on_gaps_and_constants():
     series = {"a <b>": ([1, 2, 3], [1.0, None, 1.0]), "gone": ([1], [2.0])}
     svg = charts.line_chart("T & U", series, log=False)
     assert svg.count("<path") == 1 and "a &lt;b&gt;" in svg and "T &amp; U" in svg
+    (path,) = re.findall(r' d="([^"]*)"', svg)
+    assert path.count("M") == path.count("h0") == 2 and "L" not in path
+    values = [1.0, 2.0, 0.0, 4.0, 5.0, 6.0]
+    svg = charts.line_chart("log", {"x": (range(6), values)}, log=True)
+    (path,) = re.findall(r' d="([^"]*)"', svg)
+    assert [piece.count("L") for piece in path.split("M")[1:]] == [1, 2]
     assert charts.line_chart("none", {"x": ([1, 2], [0.0, -1.0])}, log=True) == ""
 
 

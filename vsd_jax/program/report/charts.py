@@ -21,22 +21,22 @@ def line_chart(title: str, series: Series, *, log: bool) -> str:
     Args:
       title: above the chart.
       series: curves, at most 5.
-      log: logarithmic vertical axis; values <= 0 are left out.
+      log: logarithmic vertical axis; values <= 0 are gaps.
     """
     curves = {}
     for label, (steps, values) in series.items():
-        points = _clean(steps, values, log)
-        if len(points) > 1:
-            curves[label] = points
+        pieces = _clean(steps, values, log)
+        if sum(map(len, pieces)) > 1:
+            curves[label] = pieces
     if not curves:
         return ""
-    everything = np.concatenate(list(curves.values()))
+    everything = np.concatenate([p for pieces in curves.values() for p in pieces])
     x_range = everything[:, 0].min(), everything[:, 0].max()
     y_range = _padded(everything[:, 1])
     parts = [_grid(x_range, y_range, log)]
     legend = []
-    for number, (label, points) in enumerate(curves.items()):
-        path = _path(points, x_range, y_range)
+    for number, (label, pieces) in enumerate(curves.items()):
+        path = "".join(_path(points, x_range, y_range) for points in pieces)
         parts.append(
             f'<path class="curve c{number}" d="{path}"><title>{html.escape(label)}'
             "</title></path>"
@@ -54,15 +54,19 @@ def line_chart(title: str, series: Series, *, log: bool) -> str:
 
 
 def _clean(steps: Sequence[float], values: Sequence[float | None], log: bool):
-    """[P, 2] finite points, averaged in groups so that few enough are left."""
-    pairs = [(s, v) for s, v in zip(steps, values, strict=True) if v is not None]
-    points = np.array([p for p in pairs if p[1] > 0 or not log], np.float64)
-    if not len(points):
-        return np.zeros((0, 2))
+    """Pieces between gaps, [P, 2] each, averaged so that few enough points are left."""
+    numbers = [np.nan if v is None or (log and v <= 0) else v for v in values]
+    points = np.stack([np.asarray(steps, float), np.asarray(numbers, float)], axis=1)
     if log:
         points[:, 1] = np.log10(points[:, 1])
-    groups = np.array_split(points, min(len(points), MAX_POINTS))
-    return np.array([group.mean(0) for group in groups])
+    shown = np.isfinite(points[:, 1])
+    edges = np.flatnonzero(np.diff(shown)) + 1
+    pieces = [p for p in np.split(points, edges) if len(p) and np.isfinite(p[0, 1])]
+    share = min(1.0, MAX_POINTS / max(shown.sum(), 1))
+    return [
+        np.array([g.mean(0) for g in np.array_split(p, math.ceil(share * len(p)))])
+        for p in pieces
+    ]
 
 
 def _padded(values: np.ndarray) -> tuple[float, float]:
@@ -82,7 +86,7 @@ def _y(value: float, bounds: tuple[float, float]) -> float:
 
 def _path(points: np.ndarray, x_range, y_range) -> str:
     places = [f"{_x(s, x_range):.1f} {_y(v, y_range):.1f}" for s, v in points]
-    return "M" + "L".join(places)
+    return "M" + "L".join(places) + "h0" * (len(places) == 1)  # alone: a dot
 
 
 def _ticks(low: float, high: float, wanted: int) -> list[float]:

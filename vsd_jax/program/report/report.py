@@ -40,9 +40,10 @@ def write_report(folder: Path) -> Path:
     body = [
         live.show(now, rows),
         _warnings(rows, infos, settings),
+        _not_shown(settings),
         _section("The result", _films(folder) + viewers, grid=True),
         _section("What the views show", _evaluation(folder)),
-        _section("How it came about", _sheets(folder, newest_first=bool(now))),
+        _section("How it came about", _sheets(folder, settings, is_live=bool(now))),
         _section("Inside the step", _inside(folder)),
         _section("Curves", _curves(rows), grid=True),
         _section("Files", _downloads(folder)),
@@ -112,6 +113,14 @@ def _warnings(rows: list[dict], infos: list[dict], settings: dict) -> str:
     return "".join(f'<p class="warning">{page.escape(text)}</p>' for text in texts)
 
 
+def _not_shown(settings: dict) -> str:
+    number = settings.get("num_particles", 1)
+    if number <= MAX_SHOWN:
+        return ""
+    text = f"The first {MAX_SHOWN} of {number} particles; the files of all are below."
+    return f'<p class="note">{text}</p>'
+
+
 def _overflow(rows: list[dict], settings: dict) -> list[str]:
     """What did not fit, in words; a log line holds the sum of its steps."""
     found = [row.get("render/overflow") or 0 for row in rows]
@@ -129,8 +138,8 @@ def _overflow(rows: list[dict], settings: dict) -> list[str]:
     if share < 0.01:
         return []
     return [
-        f"{share:.0%} of the samples were above render.capacity and were thinned at"
-        " random. A higher --config.render.capacity avoids it."
+        f"{share:.0%} of the samples were more than render.capacity allows, and were"
+        " left out at random. A higher --config.render.capacity avoids it."
     ]
 
 
@@ -149,8 +158,8 @@ def _films(folder: Path) -> str:
         url = page.data_url(path, "video/mp4")
         cards.append(
             '<figure class="card"><video class="stage" autoplay loop muted playsinline'
-            f' controls src="{url}"></video><figcaption><span>Turntable, particle'
-            f" {number}</span></figcaption></figure>"
+            f' controls aria-label="turntable of particle {number}" src="{url}">'
+            f"</video><figcaption>Turntable, particle {number}</figcaption></figure>"
         )
     for number, path in of_particles(folder, "views_*.png"):
         name, url = f"Particle {number}", page.data_url(path, "image/png")
@@ -188,7 +197,7 @@ def _mesh_cards(folder: Path, settings: dict, infos: list[dict]) -> tuple[str, s
             f' aria-label="mesh of particle {number}, turn it by dragging"></canvas>'
             "<figcaption><span>Mesh, particle"
             f" {number}{faces}.{_baked(info)}"
-            " Drag to turn.</span>"
+            " Drag to turn; click, then the wheel comes closer.</span>"
             '<button type="button">show shape</button></figcaption></figure>'
         )
     return "".join(scripts), "".join(cards)
@@ -232,9 +241,11 @@ def _evaluation(folder: Path) -> str:
     if verdicts:
         cells = "".join(f"<td>{page.escape(text)}</td>" for text in verdicts)
         lines = f"<tr><th>Verdict</th>{cells}</tr>{lines}"
+    views = "One view" if found.get("views") == 1 else f"{found.get('views')} views"
     notes = [
-        f"{found.get('views')} views of each particle at step {found.get('step')}."
-        " Shares are between 0 and 1.",
+        f"{views} of each particle at step {found.get('step')}. Numbers are shares of"
+        " them, but for what the prompt explains to the prior: how much less of the"
+        " noise it mistakes with the prompt than without.",
     ]
     if found.get("note"):
         notes.append(f"No judgement of kind and colour: {found['note']}")
@@ -249,13 +260,14 @@ def _evaluation(folder: Path) -> str:
     return f'<div class="scroll">{table}</div>{text}'
 
 
-def _sheets(folder: Path, *, newest_first: bool) -> str:
+def _sheets(folder: Path, settings: dict, *, is_live: bool) -> str:
+    """The newest first while it trains."""
     paths = sorted((folder / "images").glob("step_*.png"))
     if len(paths) > MAX_SHEETS:
         last = len(paths) - 1
         keep = {round(i * last / (MAX_SHEETS - 1)) for i in range(MAX_SHEETS)}
         paths = [path for i, path in enumerate(paths) if i in keep]
-    if newest_first:
+    if is_live:
         paths.reverse()
     figures = "".join(
         f'<figure class="card" style="margin-bottom:16px"><img class="sheet" alt="views'
@@ -263,7 +275,9 @@ def _sheets(folder: Path, *, newest_first: bool) -> str:
         f"<figcaption>step {int(path.stem[5:]):,}</figcaption></figure>"
         for path in paths
     )
-    return figures and '<p class="note">A row per particle.</p>' + figures
+    several = settings.get("num_particles", 1) > 1
+    note = '<p class="note">A row per particle.</p>' if several else ""
+    return figures and note + figures
 
 
 def _inside(folder: Path) -> str:

@@ -90,14 +90,14 @@ def thin(
       capacity: K, static.
 
     Returns:
-      the thinned mask; the probability of survival, a scalar in (0, 1]; the number of
-      samples above capacity (float32, 0 if all fit).
+      the thinned mask; the probability of survival, a scalar in (0, 1]; how many
+      are likely to be dropped (float32, 0 if all fit).
     """
     count = jnp.sum(mask, dtype=jnp.int32).astype(jnp.float32)
     # Four standard deviations below capacity: the survivors fit all but surely.
     target = max(capacity - 4 * capacity**0.5, 0.5 * capacity)
     keep = jnp.where(count > capacity, target / jnp.maximum(count, 1), 1)
-    return mask & (uniform < keep), keep, jnp.maximum(count - capacity, 0)
+    return mask & (uniform < keep), keep, (1 - keep) * count
 
 
 def compact(mask: jax.Array, capacity: int) -> tuple[jax.Array, jax.Array]:

@@ -176,7 +176,7 @@ def render_rays(
       What the rays see, normals [R, 3] (zero unless the field gives them), and scalars
       for regularisers and logs: `entropy`, `z_variance` (a sum and a number of rays)
       and `orientation` (see `regularizers`), `occupied` (share of samples in occupied
-      cells), `overflow` (a count of samples above capacity). What nobody uses is not
+      cells), `overflow` (samples that are left out). What nobody uses is not
       computed.
     """
     keep, jitter, fine, noise_key = _randomness(key, origins, num_samples, num_fine)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shows the meshes of a report: drag to turn, wheel to come closer, arrows to turn.
+// Shows the meshes of a report: drag or arrows turn them, the wheel comes closer
+// once a mesh has been clicked (else it scrolls the page).
 // A mesh is base64 of: uint32 V, F, then uint16 positions [V,3] over [-1,1]^3,
 // uint8 sRGB colours [V,3], padding to 4 bytes, uint32 triangles [F,3].
 "use strict";
@@ -86,10 +87,7 @@ function rotation(azimuth, elevation) {
 
 function startViewer(canvas) {
   const gl = canvas.getContext("webgl2", { antialias: true, alpha: true, premultipliedAlpha: false });
-  if (!gl) {
-    canvas.outerHTML = '<p class="note">This browser shows no WebGL; open the GLB file below instead.</p>';
-    return;
-  }
+  if (!gl) throw new Error("no WebGL 2");
   const mesh = decodeMesh(document.getElementById(canvas.dataset.mesh).textContent.trim());
   const program = compile(gl);
   gl.useProgram(program);
@@ -132,6 +130,7 @@ function startViewer(canvas) {
   canvas.addEventListener("pointerdown", (e) => canvas.setPointerCapture(e.pointerId));
   canvas.addEventListener("pointermove", (e) => { if (e.buttons) turn(e.movementX, e.movementY); });
   canvas.addEventListener("wheel", (e) => {
+    if (document.activeElement !== canvas) return;
     e.preventDefault();
     look.zoom = Math.max(0.4, Math.min(4, look.zoom * Math.exp(-e.deltaY * 0.001)));
     draw();
@@ -150,4 +149,13 @@ function startViewer(canvas) {
   requestAnimationFrame(tick);
 }
 
-for (const canvas of document.querySelectorAll("canvas[data-mesh]")) startViewer(canvas);
+for (const canvas of document.querySelectorAll("canvas[data-mesh]")) {
+  try {
+    startViewer(canvas);
+  } catch (error) {  // the other meshes, and a page that reloads itself, go on
+    const note = document.createElement("p");
+    note.className = "note";
+    note.textContent = `This browser does not show the mesh (${error.message}); open the GLB file below instead.`;
+    canvas.replaceWith(note);
+  }
+}
