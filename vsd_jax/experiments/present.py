@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure  # not pyplot, whose state a notebook shares
 
+from vsd_jax.experiments.scores import TRUTH
 from vsd_jax.program.folder import writer
 
 Path = pathlib.Path
@@ -40,14 +41,21 @@ SHOWN = 14
 def markdown(
     found: Mapping[str, RowScores], columns: Sequence[str], reference: str
 ) -> str:
-    """A row each, `mean ± spread`; a column that no row has is left out."""
-    columns = [name for name in columns if any(name in row for row in found.values())]
+    """A row each, `mean ± spread`; a column that truth alone has is left out."""
+    columns = _shown(found, columns)
     heads = [_head(name, reference) for name in columns]
     lines = [
         [row, *(number(scores.get(name), name) for name in columns)]
         for row, scores in found.items()
     ]
     return table(["", *heads], lines) + "\n"
+
+
+def _shown(found: Mapping[str, RowScores], columns: Sequence[str]) -> list[str]:
+    made = [scores for row, scores in found.items() if row != TRUTH]
+    return [
+        name for name in columns if any(number(s.get(name), name) != "–" for s in made)
+    ]
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -185,7 +193,7 @@ def save_plot(
     path: Path, found: Mapping[str, RowScores], columns: Sequence[str], reference: str
 ) -> None:
     """One panel a score: a bar each row with its spread, truth as a line."""
-    columns = [name for name in columns if any(name in row for row in found.values())]
+    columns = _shown(found, columns)
     wide = min(3, len(columns))
     rows = -(-len(columns) // wide)
     height = 0.24 * len(found) + 0.8
@@ -200,11 +208,12 @@ def save_plot(
         means = [_finite(score.get("mean")) for score in scores]
         spreads = [_finite(score.get("spread"), 0.0) for score in scores]
         axis.barh(names, means, xerr=spreads, color="tab:blue", ecolor="0.3")
-        if "truth" in found and np.isfinite(means[names.index("truth")]):
-            axis.axvline(means[names.index("truth")], color="tab:red", lw=1)
+        if TRUTH in found and np.isfinite(means[names.index(TRUTH)]):
+            axis.axvline(means[names.index(TRUTH)], color="tab:red", lw=1)
         axis.set_title(_head(name, reference), fontsize=9)
         axis.tick_params(labelsize=7)
     axes[0, 0].invert_yaxis()
+    figure.supxlabel("lines: ± standard deviation; red: truth", fontsize=8)
     finish(figure, path)
 
 
