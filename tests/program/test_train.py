@@ -103,6 +103,24 @@ def test_interrupted_and_resumed_equals_straight(loop):
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
 
 
+def test_what_was_measured_since_the_last_line_is_not_lost(loop, flat_config):
+    flat_config.log.metrics_every = 2
+
+    def step_and_interrupt(state, *arguments):
+        state, metrics = run.step(state, *arguments)
+        if int(state.step) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return state, metrics
+
+    _, run, workdir = loop()
+    workdir.close()
+    trainer, _, workdir = loop(step=step_and_interrupt)
+    with pytest.raises(train_lib.Interrupted):
+        trainer.run(run.init())
+    rows = writer.read_metrics(workdir.path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [2, 3]
+
+
 def test_a_lost_session_while_a_checkpoint_is_saved_ends_in_a_good_one(
     loop, monkeypatch, capsys
 ):

@@ -166,6 +166,8 @@ class Loop:
                     state = devices.gather(split)
                     self._hooks(step, state, last=stop or step == total)
                 if stop and step < total:
+                    if rest := self._window.flush():  # between two lines of the log
+                        self._log(step, rest)
                     raise Interrupted(
                         f"Stopped at step {step} of {total} and saved. The same command"
                         " goes on from there."
