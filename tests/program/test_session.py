@@ -13,6 +13,7 @@ import pytest
 import tiny_runs
 import trimesh
 
+from vsd_jax import methods
 from vsd_jax.program.build import build
 from vsd_jax.program.folder import writer
 from vsd_jax.program.judge import prior_check, verdict
@@ -241,6 +242,30 @@ def test_a_stop_tells_what_goes_on(tmp_path, flat_config, monkeypatch, overwrite
     assert ("leave --overwrite out" in str(error.value)) == overwrite
     # A scheduler that queues it once more would delete it once more.
     assert error.value.status == (1 if overwrite else 75)
+
+
+def test_a_method_given_from_code_is_told_and_held(tmp_path, flat_config):
+    """No setting names it: another one would go on in silence."""
+
+    def follow_noise(views):
+        return views.prior("text") - views.noise
+
+    def train(given=None, **options):
+        made = given and methods.Method(given, "sigma_squared")
+        with_it = {"command": ["test"], "overwrite": False, "method": made} | options
+        session.start("train", flat_config, str(tmp_path), **with_it)
+
+    train(follow_noise)
+    page = (tmp_path / "report.html").read_text()
+    name = "test_a_method_given_from_code_is_told_and_held"
+    assert f"{name}, guidance" in page
+    flat_config.num_steps += 1
+    with pytest.raises(ConfigError, match=f"{name}, and would go on with the one that"):
+        train()
+    train(follow_noise)
+    train(overwrite=True)
+    with pytest.raises(ConfigError, match="names, and would go on with test_a"):
+        train(follow_noise)
 
 
 def test_training_again_finds_it_finished(trained, nerf_config, capsys):

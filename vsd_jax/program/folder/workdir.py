@@ -234,10 +234,36 @@ class Workdir:
         with (self.path / "command.txt").open("a", **options) as file:
             file.write(f"{shlex.join(argv)}  # {now}\n")
 
-    def note_environment(self) -> None:
-        """Writes environment.json: where steps are made, not where they are shown."""
+    def note_environment(self, method: str = "") -> None:
+        """Writes environment.json: where steps are made, not where they are shown.
+
+        Args:
+          method: name of the one that was given from code, which no setting tells.
+        """
         if hosts.is_first():
-            writer.write_json(self.path / "environment.json", describe_environment())
+            found = describe_environment() | ({"method": method} if method else {})
+            writer.write_json(self.path / "environment.json", found)
+
+    def check_method(self, method: str) -> None:
+        """Compares a method that was given from code with that of the run's steps.
+
+        Args:
+          method: its name; "" = the one that the configuration names.
+
+        Raises:
+          ConfigError: if the run in the folder has made steps with another.
+        """
+        path = self.path / "environment.json"
+        if not self.resumed or not path.exists() or not history.steps_done(self.path):
+            return
+        before = writer.read_json(path).get("method", "")
+        if before != method:
+            named = "the one that its configuration names"
+            raise ConfigError(
+                f"--workdir={self.path} was trained with the method"
+                f" {before or named}, and would go on with {method or named}. Give the"
+                " same one, or another folder."
+            )
 
     def note_weights(self, now: Mapping[str, str]) -> dict[str, str]:
         """Writes which frozen weights the run has; returns those of before.

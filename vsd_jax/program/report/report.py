@@ -82,7 +82,7 @@ def _chips(settings: dict, rows: list[dict], environment: dict) -> str:
     if any("alarm" in row for row in rows):
         state = ("bad", f"stopped at step {done}")
     flat = config.flatten(settings)
-    method = str(flat.get("vsd.method", "")).upper()
+    method = environment.get("method") or str(flat.get("vsd.method", "")).upper()
     chips = [
         state,
         ("", f"{method}, guidance {flat.get('vsd.guidance_scale', '?')}"),

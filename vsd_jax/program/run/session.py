@@ -101,18 +101,27 @@ def start(
     with contextlib.closing(workdir), _disk_in_words(folder):
         if mode == "train":
             workdir.check(valid, overwrite=overwrite, extend=True)
+            workdir.check_method(_name(method))
             found = _read(valid, workdir, method, overwrite=overwrite)
             # Only now, when all that is read is known to be sound, is anything deleted.
             workdir.adopt(valid, overwrite=overwrite, extend=True)
             with _deletes_no_more(overwrite), _disk_in_words(folder):
                 _begin(workdir, said, command)
-                _train(valid, workdir, *found)
+                _train(valid, workdir, *found, method=_name(method))
         else:
             if valid is None and overrides:
                 valid = overrides_lib.apply(source.read_config(folder), overrides)
                 valid = config_lib.validate(valid)
                 config_lib.refuse_idle(valid, overrides_lib.keys(overrides))
             _reopen(mode, valid, workdir, command=command)
+
+
+def _name(method: Method | None) -> str:
+    """Of a method that was given from code; "" without one."""
+    if method is None:
+        return ""
+    made = method.direction
+    return getattr(made, "__qualname__", type(made).__name__).partition(".<locals>")[0]
 
 
 @contextlib.contextmanager
@@ -181,7 +190,12 @@ def _begin(workdir: Workdir, said: Sequence[str], command: Sequence[str]) -> Non
 
 
 def _train(
-    config: Config, workdir: Workdir, run: build.Run, beginning: source.Beginning
+    config: Config,
+    workdir: Workdir,
+    run: build.Run,
+    beginning: source.Beginning,
+    *,
+    method: str,
 ) -> None:
     target = jax.eval_shape(run.init)
     state = None
@@ -192,13 +206,13 @@ def _train(
         if hosts.is_first():
             source.note(config, workdir.path, beginning)
         state = run.init(beginning.start)
-    progress.say(_first_line(config, run, state))
+    progress.say(_first_line(config, run, state, method))
     hosts.agree(config, int(state.step))
     is_made = False
     try:
         if int(state.step) < config.num_steps:
             _keep_earlier(workdir, int(state.step))
-            workdir.note_environment()
+            workdir.note_environment(method)
             with _memory_in_words():
                 state = Loop(config, run, workdir).run(state)
         if hosts.is_first():
@@ -346,7 +360,7 @@ def _count(tree: PyTree) -> str:
     return f"{number / 1e6:.2f} M parameters"
 
 
-def _first_line(config: Config, run: build.Run, state: VSDState) -> str:
+def _first_line(config: Config, run: build.Run, state: VSDState, method: str) -> str:
     """What was loaded, where it runs, from which step to which."""
     device = jax.devices()[0]
     where = device.device_kind if device.platform != "cpu" else "CPU"
@@ -354,7 +368,7 @@ def _first_line(config: Config, run: build.Run, state: VSDState) -> str:
         where += f" with {os.cpu_count()} cores"
     n, begin = config.num_particles, int(state.step)
     theta = _count(jax.tree.map(lambda leaf: leaf[0], state.particles.params))
-    phi = f"no score network ({config.vsd.method.upper()})"
+    phi = f"no score network ({method or config.vsd.method.upper()})"
     if state.score.params:
         phi = f"score network {config.score.kind} ({_count(state.score.params)})"
     return (
