@@ -51,15 +51,15 @@ ONLY_IN = {
     "transformers": ("vsd_jax/program/prior/text_tower.py",),
     "pmap": ("vsd_jax/parallel.py",),
     # distil.py over the particles, particle.py and views.py over the views of one
-    # particle, adaptive.py over the cameras that one view may have, protocol.py over
-    # the views of what a method draws.
+    # particle, adaptive.py over the cameras that one view may have, noised_views.py
+    # over the views of what a method draws.
     "vmap": (
         *("vsd_jax/distil.py", "vsd_jax/particle.py", "vsd_jax/views.py"),
         *("vsd_jax/adaptive.py", "vsd_jax/trees.py"),
     ),
     "over_axis": (
         *("vsd_jax/distil.py", "vsd_jax/particle.py", "vsd_jax/trees.py"),
-        "vsd_jax/methods/protocol.py",
+        "vsd_jax/methods/noised_views.py",
     ),
 }
 # These two hold for the core; programs may map over what they have rendered.

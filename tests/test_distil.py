@@ -23,8 +23,9 @@ from simple_scene import (
 from vsd_jax import methods, particle, presets, timesteps
 from vsd_jax.diffusion import exact, prompt
 from vsd_jax.diffusion.guidance import Guidance
-from vsd_jax.distil import Population, choose_particles, many_runs
+from vsd_jax.distil import Population, choose_particles, distil, many_runs
 from vsd_jax.distil import init_state as begin_state
+from vsd_jax.scene.image import image
 from vsd_jax.types import NoiseModel
 from vsd_jax.views import make_background_sampler, make_draw, make_views
 
@@ -346,6 +347,29 @@ def test_refuses_impossible_values(change, message):
         )
     with pytest.raises(ValueError, match="do not fit"):
         make_background_sampler(np.ones((2, 3)), [1.0])
+
+
+def test_a_particle_has_one_noise_of_its_own_in_all_steps():
+    spec = presets.preset("image2d", "smoke")
+    run = distil(
+        image(spec.image, shape=(1, 1, 1), latent=True),
+        make_prior(MODEL)._replace(latent_shape=(1, 1, 1)),
+        methods.Method(lambda views: views.shared_noise(), "uniform"),
+        None,
+        make_views(spec.views),
+        tx=optax.sgd(1.0),
+    )
+    state = run.init(jax.random.key(0), {}, num_particles=3)
+    prompts = prompt.encode_prompts(
+        lambda texts: np.zeros((len(texts), 1, 1)), spec.prompt
+    )
+    at = [np.array(state.particles.params["pixels"]).ravel()]
+    for _ in range(2):
+        state, _ = run.step(state, {}, prompts)
+        at.append(np.array(state.particles.params["pixels"]).ravel())
+    first, second = np.diff(at, axis=0)
+    np.testing.assert_allclose(first, second, rtol=1e-5)
+    assert len(set(first.round(4))) == 3
 
 
 @pytest.mark.parametrize(

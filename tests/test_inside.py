@@ -35,6 +35,8 @@ class Weighing:
 class Phi:
     """A score network that answers phi, whatever it sees."""
 
+    camera_dropout = 0.1
+
     model = NoiseModel(
         lambda params, noisy, t, context: jnp.full_like(noisy, params[0]), "sample"
     )

@@ -52,6 +52,7 @@ def batch():
         encode_noise=per_view,
         render_keys=per_view,
         method_keys=per_view,
+        run_keys=per_view,
         stats_key=per_view,
         score=score,
     )

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 
 from vsd_jax import methods
-from vsd_jax.diffusion.guidance import Guidance
+from vsd_jax.diffusion.guidance import WORDS, Guidance
 from vsd_jax.diffusion.loss_scale import with_loss_scale
 from vsd_jax.diffusion.noise import add_noise
 from vsd_jax.methods.inversion import ddim_invert, ddim_move
-from vsd_jax.methods.protocol import (
+from vsd_jax.methods.noised_views import (
     CONSISTENT3D_KEY,
     GUIDANCE_KEY,
     OVERSHOOT_KEY,
-    make_own_gradient,
 )
+from vsd_jax.methods.protocol import make_own_gradient
 from vsd_jax.score_network import fixed_score
 from vsd_jax.types import Camera, Draw, NoiseModel, Prior, ScoreDraw
 from vsd_jax.views import take_views
@@ -35,6 +35,7 @@ SHAPE = (3, 2, 2, 1)
 T = jnp.array([40, 300, 900])
 KEYS = jax.random.split(jax.random.key(0))
 METHOD_KEYS = jax.random.split(jax.random.key(7), 3)
+RUN_KEYS = jax.random.split(jax.random.key(8), 3)
 LATENTS = jax.random.normal(KEYS[0], SHAPE)
 NOISE = jax.random.normal(KEYS[1], SHAPE)
 SCORE_NOISE = jax.random.normal(jax.random.key(5), SHAPE)
@@ -100,7 +101,7 @@ def residual_of(method, latents=LATENTS, t=T, phi=0.0, **options):
     """A method's residual with weight one, on the Gaussian prior."""
     prior = Prior(NoiseModel(model, "epsilon"), None, None, ABAR, SHAPE[1:], 2)
     eye = jnp.broadcast_to(jnp.eye(4), (3, 4, 4))
-    given = {"t", "noise", "prompts", "cameras", "method_keys", "score"}
+    given = {"t", "noise", "prompts", "cameras", "method_keys", "run_keys", "score"}
     names = set(Draw.__dataclass_fields__) - given
     draw = Draw(
         t=t,
@@ -108,6 +109,7 @@ def residual_of(method, latents=LATENTS, t=T, phi=0.0, **options):
         prompts={name: jnp.full((3, 1, 1), mean) for name, mean in MEANS.items()},
         cameras=CAMERAS.replace(cam_to_world=eye),
         method_keys=jax.random.clone(METHOD_KEYS),
+        run_keys=jax.random.clone(RUN_KEYS),
         score=ScoreDraw(
             t=SCORE_T[None], noise=SCORE_NOISE[None], keep=jnp.ones((1, 3), bool)
         ),
@@ -115,7 +117,10 @@ def residual_of(method, latents=LATENTS, t=T, phi=0.0, **options):
     )
     own = options.get("score_model", score_model)
     score = fixed_score(NoiseModel(own, "epsilon"))
-    score = score._replace(updates=options.get("updates", 1))
+    score = score._replace(
+        updates=options.get("updates", 1),
+        camera_dropout=options.get("camera_dropout", 0.1),
+    )
     if "view" not in options:
         return methods.bind(method, prior, score)(latents, draw, phi, 0.0)
     draw = take_views(draw, options["view"], 3)
@@ -181,6 +186,22 @@ def test_nfsd_switches_its_domain_term():
     close(residual, domain + 7.5 * difference("text", "empty"))
 
 
+def test_nfsd_s_negative_prompt_has_no_words_for_a_view(monkeypatch):
+    """Those that guidance moves away from are another matter (`select_prompts`)."""
+    method = methods.nfsd(guidance_scale=7.5)
+    plain = residual_of(method)
+    monkeypatch.setitem(MEANS, WORDS, MEANS["negative"])
+    monkeypatch.setitem(MEANS, "negative", 5.0)
+    close(residual_of(method), plain)
+
+
+def test_a_score_network_that_saw_no_camera_is_asked_without_one():
+    method = methods.vsd(guidance_scale=7.5)
+    never = residual_of(method, phi=0.6, camera_dropout=1.0)
+    close(never, residual_of(method, phi=0.0))  # phi shifts what the camera is told
+    assert jnp.abs(never - residual_of(method, phi=0.6)).max() > 0.1
+
+
 @pytest.mark.parametrize("score_scale", [1.0, 0.5])
 def test_esd_is_vsd_at_scale_one(score_scale):
     options = {"guidance_scale": 7.5}
@@ -210,6 +231,8 @@ def test_a_bound_on_x0_adds_nothing_where_the_prompts_agree(guidance_t, monkeypa
     monkeypatch.setitem(MEANS, "empty", MEANS["text"])
     monkeypatch.setitem(MEANS, "negative", MEANS["text"])
     guidance = Guidance(x0_limit=0.2, guidance_t=guidance_t)
+    asd = methods.asd(guidance_scale=7.5, t_shift=0.0, guidance=Guidance(x0_limit=0.2))
+    close(residual_of(asd), 0.0)
     csd = methods.csd(guidance_scale=7.5, guidance=guidance)
     close(residual_of(csd), jnp.zeros(SHAPE), 1e-5)
     if guidance.is_decoupled:
@@ -379,8 +402,8 @@ def test_consistent3d_compares_x_u_with_its_own_step_to_x_t():
     unit = drawn(CONSISTENT3D_KEY)
     u = jnp.minimum(T + 50 + jnp.floor(unit * 251).astype(jnp.int32), 999)
     (alpha, sigma), (alpha_u, sigma_u) = levels(T), levels(u)
-    # One noise for all views, none of the step's own.
-    one = jax.random.normal(jax.random.key(0), SHAPE[1:])[None]
+    # One noise for all steps, none of the step's own.
+    one = jnp.stack([jax.random.normal(key, SHAPE[1:]) for key in RUN_KEYS])
     x_u = alpha_u * LATENTS + sigma_u * one
     noise_u = predict(x_u, u, "text")
     x_t = alpha * (x_u - sigma_u * noise_u) / alpha_u + sigma * noise_u

@@ -67,6 +67,7 @@ Step = Callable[[VSDState, PyTree, Prompts], tuple[VSDState, Metrics]]
 # Folded into a key where no particle index or step can be.
 _INIT_FOLD = _SUBSET_FOLD = 2**32 - 1
 _SCORE_FOLD = 2**32 - 2
+_RUN_FOLD = 2**32 - 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -290,6 +291,7 @@ def _make_joint_step(
 
     def step(state: VSDState, prior_params: PyTree, prompts: Prompts):
         step_key = jax.random.fold_in(state.key, state.step)
+        run_key = jax.random.fold_in(state.key, _RUN_FOLD)
         num_local = jax.tree.leaves(state.particles)[0].shape[0]
         first = first_particle(num_local, population.particles_per_step, **shares)
         num = num_local
@@ -304,7 +306,8 @@ def _make_joint_step(
 
         def update_one(particle: Particles, index: jax.Array):
             key = jax.random.fold_in(step_key, index)
-            draw = draw_fn(key, state.step, prompts, particle.stats)
+            own = jax.random.fold_in(run_key, index)
+            draw = draw_fn(key, state.step, prompts, particle.stats, own)
             if num_shares > 1:
                 draw = take_views(draw, share_of_views(**shares), num_shares)
             particle = refresh(scene, particle, turn, draw.stats_key)

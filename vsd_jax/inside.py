@@ -100,7 +100,7 @@ def make_look(
             )
         }
         if score_fn is not None:
-            seen = jnp.ones(1, bool)
+            seen = jnp.full(1, score.camera_dropout < 1)
             camera = camera_vector(view.camera.cam_to_world[None], seen)
             context = {"text": prompts["score"], "camera": camera}
             found["score"] = score_fn(networks, noisy, t, context)

@@ -201,7 +201,8 @@ def _dreamtime(spec: "TimestepSpec", alphas_cumprod: np.ndarray) -> TRange:
         middle=spec.dreamtime_middle * num_t,
         width=spec.dreamtime_width * num_t,
     )
-    return functools.partial(table_t_range, table=table)
+    cut = np.clip(table, *shares_to_range(spec.t_range, num_t))
+    return functools.partial(table_t_range, table=cut)
 
 
 SCHEDULES: dict[str, Callable[["TimestepSpec", np.ndarray], TRange]] = {
@@ -220,7 +221,7 @@ class TimestepSpec:
       t_schedule: schedule of t: "two_stage" (the paper's), "sqrt" (HiFA),
         "linear" (SDI) or "dreamtime"; the last three draw one falling t.
       t_range: (low, high) of t as shares of T; of "two_stage" before `anneal_step`;
-        "dreamtime" goes from T to 0 whatever it says.
+        "dreamtime" is cut to it.
       t_range_late: (low, high) of t from `anneal_step` on.
       anneal_step: training step at which the range changes.
       dreamtime_middle: m / T, centre of DreamTime's weight (arXiv:2306.12422).

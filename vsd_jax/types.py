@@ -9,8 +9,7 @@ Two kinds of type stand here. Data that a transformation must look into is a
 `flax.struct.dataclass` (a pytree with named fields). A bundle of pure functions is a
 `NamedTuple`: it is closed over, never traced.
 
-Randomness: `VSDState.key` never evolves. `step_key = fold_in(key, step)`, a particle's
-key = `fold_in(step_key, particle_index)`; so a resumed run repeats the straight one.
+Randomness: `VSDState.key` never evolves (`distil.py`).
 """
 
 from collections.abc import Callable
@@ -266,6 +265,7 @@ class Draw:
       encode_noise: [V, h, w, c] standard normal, for the encoder.
       render_keys: [V] typed keys.
       method_keys: [V] typed keys, for what a method draws of each view.
+      run_keys: [V] typed keys, one key of the particle, the same in all steps.
       stats_key: typed key, for the scene's statistics.
       score: for the training of the score network.
     """
@@ -278,6 +278,7 @@ class Draw:
     encode_noise: jax.Array
     render_keys: jax.Array
     method_keys: jax.Array
+    run_keys: jax.Array
     stats_key: jax.Array
     score: ScoreDraw
 

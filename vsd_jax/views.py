@@ -129,7 +129,9 @@ def make_background_sampler(
 
 
 def make_draw(prior: Prior, score: Score | None, views: Views) -> Callable[..., Draw]:
-    """Makes the sampler `(key, step, prompts, stats={}) -> Draw` of one particle.
+    """Makes the sampler `(key, step, prompts, stats={}, run_key=None) -> Draw`.
+
+    It is of one particle; `run_key` is its own, the same in all steps (None = `key`).
 
     Raises:
       ValueError: if there is no view, or the score network's numbers are out of range.
@@ -144,7 +146,11 @@ def make_draw(prior: Prior, score: Score | None, views: Views) -> Callable[..., 
     dropout = score.camera_dropout if score else 0.0
 
     def draw(
-        key: jax.Array, step: jax.Array, prompts: Prompts, stats: PyTree = None
+        key: jax.Array,
+        step: jax.Array,
+        prompts: Prompts,
+        stats: PyTree = None,
+        run_key: jax.Array | None = None,
     ) -> Draw:
         _check_prompts(prompts, views.num_backgrounds)
         # Few draws, since each is slow to compile: one split for all keys, one array of
@@ -181,6 +187,7 @@ def make_draw(prior: Prior, score: Score | None, views: Views) -> Callable[..., 
             # Not drawn by the compiled program where the encoder has no use for it.
             encode_noise=jax.random.normal(keys[2], noise.shape[1:]),
             method_keys=method_keys,
+            run_keys=jnp.broadcast_to(key if run_key is None else run_key, views.num),
             stats_key=keys[3],
             score=ScoreDraw(
                 t=uniform_t(unit[1 : 1 + updates], score_t_range),

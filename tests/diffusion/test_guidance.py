@@ -186,6 +186,24 @@ def test_guided_noise_with_perp_neg(noisy, prompts):
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
+def test_of_all_texts_the_prompt_alone_is_told_the_camera(noisy, prompts):
+    """Else Perp-Neg's views would be the camera's, and none to move away from."""
+    told = {}
+
+    def noise_fn(params, noisy, t, context):
+        told["camera"] = context["camera"]
+        return noisy
+
+    prompts |= {
+        "perp_text": jnp.zeros((BATCH, 2, 1, 2)),
+        "perp_weights": jnp.ones((BATCH, 2)),
+        "camera": jnp.ones((BATCH, 16)),
+    }
+    guided(noise_fn, {}, noisy, T_BATCH, prompts, scale=7.5)
+    shares = told["camera"].reshape(4, BATCH, 16).mean((1, 2))
+    np.testing.assert_array_equal(shares, [0, 1, 0, 0])
+
+
 def test_outside_of_its_interval_guidance_is_the_conditional_prediction(noisy, prompts):
     args = (NOISE_FN, mixture(), noisy, T_BATCH, prompts)
     found = guided(*args, scale=7.5, guidance=Guidance(guidance_interval=(0.2, 0.6)))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from vsd_jax.diffusion import prompt
+from vsd_jax.diffusion.guidance import WORDS
 from vsd_jax.presets import preset
 from vsd_jax.toybox import batches
 from vsd_jax.toybox import text as toybox_text
@@ -95,6 +96,7 @@ def test_low_cameras_move_away_from_the_overhead_view(perp_neg):
         )
         expected = share * overhead + (1 - share) * plain
         np.testing.assert_allclose(here["negative"], expected, atol=1e-3)
+        np.testing.assert_allclose(here[WORDS], plain, atol=1e-6)
         np.testing.assert_allclose(here["score"], score, atol=1e-6)
     never = prompt.make_view_weights(preset(variant="sd21").views.prompts)
     assert never(jnp.float32(0), jnp.float32(0)).against is None

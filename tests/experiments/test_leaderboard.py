@@ -41,7 +41,7 @@ PASSES = {
     "vsd": 3,  # and the score network
     "esd": 4,  # with the camera and without
     "csd": 2,
-    "nfsd": 4,  # empty, negative; empty and text in one batch
+    "nfsd": 3,  # empty and text in one batch; negative
     "bridge": 2,
     "asd": 3,  # and the text at a noisier t
     "ism": 4 + 1 + 2,  # inversion to s, 650 in strides of 200; at s; at t

@@ -142,6 +142,10 @@ def test_dreamtime_gives_one_falling_timestep():
     pairs = [tuple(map(int, t_range(jnp.int32(step)))) for step in (0, 25, 49, 60)]
     assert all(low == high for low, high in pairs)
     assert pairs[0] > pairs[1] > pairs[2] == pairs[3]
+    config.vsd.t_range = (0.3, 0.6)
+    t_range = make_t_range(Settings(config_lib.validate(config)).timesteps, abar)
+    found = [int(t_range(jnp.int32(step))[0]) for step in range(50)]
+    assert (found[0], found[-1]) == (600, 300) and len(set(found)) > 10
 
 
 def test_every_method_that_may_be_named_is_built():

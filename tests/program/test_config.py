@@ -90,6 +90,10 @@ def changed(**changes) -> ConfigDict:
         ({"score__num_heads": 7, "score__kind": "unet"}, ["score.num_heads=7"]),
         ({"render__background_words": (1, 2, 3)}, ["background_words", "texts"]),
         ({"log__best": "score/loss", "vsd__method": "sds"}, ["log.best", "no metric"]),
+        (
+            {"vsd__method": "esd", "score__camera_dropout": 1.0},
+            ["score.camera_dropout=1.0", "with and without the camera"],
+        ),
         ({"prompt": "a read mushroom"}, ["'read'", "red", "Stable Diffusion"]),
         ({"prompt": "a red mushroom, side view"}, ["adds those words itself"]),
         ({"prompt": "a blue room"}, ["--config=scene"]),

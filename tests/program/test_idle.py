@@ -43,8 +43,29 @@ def faults(kind, **changes):
         ("object", {"subset": "random"}, "particles_per_step=1"),
         (
             "object",
-            {"vsd__t_schedule": "dreamtime", "vsd__t_range": (0.1, 0.9)},
-            "vsd.t_schedule='dreamtime'",
+            {"vsd__perp_neg": True, "vsd__front_half_angle_deg": 40.0},
+            "vsd.perp_neg=True",
+        ),
+        ("object", {"vsd__front_over_side": (1.0, 1.0, 0.0)}, "vsd.perp_neg=False"),
+        (
+            "scene",
+            {"vsd__height_prompts": False, "vsd__height_limits_deg": (1.0, 2.0)},
+            "vsd.height_prompts=False",
+        ),
+        (
+            "object",
+            {"vsd__method": "sdedit", "vsd__guidance_t": (0.1, 0.2)},
+            "vsd.method='sdedit'",
+        ),
+        (
+            "object",
+            {"vsd__method": "csd", "vsd__not_overhead_deg": 20.0},
+            "vsd.method='csd'",
+        ),
+        (
+            "object",
+            {"score__kind": "unet", "score__prompt": False},
+            "score.kind='unet'",
         ),
         ("image2d", {"render__num_samples": 7}, "field.kind='image'"),
         ("image2d", {"optim__table_lr": 0.5}, "field.kind='image'"),

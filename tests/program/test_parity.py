@@ -122,6 +122,7 @@ def make_draw(recorded):
         encode_noise=noise_,
         render_keys=None,
         method_keys=None,
+        run_keys=None,
         stats_key=None,
         score=None,
     )

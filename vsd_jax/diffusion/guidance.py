@@ -19,7 +19,7 @@ Scale s = 1 is the conditional prediction. (arXiv:2207.12598 itself writes
 - the implied x_0 clipped to a range (Imagen, arXiv:2205.11487, Sec. 2.3).
 
 A method of distillation may besides ask for guidance at a t of its own, decoupled from
-that of the rest (arXiv:2511.22677, Eq. 8; `methods/protocol.py`).
+that of the rest (arXiv:2511.22677, Eq. 8; `methods/noised_views.py`).
 """
 
 import dataclasses
@@ -78,6 +78,8 @@ class Guidance:
 
 
 PLAIN = Guidance()
+WORDS = "negative_words"
+"""The negative prompt, where `prompts["negative"]` is a mix with views to avoid."""
 
 
 class Guided(NamedTuple):
@@ -340,13 +342,13 @@ def prior_context(prompts: Prompts, name: str) -> Context:
 def _noise_per_text(noise_fn, noisy, t, texts, camera):
     """texts [M, B, L, D] -> [M, B, h, w, c] in one call of the network.
 
-    The first, from which guidance moves away, is not told the camera: so guidance is
-    towards the camera as well.
+    The second is the prompt, which is told the camera (`prior_context`); the first,
+    from which guidance moves away, is not, and neither are Perp-Neg's.
     """
     num, told = texts.shape[0], {}
     if camera is not None:
         untold = jnp.zeros_like(camera)
-        told["camera"] = jnp.concatenate([untold] + [camera] * (num - 1))
+        told["camera"] = jnp.concatenate([untold, camera] + [untold] * (num - 2))
     noise_pred = noise_fn(
         jnp.concatenate([noisy] * num),
         jnp.concatenate([t] * num),

@@ -12,9 +12,6 @@ the score network sees the plain prompt y and the camera itself (arXiv:2305.1621
 with V views and G backgrounds. The views are the four of `VIEWS`, in this order; or,
 with words for the height, the first three of them at each of `HEIGHTS`, and overhead:
 ten. Everything below is unbatched: one camera.
-
-For Perp-Neg (`guidance.py`) the text is interpolated between neighbouring views by
-azimuth, and the weights of the negative views follow it.
 """
 
 import dataclasses
@@ -27,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vsd_jax.diffusion.guidance import WORDS
 from vsd_jax.spec import Within
 from vsd_jax.types import Prompts, ViewWeights
 
@@ -224,8 +222,8 @@ def shorten(text: str, fits: Callable[[str], bool]) -> tuple[str, str]:
       fits: whether a beginning fits; if one does, so does every shorter one.
 
     Returns:
-      (the beginning, without commas and the like at its end; the lost words). The text
-      itself and "" if all of it fits; "" and the text if not one word does.
+      (the beginning, without commas at its end; the lost words). The text itself and ""
+      if all of it fits; "" and the text if not one word does.
     """
     if fits(text):
         return text, ""
@@ -353,8 +351,8 @@ def select_prompts(
       background: scalar int32 in [0, G).
 
     Returns:
-      The same names, each [L, D]; with Perp-Neg also `perp_text` [2, L, D] and
-      `perp_weights` [2].
+      The same names, each [L, D]; with views to move away from, `WORDS`; with Perp-Neg
+      `perp_text` [2, L, D] and `perp_weights` [2].
     """
     here = jax.tree.map(
         lambda leaf: at_height(leaf[:, background], views.height), prompts
@@ -370,6 +368,7 @@ def select_prompts(
             views.against, here["text"], axes=1, precision=jax.lax.Precision.HIGHEST
         )
         rest = 1.0 - jnp.sum(views.against)
+        chosen[WORDS] = chosen["negative"]
         chosen["negative"] = rest * chosen["negative"] + away
     if views.negative is not None:
         chosen["perp_text"] = here["text"][jnp.array(NEGATIVE_VIEWS)]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A method of the user's, from a Python file: found, tried on two views, described.
 
-The file holds one public function of `NoisedViews` (`methods/protocol.py`) or one
+The file holds one public function of `NoisedViews` (`methods/noised_views.py`) or one
 public `Method`; and, if it wants another schedule of t than the preset's,
 `SETTINGS = {"vsd.t_schedule": "sqrt"}`. It is code, and it is run.
 """
@@ -20,7 +20,8 @@ import jax.numpy as jnp
 
 from vsd_jax.experiments.leaderboard import passes
 from vsd_jax.methods import Method, NoisedViews
-from vsd_jax.methods.protocol import SIGMA_SQUARED, MissingPromptError
+from vsd_jax.methods.noised_views import MissingPromptError
+from vsd_jax.methods.protocol import SIGMA_SQUARED
 from vsd_jax.program.terminal.errors import ConfigError, RunError
 
 Path = pathlib.Path
@@ -158,7 +159,7 @@ def _refuse_other_arguments(name: str, function: Callable, path: Path) -> None:
         shown = inspect.signature(function)
         raise ConfigError(
             f"--submit={path}: {name}{shown} must take one argument, the noised views"
-            f" (vsd_jax/methods/protocol.py): {error}."
+            f" (vsd_jax/methods/noised_views.py): {error}."
         ) from error
 
 

@@ -15,7 +15,8 @@ from typing import Annotated, Any
 
 from vsd_jax.diffusion.guidance import Guidance
 from vsd_jax.diffusion.noise import WEIGHTINGS
-from vsd_jax.methods.protocol import Method, NoisedViews, Residual, bind
+from vsd_jax.methods.noised_views import NoisedViews
+from vsd_jax.methods.protocol import Method, Residual, bind
 from vsd_jax.spec import OneOf, Within, checked
 
 COMMON = ("guidance_scale", "guidance", "weighting")

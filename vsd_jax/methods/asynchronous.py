@@ -12,13 +12,8 @@ import jax.numpy as jnp
 from vsd_jax.diffusion.guidance import PLAIN, Guidance
 from vsd_jax.diffusion.noise import add_noise
 from vsd_jax.methods.inversion import ddim_move
-from vsd_jax.methods.protocol import (
-    ASD_KEY,
-    CONSISTENT3D_KEY,
-    SIGMA_SQUARED,
-    Method,
-    NoisedViews,
-)
+from vsd_jax.methods.noised_views import ASD_KEY, CONSISTENT3D_KEY, NoisedViews
+from vsd_jax.methods.protocol import SIGMA_SQUARED, Method
 from vsd_jax.spec import Within
 from vsd_jax.timesteps import shares_to_range, uniform_t
 
@@ -57,7 +52,8 @@ def asd(
         added = (unit * t_shift * above).astype(jnp.int32)
         later = jnp.minimum(views.t + added, num_t - 1)
         noisier = add_noise(views.latents, views.noise, later, views.alphas_cumprod)
-        own = views.prior("text", (noisier, later))
+        limit = guidance.x0_limit
+        own = views.prior("text", (noisier, later), x0_limit=limit)
         return views.guided(guidance_scale, guidance) - own
 
     goal = (guidance_scale, guidance)
@@ -76,10 +72,10 @@ def consistent3d(
 
     x_u = alpha_u x_0 + sigma_u n, and x_t is what one guided step of DDIM makes of it:
     where the two agree, the render lies on a path of the prior. n is one noise for all
-    views and steps. Consistency distillation sampling (arXiv:2401.09050), as in the
-    authors' code (sail-sg/Consistent3D @9118a5c), whose t falls (0.7 to 0.1 of T) with
-    the square root of the step, with w(t) = 1 and guidance from 100 to 50, s = 1 + s'
-    there.
+    views and steps of a particle. Consistency distillation sampling (arXiv:2401.09050),
+    as in the authors' code (sail-sg/Consistent3D @9118a5c), whose t falls (0.7 to 0.1
+    of T) with the square root of the step, with w(t) = 1 and guidance from 100 to 50, s
+    = 1 + s' there.
 
     Args:
       guidance_scale: s.
@@ -98,10 +94,7 @@ def consistent3d(
         gap = shares_to_range(consistency_gap, len(abar))
         added = uniform_t(views.uniform(CONSISTENT3D_KEY), gap)
         noisier_t = jnp.minimum(views.t + added, len(abar) - 1)
-        noise = views.noise
-        if shared_noise:
-            one = jax.random.normal(jax.random.key(0), noise.shape[1:])
-            noise = jnp.broadcast_to(one, noise.shape)
+        noise = views.shared_noise() if shared_noise else views.noise
         x_u = add_noise(views.latents, noise, noisier_t, abar)
         noisier = views.guided(guidance_scale, guidance, (x_u, noisier_t))
         x_t = ddim_move(x_u, noisier, noisier_t, views.t, abar)

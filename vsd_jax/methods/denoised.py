@@ -10,7 +10,8 @@ import jax
 
 from vsd_jax.diffusion.guidance import PLAIN, Guidance
 from vsd_jax.diffusion.noise import add_noise, alpha_sigma, to_x0
-from vsd_jax.methods.protocol import SIGMA_SQUARED, Method, NoisedViews
+from vsd_jax.methods.noised_views import NoisedViews
+from vsd_jax.methods.protocol import SIGMA_SQUARED, Method
 from vsd_jax.spec import Within
 
 

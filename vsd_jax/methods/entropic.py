@@ -9,7 +9,8 @@ from typing import Annotated
 import jax
 
 from vsd_jax.diffusion.guidance import PLAIN, Guidance, guide
-from vsd_jax.methods.protocol import SIGMA_SQUARED, Method, NoisedViews
+from vsd_jax.methods.noised_views import NoisedViews
+from vsd_jax.methods.protocol import SIGMA_SQUARED, Method
 from vsd_jax.spec import Within
 
 
@@ -24,7 +25,8 @@ def esd(
 
     noise_score = eps_phi(no camera) + g (eps_phi(camera) - eps_phi(no camera)) with
     g = `score_scale` (arXiv:2401.00909): g = 1 is VSD; below it the entropy over all
-    views is kept up, which works against several faces.
+    views is kept up, which works against several faces. The score network needs a
+    `camera_dropout` between 0 and 1, or it has learned one of the two alone.
 
     Args:
       guidance_scale: s.

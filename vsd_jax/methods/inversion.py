@@ -14,14 +14,13 @@ import numpy as np
 
 from vsd_jax.diffusion.guidance import PLAIN, Guidance
 from vsd_jax.diffusion.noise import add_noise, alpha_sigma, to_x0
-from vsd_jax.methods.protocol import (
+from vsd_jax.methods.noised_views import (
     INVERSION_KEY,
     OVERSHOOT_KEY,
-    SIGMA_SQUARED,
-    Method,
     NoisedViews,
     fresh_normal,
 )
+from vsd_jax.methods.protocol import SIGMA_SQUARED, Method
 from vsd_jax.spec import Within
 
 
@@ -55,16 +54,16 @@ def ism(
     """
 
     def direction(views: NoisedViews) -> jax.Array:
-        abar = views.alphas_cumprod
+        abar, limit = views.alphas_cumprod, guidance.x0_limit
         earlier = jnp.maximum(views.t - max(1, round(interval * len(abar))), 0)
         x_s = ddim_invert(
-            lambda x, at: views.prior("empty", (x, at)),
+            lambda x, at: views.prior("empty", (x, at), x0_limit=limit),
             add_noise(views.latents, views.noise, jnp.zeros_like(views.t), abar),
             earlier,
             alphas_cumprod=abar,
             stride=_stride(abar, num_inversions),
         )
-        before = views.prior("empty", (x_s, earlier))
+        before = views.prior("empty", (x_s, earlier), x0_limit=limit)
         x_t = ddim_move(x_s, before, earlier, views.t, abar)
         return views.guided(guidance_scale, guidance, (x_t, views.t)) - before
 
@@ -98,7 +97,7 @@ def sdi(
       num_inversions: steps of DDIM inversion from 0 to T.
       inversion_noise: eta of the inversion; 0 = nothing random in it.
       overshoot: largest share of T by which the inversion goes past t.
-      guidance: of the prior.
+      guidance: of the prior at the end; of it the inversion has `x0_limit` alone.
       weighting: name of w(t).
 
     Examples:
@@ -108,10 +107,11 @@ def sdi(
 
     def direction(views: NoisedViews) -> jax.Array:
         abar = views.alphas_cumprod
+        plain = Guidance(x0_limit=guidance.x0_limit)
         past = views.uniform(OVERSHOOT_KEY) * overshoot
         later = views.t + (past * len(abar)).astype(jnp.int32)
         x_t = ddim_invert(
-            lambda x, at: views.guided(inversion_scale, at=(x, at)),
+            lambda x, at: views.guided(inversion_scale, plain, at=(x, at)),
             views.latents,
             views.t,
             past=jnp.minimum(later, len(abar) - 1) - views.t,

@@ -32,7 +32,8 @@ import jax
 import jax.numpy as jnp
 
 from vsd_jax.diffusion.guidance import PLAIN, Guidance
-from vsd_jax.methods.protocol import SIGMA_SQUARED, Method, NoisedViews
+from vsd_jax.methods.noised_views import NoisedViews
+from vsd_jax.methods.protocol import SIGMA_SQUARED, Method
 from vsd_jax.spec import Within
 
 

@@ -9,8 +9,9 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 
-from vsd_jax.diffusion.guidance import PLAIN, Guidance
-from vsd_jax.methods.protocol import SIGMA_SQUARED, Method, NoisedViews
+from vsd_jax.diffusion.guidance import PLAIN, WORDS, Guidance
+from vsd_jax.methods.noised_views import NoisedViews
+from vsd_jax.methods.protocol import SIGMA_SQUARED, Method
 from vsd_jax.spec import Within
 
 
@@ -48,7 +49,9 @@ def nfsd(
 
     delta_C = eps(y) - eps(empty); the domain correction delta_D is eps(empty) below
     `t_switch` (a share of T: 200 of 1,000 in the paper), where x_t holds little noise,
-    and eps(empty) - eps(negative) from there on, which cancels the noise.
+    and eps(empty) - eps(negative) from there on, which cancels the noise. The negative
+    prompt is the words for what is wrong with a picture, without those of a view
+    (`vsd.not_overhead_deg`); where there are none, delta_D is 0 there.
 
     Args:
       guidance_scale: s.
@@ -62,11 +65,12 @@ def nfsd(
     """
 
     def direction(views: NoisedViews) -> jax.Array:
-        empty = views.prior("empty")
+        push, empty = views.push_and_base(guidance_scale, guidance, against="empty")
         early = views.t < round(t_switch * len(views.alphas_cumprod))
         small = early.reshape(-1, *(1,) * (empty.ndim - 1))
-        domain = jnp.where(small, empty, empty - views.prior("negative"))
-        return domain + views.push(guidance_scale, guidance, against="empty")
+        words = WORDS if WORDS in views.draw.prompts else "negative"
+        bad = views.prior(words, x0_limit=guidance.x0_limit)
+        return push + jnp.where(small, empty, empty - bad)
 
     goal = (guidance_scale, guidance)
     return Method(direction, weighting, texts=("empty",), goal=goal)

@@ -155,6 +155,7 @@ def _inputs(texts: Sequence[str], t: tuple[int, ...]) -> tuple[jax.Array, Draw]:
         encode_noise=jnp.zeros_like(noise),
         render_keys=jax.random.split(jax.random.key(3), VIEWS),
         method_keys=jax.random.split(jax.random.key(5), VIEWS),
+        run_keys=jax.random.split(jax.random.key(6), VIEWS),
         stats_key=jax.random.key(4),
         score=ScoreDraw(t=jnp.array([t]), noise=later[None], keep=seen),
     )

@@ -166,8 +166,7 @@ class Loop:
                     state = devices.gather(split)
                     self._hooks(step, state, last=stop or step == total)
                 if stop and step < total:
-                    if rest := self._window.flush():  # between two lines of the log
-                        self._log(step, rest)
+                    self._log(step, self._window.flush())
                     raise Interrupted(
                         f"Stopped at step {step} of {total} and saved. The same command"
                         " goes on from there."
@@ -224,7 +223,7 @@ class Loop:
         return bool(votes)
 
     def _log(self, step: int, row: dict[str, Any]) -> None:
-        if self._metrics is None:
+        if self._metrics is None or not row:  # it stopped at a line of the log
             return
         try:
             self._metrics.write(step, row)

@@ -292,6 +292,11 @@ def _score_faults(flat: Flat) -> Iterator[str]:
             f"log.best={best} is no metric of vsd.method={method}, which has no score"
             " network; give another one."
         )
+    if method == "esd" and not 0.0 < flat["score.camera_dropout"] < 1.0:
+        yield (
+            f"score.camera_dropout={flat['score.camera_dropout']} is no share of both:"
+            " vsd.method=esd asks the score network with and without the camera."
+        )
     channels, groups = flat["score.channels"], flat["score.num_groups"]
     heads = flat["score.num_heads"]
     if flat["score.kind"] != "unet":

@@ -42,6 +42,11 @@ GRID = (
     *("max_resolution", "smooth", "hidden", "environment"),
 )
 """Keys of `field` that lay out a NeRF's hash grid and decoder."""
+PERP_NEG = (
+    *("vsd.front_over_side", "vsd.side_over_front"),
+    *("vsd.side_over_back", "vsd.front_over_back"),
+)
+_NO_OWN_T = ("ism", "sdi", "sdedit", "consistent3d")
 _RULES = (
     _Rule("camera.adapt", bool, ("camera.adapt_candidates",)),
     _Rule("camera.law", _is("inside"), ("camera.position_radius",)),
@@ -49,17 +54,28 @@ _RULES = (
     _Rule("eval.prior_draws", bool, ("eval.prior_t_range",)),
     _Rule("render.early_size", bool, ("render.early_steps",)),
     _Rule("vsd.t_schedule", _is("two_stage"), ("vsd.anneal_step", "vsd.t_range_late")),
-    _Rule("vsd.t_schedule", _is("two_stage", "sqrt", "linear"), ("vsd.t_range",)),
     _Rule(
         "vsd.t_schedule",
         _is("dreamtime"),
         ("family.dreamtime_middle", "family.dreamtime_width"),
     ),
+    _Rule("vsd.perp_neg", lambda on: not on, ("vsd.front_half_angle_deg",)),
+    _Rule("vsd.perp_neg", bool, PERP_NEG),
+    _Rule("vsd.height_prompts", bool, ("vsd.height_limits_deg",)),
+    _Rule("vsd.method", lambda name: name not in _NO_OWN_T, ("vsd.guidance_t",)),
+    _Rule(
+        "vsd.method",
+        lambda name: name not in ("csd", "bridge"),
+        ("vsd.not_overhead_deg",),
+    ),
     _Rule("vsd.method", _trains_score, ("score.",)),
     _Rule(
         "score.kind",
         _is("lora"),
-        ("score.path", "score.rank", "score.lora_scale", "score.pass_through"),
+        (
+            *("score.path", "score.rank", "score.lora_scale", "score.pass_through"),
+            *("score.prompt", "score.zero_camera"),
+        ),
     ),
     _Rule(
         "score.kind",
