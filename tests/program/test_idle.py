@@ -59,8 +59,8 @@ def faults(kind, **changes):
         ),
         (
             "object",
-            {"vsd__method": "csd", "vsd__not_overhead_deg": 20.0},
-            "vsd.method='csd'",
+            {"vsd__method": "nfsd", "vsd__not_overhead_deg": 20.0},
+            "vsd.method='nfsd'",
         ),
         (
             "object",

@@ -82,8 +82,8 @@ class ViewPromptSpec:
       height_limits_deg: elevations between low, raised and high, degrees.
       not_overhead_deg: elevation below which guidance moves away from the prompt of
         the overhead view, not from the negative prompt, degrees; -90 = never. For
-        priors whose words for views do not tell a low camera from a high one. Like the
-        negative prompt it has no effect at a scale of 1 and on csd and bridge.
+        priors whose words for views do not tell a low camera from a high one. Of no
+        effect at a scale of 1 and on csd, nfsd and bridge.
       perp_neg: Perp-Neg with interpolated views (arXiv:2304.04968); else one view each.
       front_over_side: (a, b, c) of Perp-Neg's weight a exp(-b r) + c of the front view
         between front and side, see `perp_neg_views`.

@@ -46,6 +46,7 @@ PERP_NEG = (
     *("vsd.front_over_side", "vsd.side_over_front"),
     *("vsd.side_over_back", "vsd.front_over_back"),
 )
+_ALONE = ("csd", "nfsd", "bridge")  # guidance away from a prompt of the method's own
 _NO_OWN_T = ("ism", "sdi", "sdedit", "consistent3d")
 _RULES = (
     _Rule("camera.adapt", bool, ("camera.adapt_candidates",)),
@@ -65,7 +66,7 @@ _RULES = (
     _Rule("vsd.method", lambda name: name not in _NO_OWN_T, ("vsd.guidance_t",)),
     _Rule(
         "vsd.method",
-        lambda name: name not in ("csd", "bridge"),
+        lambda name: name not in _ALONE,
         ("vsd.not_overhead_deg",),
     ),
     _Rule("vsd.method", _trains_score, ("score.",)),
