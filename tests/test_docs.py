@@ -232,7 +232,7 @@ def test_generated_tables_are_what_their_tool_writes():
     [
         ({"unfinished": 2}, "not finished"),
         ({"command": "python -m vsd_jax.experiments --name=plane --smoke"}, "a smoke"),
-        ({"command": "python -m vsd_jax.experiments --name=steps"}, "No page has"),
+        ({"command": "python -m vsd_jax.experiments --name=levers"}, "No page has"),
     ],
 )
 def test_only_whole_runs_of_a_page_are_stored_as_tables(tmp_path, changes, says):
