@@ -34,10 +34,16 @@ _RULE = (
     " three blocks that is their range, of few it covers the true rank less often than"
     " 95 %. Methods under one red bar are not told apart (Nemenyi, 5 %)."
 )
-# A click on a heading sorts by it; numbers by `data-value`, which is what they are.
+# A heading, clicked or chosen by the keyboard, sorts by it; numbers by `data-value`, which is what they are.
 _SORT = """
 for (const head of document.querySelectorAll("th[data-column]")) {
   head.style.cursor = "pointer";
+  head.tabIndex = 0;
+  head.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" && event.key !== " ") return;
+    event.preventDefault();
+    head.click();
+  });
   head.addEventListener("click", () => {
     const table = head.closest("table"), body = table.tBodies[0];
     const up = head.getAttribute("aria-sort") !== "ascending";
