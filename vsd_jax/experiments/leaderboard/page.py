@@ -34,7 +34,7 @@ _RULE = (
     " three blocks that is their range, of few it covers the true rank less often than"
     " 95 %. Methods under one red bar are not told apart (Nemenyi, 5 %)."
 )
-# A heading, clicked or chosen by the keyboard, sorts by it; numbers by `data-value`, which is what they are.
+# A heading, clicked or chosen by the keyboard, sorts by it; numbers by `data-value`.
 _SORT = """
 for (const head of document.querySelectorAll("th[data-column]")) {
   head.style.cursor = "pointer";
