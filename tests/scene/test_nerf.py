@@ -173,10 +173,10 @@ def test_overflow_is_reported():
     out = shoot(scene, params, stats, train=True)
     share = out.extras["occupied"]
     total = SIZE * SIZE * 32
-    np.testing.assert_allclose(
-        out.extras["overflow"], share * total - int(0.1 * total), atol=1.5
-    )
-    assert out.extras["overflow"] > 0
+    capacity = int(0.1 * total)
+    kept = capacity - 4 * capacity**0.5  # leaves room for chance
+    np.testing.assert_allclose(out.extras["overflow"], share * total - kept, atol=1.5)
+    assert share * total > capacity
 
 
 def test_occupancy_updates_only_when_due():

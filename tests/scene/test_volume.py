@@ -174,7 +174,9 @@ def test_overflow_is_counted_and_spread_and_keeps_the_optical_depth():
         return full, density, overflow, jnp.sum(samples.mask)
 
     full, density, overflow, count = run(both, origins, directions, uniform)
-    assert overflow == count - capacity > capacity
+    kept = capacity - 4 * capacity**0.5  # leaves room for chance
+    np.testing.assert_allclose(overflow, count - kept, rtol=1e-4)
+    assert 0 < np.count_nonzero(density) <= capacity < count
     for half in np.split(density, 2):  # the last rays suffer no more than the first
         np.testing.assert_allclose(half.sum(), full.sum() / 2, rtol=0.1)
 
