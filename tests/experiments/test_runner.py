@@ -171,6 +171,24 @@ def test_a_run_that_diverges_leaves_the_others_saved(tmp_path, monkeypatch):
         together.train(jobs[:1], command=["test"])
 
 
+def test_a_table_of_runs_at_once_goes_on_after_one_diverged(
+    tmp_path, monkeypatch, capsys
+):
+    """It is left to be run by itself; its row has a record of what was spent."""
+
+    def fail(runs, name, command):
+        for run in runs:
+            for job in run.values():
+                job.folder.mkdir(parents=True)
+        raise DivergedError("The particles of a run are not finite.")
+
+    monkeypatch.setattr(together, "train_stages", fail)
+    todo = plan.cells(EXPERIMENTS["levers"], plan.Budget(seeds=1, prompts=1))
+    together.train_cells(todo, tmp_path, command="test")
+    assert "are not finite" in capsys.readouterr().out
+    assert len([*tmp_path.glob(f"**/{cells.TRAINED}")]) == len(todo) > 1
+
+
 def test_only_runs_that_are_alike_are_trained_at_once():
     first = config_lib.validate(named.make_config("object", "smoke"))
     config = named.make_config("object", "smoke")

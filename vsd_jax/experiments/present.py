@@ -112,7 +112,8 @@ def _stopped(cell: Mapping[str, Any]) -> str:
     why = ". ".join(cell["stopped"].rstrip(".").split(". ")[:2])
     return (
         f"**Stopped**, and in no number here: {cell['row']}, {cell['prompt']}, seed"
-        f" {cell['seed']}, so that this seed has no distance between sets. {why}."
+        f" {cell['seed']}: means of this seed are of its other prompts, and it has no"
+        f" distance between sets. {why}."
     )
 
 

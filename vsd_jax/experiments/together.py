@@ -52,7 +52,7 @@ def train_cells(todo: Sequence[Cell], out: Path, *, command: str) -> None:
     """Trains the cells of a table that have not begun, each row's at once.
 
     Rows that are no runs of the program, and stages on meshes, whose sizes differ, are
-    left to be run one by one.
+    left to be run one by one; so is a run that diverges, the others are saved.
 
     Args:
       todo: cells of any rows.
@@ -71,7 +71,10 @@ def train_cells(todo: Sequence[Cell], out: Path, *, command: str) -> None:
     for name, runs in rows.items():
         fresh = [f for f, stages in runs.items() if not _have_begun(stages)]
         watch = Stopwatch()
-        train_stages([*runs.values()], name, command=command)
+        try:
+            train_stages([*runs.values()], name, command=command)
+        except DivergedError as error:  # run one by one, it is told when
+            progress.say(str(error))
         for folder in filter(Path.exists, fresh):
             before = spent_before(folder)
             share = {
