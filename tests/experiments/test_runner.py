@@ -81,7 +81,8 @@ def test_a_run_that_diverges_is_told_and_the_others_go_on(tmp_path, monkeypatch)
     where = [(cell["row"], cell["seed"]) for cell in found["stopped"]]
     assert set(where) == {(ROWS[2], 1), (ROWS[3], 0), (ROWS[3], 1)}
     table = (tmp_path / "table.md").read_text()
-    assert "SDS 7.5, a mushroom, seed 1" in table
+    assert "1 of 2 runs of SDS 7.5**, which are in no number here: a mushroom" in table
+    assert "2 of 2 runs of VSD 7.5, own score**" in table
     assert "Stopped at step 2. It grew.\n" in table and "Lower it" not in table
     assert "| VSD 7.5, own score | – |" in table
 

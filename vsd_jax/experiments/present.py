@@ -103,17 +103,22 @@ def provenance(record: Mapping[str, Any]) -> str:
     ]
     if record["unfinished"]:
         lines.append(f"**Unfinished: {record['unfinished']} cells are missing.**")
-    lines += [_stopped(cell) for cell in record.get("stopped", ())]
+    each = budget["seeds"] * len(budget["prompts"])
+    stopped: dict[str, list] = {}
+    for cell in record.get("stopped", ()):
+        stopped.setdefault(cell["row"], []).append(cell)
+    lines += [_stopped(row, own, each) for row, own in stopped.items()]
     return "\n".join(lines) + "\n\n"
 
 
-def _stopped(cell: Mapping[str, Any]) -> str:
-    """A run that diverged: where, and the first two sentences of why."""
-    why = ". ".join(cell["stopped"].rstrip(".").split(". ")[:2])
+def _stopped(row: str, cells: Sequence[Mapping[str, Any]], each: int) -> str:
+    """The runs of a row that diverged: which, and the first one's two sentences."""
+    which = "; ".join(f"{cell['prompt']}, seed {cell['seed']}" for cell in cells)
+    why = ". ".join(cells[0]["stopped"].rstrip(".").split(". ")[:2])
     return (
-        f"**Stopped**, and in no number here: {cell['row']}, {cell['prompt']}, seed"
-        f" {cell['seed']}: means of this seed are of its other prompts, and it has no"
-        f" distance between sets. {why}."
+        f"**Stopped: {len(cells)} of {each} runs of {row}**, which are in no number"
+        f" here: {which}. Means of such a seed are of its other prompts, and it has no"
+        f" distance between sets. The first: {why}."
     )
 
 
