@@ -20,6 +20,25 @@ def test_multi_face_index_looks_at_hidden_views_only():
     assert np.isnan(metrics.multi_face_index(judged[:1], np.array([0])))
 
 
+@pytest.mark.parametrize("value", [1.0, np.nan])
+def test_an_image_that_shows_nothing_is_not_right(value):
+    """Whatever the judge says of it: here that all are red mushrooms, seen from ahead.
+
+    A white picture was judged a room, one that is not a number a red mushroom.
+    """
+    images = np.full((4, 2, 2, 3), value)
+    images[:1] = 0.5
+    sure = {name: np.eye(30)[[0] * 4] for name in ("kind", "strict", "colour", "view")}
+    wanted = {"kind": "mushroom", "colour": "red", "background": np.ones(3)}
+    found = metrics.score_images(sure, images, views=np.array([1, 1, 2, 2]), **wanted)
+    assert found["multi_face_index"] == 1.0  # of the one that shows something
+    for name in ("kind", "strict", "colour"):
+        assert found[f"{name}_precision"] == 0.25
+    rest = {name: answers[1:] for name, answers in sure.items()}
+    found = metrics.score_images(rest, images[1:], views=np.full(3, 1), **wanted)
+    assert np.isnan(found["multi_face_index"]) and found["strict_precision"] == 0.0
+
+
 def test_saturation_ignores_the_background():
     image = np.ones((1, 4, 4, 3))
     image[0, :2] = [1.0, 0.0, 0.0]

@@ -18,14 +18,18 @@ from vsd_jax.toybox.text import COLOURS, KINDS, ROOM, VIEWS
 FRONT = VIEWS.index("front")
 
 
-def precision(probabilities: np.ndarray, wanted: int) -> float:
+def precision(
+    probabilities: np.ndarray, wanted: int, shown: np.ndarray | bool = True
+) -> float:
     """R-precision: share of images whose most likely class is `wanted`.
 
     Args:
       probabilities: [N, classes].
       wanted: class index.
+      shown: [N] bool; an image that shows nothing is not right, whatever the judge
+        says of it.
     """
-    return float(np.mean(np.argmax(probabilities, -1) == wanted))
+    return float(np.mean((np.argmax(probabilities, -1) == wanted) & shown))
 
 
 def calibration_error(
@@ -70,10 +74,15 @@ def saturation(images: np.ndarray, background: np.ndarray) -> float:
       images: [N, H, W, 3] in [0, 1].
       background: in [0, 1], [3] or [N, 1, 1, 3].
     """
-    foreground = np.abs(images - background).max(-1) > 0.1
+    foreground = _foreground(images, background)
     high, low = images.max(-1), images.min(-1)
     value = (high - low) / np.maximum(high, 1e-6)
     return float(value[foreground].mean()) if foreground.any() else float("nan")
+
+
+def _foreground(images: np.ndarray, background: np.ndarray) -> np.ndarray:
+    """[N, H, W] bool; nothing that is not finite counts."""
+    return np.abs(images - background).max(-1) > 0.1
 
 
 def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
@@ -83,7 +92,7 @@ def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
     It is biased upwards, the more so the fewer images there are and the more they
     differ (arXiv:1911.07023): of 16 or 32 true images against 512, in D = 96, those
     drawn towards their mean by a fifth score better than as they are. Compare sets of
-    one size, and with few images see `kernel_distance` too, which is unbiased.
+    one size, and with few images see `kernel_distance` too.
 
     Args:
       features_a: [N, D].
@@ -103,7 +112,12 @@ def _symmetric_sqrt(matrix: np.ndarray) -> np.ndarray:
 
 
 def kernel_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
-    """Unbiased squared MMD with the kernel (x.y / D + 1)^3 (KID, arXiv:1801.01401)."""
+    """Squared MMD with the kernel (x.y / D + 1)^3 (KID, arXiv:1801.01401).
+
+    Unbiased where all images are independent. Several views of one object are not:
+    they are alike, which makes the distance of a few objects to many too large. Read
+    it beside that of as many true objects.
+    """
     dim = features_a.shape[1]
 
     def kernel(x, y):
@@ -141,6 +155,9 @@ def score_images(
 ) -> dict[str, float]:
     """The table row of one object's renders.
 
+    The judge has an answer for an empty picture too (a white one may be a room): it
+    counts as wrong, and is no view that could have a second front.
+
     Args:
       judgement: `classifier.judge(images)`, or `strict_judge.judge(images)`, which
         adds "strict".
@@ -150,18 +167,21 @@ def score_images(
       views: [N] true view indices.
       background: in [0, 1], [3] or [N, 1, 1, 3].
     """
+    shown = _foreground(images, background).any((1, 2))
+    wanted = (*KINDS, ROOM).index(kind)
     scores = {
-        "kind_precision": precision(judgement["kind"], (*KINDS, ROOM).index(kind)),
+        "kind_precision": precision(judgement["kind"], wanted, shown),
         "saturation": saturation(images, background),
     }
     if "strict" in judgement:
-        wanted = (*KINDS, ROOM).index(kind)
-        scores["strict_precision"] = precision(judgement["strict"], wanted)
+        scores["strict_precision"] = precision(judgement["strict"], wanted, shown)
     if kind != ROOM:  # which has no front
-        scores["multi_face_index"] = multi_face_index(judgement["view"], views)
+        scores["multi_face_index"] = multi_face_index(
+            judgement["view"][shown], views[shown]
+        )
     if colour is not None:
-        wanted = list(COLOURS).index(colour)
-        scores["colour_precision"] = precision(judgement["colour"], wanted)
+        hue = list(COLOURS).index(colour)
+        scores["colour_precision"] = precision(judgement["colour"], hue, shown)
     return scores
 
 
